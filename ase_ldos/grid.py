@@ -1,0 +1,97 @@
+"""The regular real-space grid: points, voxel, reciprocal vectors, integrals."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.fft import next_fast_len
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A regular grid that divides the cell: point (i, j, k) lies at i/nx a1 + j/ny a2 + k/nz a3.
+
+    Everything is differentiable in ``cell``, so that a strain of the cell reaches points, voxel volume and
+    reciprocal vectors.
+
+    Attributes:
+        cell: rows are the lattice vectors, Å, ``[3, 3]``.
+        shape: numbers of points (nx, ny, nz).
+    """
+
+    cell: Tensor
+    shape: tuple[int, int, int]
+
+    @classmethod
+    def with_spacing(cls, cell: Tensor, spacing: float) -> Grid:
+        """Make the grid whose points are about ``spacing`` (Å) apart, with sizes that suit an FFT."""
+        return cls(cell, grid_shape(cell.detach().cpu().numpy(), spacing))
+
+    @property
+    def n_points(self) -> int:
+        """Number of grid points."""
+        return math.prod(self.shape)
+
+    @property
+    def volume(self) -> Tensor:
+        """Volume of the cell, Å³."""
+        return torch.linalg.det(self.cell).abs()
+
+    @property
+    def voxel_volume(self) -> Tensor:
+        """Volume that belongs to one point, Å³."""
+        return self.volume / self.n_points
+
+    def indices(self, flat: Tensor) -> Tensor:
+        """Split flat C-order point numbers ``[grid]`` into (i, j, k), ``[grid, 3]``."""
+        _, ny, nz = self.shape
+        return torch.stack((flat // (ny * nz), (flat // nz) % ny, flat % nz), dim=-1)
+
+    def points(self, flat: Tensor | None = None) -> Tensor:
+        """Cartesian coordinates, Å, ``[grid, 3]``, of the flat point numbers (default: all, C order)."""
+        if flat is None:
+            flat = torch.arange(self.n_points, device=self.cell.device)
+        shape = torch.tensor(self.shape, dtype=self.cell.dtype, device=self.cell.device)
+        return (self.indices(flat).to(self.cell.dtype) / shape) @ self.cell
+
+    def g_vectors(self) -> Tensor:
+        """Reciprocal vectors of ``torch.fft.rfftn``'s coefficients, 1/Å, ``[nx, ny, nz // 2 + 1, 3]``."""
+        reciprocal = 2 * math.pi * torch.linalg.inv(self.cell).T
+        nx, ny, nz = self.shape
+        axes = (torch.fft.fftfreq(nx, 1 / nx), torch.fft.fftfreq(ny, 1 / ny), torch.fft.rfftfreq(nz, 1 / nz))
+        miller = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+        return miller.to(self.cell) @ reciprocal
+
+    def half_weights(self) -> Tensor:
+        """How often each of ``rfftn``'s coefficients stands in the full transform (1 or 2), ``[nz // 2 + 1]``."""
+        nz = self.shape[2]
+        weights = torch.full((nz // 2 + 1,), 2.0, dtype=self.cell.dtype, device=self.cell.device)
+        weights[0] = 1.0
+        if nz % 2 == 0:
+            weights[-1] = 1.0
+        return weights
+
+    def integrate(self, field: Tensor) -> Tensor:
+        """∫ d³r over the last three axes (or a last flat axis), float64: sum × voxel volume."""
+        axes = (-3, -2, -1) if field.shape[-3:] == self.shape else (-1,)
+        return field.sum(dim=axes, dtype=torch.float64) * self.voxel_volume
+
+
+def grid_shape(cell: np.ndarray, spacing: float) -> tuple[int, int, int]:
+    """Numbers of points along the lattice vectors for a distance of at most about ``spacing`` (Å).
+
+    The sizes are even products of 2, 3 and 5, which every FFT library likes; the nearest one above 97 % of
+    length/spacing is taken.
+
+    Raises:
+        ValueError: the spacing is not positive.
+    """
+    if not spacing > 0:
+        raise ValueError(f"grid spacing is {spacing} Å; it must be positive")
+    lengths = np.linalg.norm(cell, axis=1)
+    half = [next_fast_len(max(1, math.ceil(0.97 * length / spacing / 2)), real=True) for length in lengths]
+    return (2 * half[0], 2 * half[1], 2 * half[2])
