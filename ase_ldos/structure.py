@@ -89,9 +89,7 @@ def check_atoms(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> Non
     volume = abs(np.linalg.det(cell))
     lengths = np.linalg.norm(cell, axis=1)
     if volume < 1e-6 * max(1e-12, float(np.prod(lengths))) or volume == 0:
-        raise ValueError(
-            f"the cell is singular (volume {volume:.3g} Å³); three independent lattice vectors are needed"
-        )
+        raise ValueError(f"the cell is singular (volume {volume:.3g} Å³); three independent lattice vectors are needed")
     if volume / len(positions) < MINIMUM_VOLUME_PER_ATOM:
         raise ValueError(
             f"the cell has {volume / len(positions):.3g} Å³ per atom; at least {MINIMUM_VOLUME_PER_ATOM} is expected "

@@ -1,0 +1,1 @@
+"""Readers and writers of snapshots and data sets."""

@@ -1,0 +1,1 @@
+"""Descriptors of the surroundings of a point: one file each, one protocol."""

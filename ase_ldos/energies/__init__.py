@@ -1,0 +1,1 @@
+"""The terms of the total free energy: one file each."""

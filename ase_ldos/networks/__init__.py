@@ -1,0 +1,1 @@
+"""Maps from descriptors to hidden features: no physics here."""
