@@ -1,0 +1,86 @@
+"""Checkpoints without pickle: nested states as one safetensors file with a JSON header."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+_HEADER = "ase_ldos_checkpoint"
+
+
+def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write ``state`` in one move: a run killed at any time leaves the old file or the new one, never half of one.
+
+    Args:
+        path: the file.
+        state: dicts, lists and tuples of tensors, numbers, strings, booleans and None, nested as deep as wanted
+            (state dicts of modules, optimisers and schedulers are).
+
+    Raises:
+        ValueError: something else is in the state.
+    """
+    path = Path(path)
+    tensors: dict[str, Tensor] = {}
+    header = json.dumps(_flatten(state, tensors, "state"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        save_file(tensors, draft, metadata={_HEADER: header})
+        with draft.open("rb") as file:
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read what ``write_checkpoint`` wrote; tensors arrive on the CPU.
+
+    Raises:
+        ValueError: the file is damaged or no checkpoint.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get(_HEADER)
+            if header is None:
+                raise ValueError(f"{path} is not a training checkpoint of ase-ldos")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or not a safetensors file: {error}") from error
+    return _restore(json.loads(header), tensors)
+
+
+def _flatten(value: object, tensors: dict[str, Tensor], name: str) -> object:
+    """JSON of ``value``: tensors move into ``tensors``, containers are tagged, as JSON has no tuples and int keys."""
+    if isinstance(value, Tensor):
+        tensors[name] = value.detach().to("cpu", copy=True).contiguous()
+        return {"tensor": name}
+    if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, str | int | float):
+                raise ValueError(f"a checkpoint cannot hold the key {key!r} of {name}")
+        return {"dict": [[key, _flatten(item, tensors, f"{name}.{key}")] for key, item in value.items()]}
+    if isinstance(value, list | tuple):
+        kind = "tuple" if isinstance(value, tuple) else "list"
+        return {kind: [_flatten(item, tensors, f"{name}.{index}") for index, item in enumerate(value)]}
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise ValueError(f"a checkpoint cannot hold {name} of type {type(value).__name__}")
+
+
+def _restore(value: Any, tensors: dict[str, Tensor]) -> Any:  # noqa: ANN401 - JSON of any kind
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "dict":
+        return {key: _restore(item, tensors) for key, item in content}
+    items = [_restore(item, tensors) for item in content]
+    return tuple(items) if kind == "tuple" else items

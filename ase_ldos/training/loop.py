@@ -1,0 +1,271 @@
+"""The training loop. It knows models, batches, losses and optimisers, and nothing of what they mean."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ase_ldos.training.average import MovingAverage
+from ase_ldos.training.checkpoint import read_checkpoint, write_checkpoint
+from ase_ldos.training.history import EpochRecord, History
+
+__all__ = ["EpochRecord", "History", "fit"]
+
+logger = logging.getLogger(__name__)
+Batch = TypeVar("Batch")
+Loss = Callable[[nn.Module, Batch], Tensor | tuple[Tensor, dict[str, float]]]
+Batches = Callable[[int], Iterable[Batch]] | Iterable[Batch]
+Validation = Callable[[nn.Module], dict[str, float]]
+Callback = Callable[[nn.Module, History], bool | None]
+
+
+def fit(
+    model: nn.Module,
+    batches: Batches[Batch],
+    loss: Loss[Batch],
+    optimizer: torch.optim.Optimizer,
+    *,
+    epochs: int,
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
+    validate: Validation | None = None,
+    monitor: str = "loss",
+    validate_every: int = 1,
+    patience: int | None = None,
+    clip_norm: float | None = None,
+    average: float | None = None,
+    checkpoint: Path | None = None,
+    checkpoint_every: int = 1,
+    resume: bool = True,
+    generator: torch.Generator | None = None,
+    callbacks: Sequence[Callback] = (),
+    progress: bool = True,
+    time_limit: float | None = None,
+) -> History:
+    """Train ``model`` in place and leave the best weights in it.
+
+    One step: loss of one batch, backward, clipping, optimiser, scheduler. One epoch: a step per batch, then the
+    validation. The grad mode is left alone, so losses and validations may call ``torch.autograd.grad``.
+
+    A run that was killed goes on from its checkpoint with the very numbers of an uninterrupted one, if all
+    randomness of the batches and the loss comes from ``generator``.
+
+    Args:
+        model: its parameters; it may wrap whatever the loss needs.
+        batches: called with the epoch, or iterated anew in every epoch.
+        loss: scalar to minimise, of the model and one batch; with it, if wanted, numbers to record.
+        optimizer: holds the parameters to train.
+        epochs: number of epochs, those before a resume included.
+        scheduler: stepped after every optimiser step.
+        validate: numbers that judge the model (in eval mode), after every ``validate_every``-th and the last epoch.
+        monitor: which of those numbers (without ``validate``: of the training's) is smallest at the best weights.
+        validate_every: epochs from one validation to the next.
+        patience: stop when the best weights are this many epochs old.
+        clip_norm: longest gradient (2-norm over all parameters of the optimiser); longer ones are scaled down.
+        average: decay per step of an exponential moving average of the weights, which is then what is validated
+            and kept as the best; in early steps t the decay is at most (1 + t) / (10 + t).
+        checkpoint: file for the state of the run; never half-written, and free of pickle.
+        checkpoint_every: epochs from one checkpoint to the next; the last epoch always gets one.
+        resume: go on from ``checkpoint`` if the file is there.
+        generator: its state goes into the checkpoint.
+        callbacks: called after every epoch with the model (its latest weights) and the history; True stops the run.
+        progress: show a progress bar.
+        time_limit: s; no epoch starts that would probably end later than this after the call.
+
+    Returns:
+        The history, with the epochs before a resume.
+
+    Raises:
+        ValueError: unusable settings, empty batches, a loss that is no scalar or does not depend on a parameter,
+            a checkpoint of another model or optimiser, ``monitor`` not among the numbers.
+        FloatingPointError: loss or gradient is not finite; the last checkpoint is the state before that epoch.
+    """
+    whole = {"epochs": epochs, "validate_every": validate_every, "patience": patience}
+    _check_positive({**whole, "checkpoint_every": checkpoint_every}, {"clip_norm": clip_norm, "time_limit": time_limit})
+    if not callable(batches) and iter(batches) is batches:
+        raise ValueError("batches can be iterated only once: give a list, a data loader or a function of the epoch")
+    run = _Run(model, optimizer, scheduler, generator, clip_norm, History(monitor), MovingAverage(model, average))
+    if checkpoint is not None and resume and Path(checkpoint).exists():
+        run.load(Path(checkpoint))
+    started, was_training = time.monotonic(), model.training
+    try:
+        with tqdm(total=epochs, initial=len(run.history.records), disable=not progress, unit="epoch") as bar:
+            while not (reason := run.reason_to_stop(epochs, patience, time_limit, started)):
+                epoch = len(run.history.records)
+                judged = validate is None or epoch + 1 == epochs or (epoch + 1) % validate_every == 0
+                run.do_epoch(batches(epoch) if callable(batches) else batches, loss, validate, judged, bar)
+                # a list, not a generator: the callbacks after one that stops are called as well
+                if any([callback(model, run.history) for callback in callbacks]):  # noqa: C419
+                    run.history.stopped = "callback"
+                last = run.reason_to_stop(epochs, patience, time_limit, started)
+                if checkpoint is not None and (last or (epoch + 1) % checkpoint_every == 0):
+                    run.save(Path(checkpoint))
+    finally:
+        model.train(was_training)
+    run.history.stopped = reason
+    run.take_best()
+    return run.history
+
+
+@dataclass
+class _Run:
+    """The state of a run: all that a checkpoint holds, and the steps that change it."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None
+    generator: torch.Generator | None
+    clip_norm: float | None
+    history: History
+    average: MovingAverage
+    best: dict[str, Tensor] = field(default_factory=dict)
+    judged: bool = True
+
+    def do_epoch(
+        self, batches: Iterable[Batch], loss: Loss[Batch], validate: Validation | None, judged: bool, bar: tqdm[Any]
+    ) -> None:
+        """Train on every batch once, validate, and keep the weights if they are the best so far."""
+        begin, learning_rate = time.monotonic(), float(self.optimizer.param_groups[0]["lr"])
+        train = self.train(batches, loss, bar)
+        validation: dict[str, float] = {}
+        if validate is not None and judged:
+            self.model.eval()
+            with self.average.applied(self.model):
+                validation = {name: _number(value) for name, value in validate(self.model).items()}
+        seconds = time.monotonic() - begin
+        record = EpochRecord(len(self.history.records), train, validation, learning_rate, seconds)
+        self.history.records.append(record)
+        self.judged = judged
+        if judged:
+            self.judge(train if validate is None else validation)
+        logger.info("epoch %d: train %s, validation %s", record.epoch, train, validation)
+        bar.set_postfix_str(self._summary(train), refresh=False)
+        bar.update()
+
+    def judge(self, numbers: dict[str, float]) -> None:
+        """Keep the weights if ``monitor`` is the smallest so far."""
+        if self.history.monitor not in numbers:
+            raise ValueError(f"monitor {self.history.monitor!r} is not among the numbers {', '.join(numbers)}")
+        value = numbers[self.history.monitor]
+        if value < self.history.best:
+            self.history.best, self.history.best_epoch = value, len(self.history.records) - 1
+            with self.average.applied(self.model):
+                self.best = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+
+    def train(self, batches: Iterable[Batch], loss: Loss[Batch], bar: tqdm[Any]) -> dict[str, float]:
+        """Take one step per batch; return the means of the recorded numbers."""
+        self.model.train()
+        sums: dict[str, list[float]] = {}
+        shown = time.monotonic()
+        for index, batch in enumerate(batches):
+            where = f"epoch {len(self.history.records)}, batch {index}"
+            for name, value in self.take_step(batch, loss, where).items():
+                sums.setdefault(name, []).append(value)
+            if time.monotonic() - shown > 0.5:
+                shown = time.monotonic()
+                bar.set_postfix_str(f"batch {index}, {self._summary(_means(sums))}")
+        if not sums:
+            raise ValueError(f"there are no batches in epoch {len(self.history.records)}")
+        return _means(sums)
+
+    def take_step(self, batch: Batch, loss: Loss[Batch], where: str) -> dict[str, float]:
+        """Take one optimiser step; return loss, gradient norm and what else the loss reports."""
+        self.optimizer.zero_grad(set_to_none=True)
+        result = loss(self.model, batch)
+        value, metrics = result if isinstance(result, tuple) else (result, {})
+        if value.numel() != 1:
+            raise ValueError(f"the loss must be a scalar, got an array {list(value.shape)} in {where}")
+        number = float(value.detach())
+        if not math.isfinite(number):
+            raise FloatingPointError(f"the loss is {number} in {where}: lower the learning rate or look at this batch")
+        if not value.requires_grad:
+            raise ValueError(f"the loss of {where} does not depend on any trainable parameter")
+        value.backward()
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        norm = float(nn.utils.clip_grad_norm_(parameters, self.clip_norm or math.inf))
+        if not math.isfinite(norm):
+            raise FloatingPointError(f"the gradient is not finite ({norm}) in {where}, though the loss is {number}")
+        self.optimizer.step()
+        if self.scheduler is not None:
+            self.scheduler.step()
+        self.average.update(self.model)
+        return {"loss": number, **{name: _number(metric) for name, metric in metrics.items()}, "gradient_norm": norm}
+
+    def reason_to_stop(self, epochs: int, patience: int | None, time_limit: float | None, started: float) -> str:
+        """Why no further epoch should start; empty if one should."""
+        records, best = self.history.records, self.history.best_epoch
+        if self.history.stopped == "callback":
+            return "callback"
+        if len(records) >= epochs:
+            return "epochs"
+        if patience is not None and self.judged and best is not None and len(records) - 1 - best >= patience:
+            return "patience"
+        now = time.monotonic()
+        if time_limit is not None and records and now - started + records[-1].seconds > time_limit:
+            return "time limit"
+        return ""
+
+    def take_best(self) -> None:
+        """Leave the best weights in the model."""
+        if self.best:
+            self.model.load_state_dict(self.best)
+
+    def save(self, path: Path) -> None:
+        """Write the checkpoint."""
+        state = {
+            "model": dict(self.model.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
+            "generator": None if self.generator is None else self.generator.get_state(),
+            "average": self.average.state_dict(),
+            "best": self.best,
+            "judged": self.judged,
+            "history": self.history.to_dict(),
+        }
+        write_checkpoint(path, state)
+
+    def load(self, path: Path) -> None:
+        """Take over the state in a checkpoint."""
+        state = read_checkpoint(path)
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.scheduler is not None:
+                self.scheduler.load_state_dict(state["scheduler"])
+            if self.generator is not None:
+                self.generator.set_state(state["generator"])
+            self.average.load_state_dict(state["average"])
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"the checkpoint {path} belongs to another training ({error}): "
+                "remove it, name another file or pass resume=False"
+            ) from error
+        self.best, self.judged = state["best"], state["judged"]
+        self.history = History.from_dict(state["history"])
+        logger.info("resumed from %s after %d epochs", path, len(self.history.records))
+
+    def _summary(self, train: dict[str, float]) -> str:
+        best = f", best {self.history.monitor} {self.history.best:.4g}" if self.history.best_epoch is not None else ""
+        return f"loss {train['loss']:.4g}{best}"
+
+
+def _number(value: Tensor | float) -> float:
+    return float(value.detach() if isinstance(value, Tensor) else value)
+
+
+def _means(columns: dict[str, list[float]]) -> dict[str, float]:
+    return {name: math.fsum(values) / len(values) for name, values in columns.items()}
+
+
+def _check_positive(integers: dict[str, int | None], numbers: dict[str, float | None]) -> None:
+    for name, value in {**integers, **numbers}.items():
+        if value is not None and (not value > 0 or (name in integers and value != int(value))):
+            raise ValueError(f"{name} must be a positive {'integer' if name in integers else 'number'}, got {value}")
