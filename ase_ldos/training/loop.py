@@ -98,15 +98,16 @@ def fit(
     started, was_training = time.monotonic(), model.training
     try:
         with tqdm(total=epochs, initial=len(run.history.records), disable=not progress, unit="epoch") as bar:
-            while not (reason := run.reason_to_stop(epochs, patience, time_limit, started)):
+            reason = run.reason_to_stop(epochs, patience, time_limit, started)
+            while not reason:
                 epoch = len(run.history.records)
                 judged = validate is None or epoch + 1 == epochs or (epoch + 1) % validate_every == 0
                 run.do_epoch(batches(epoch) if callable(batches) else batches, loss, validate, judged, bar)
                 # a list, not a generator: the callbacks after one that stops are called as well
                 if any([callback(model, run.history) for callback in callbacks]):  # noqa: C419
                     run.history.stopped = "callback"
-                last = run.reason_to_stop(epochs, patience, time_limit, started)
-                if checkpoint is not None and (last or (epoch + 1) % checkpoint_every == 0):
+                reason = run.reason_to_stop(epochs, patience, time_limit, started)
+                if checkpoint is not None and (reason or (epoch + 1) % checkpoint_every == 0):
                     run.save(Path(checkpoint))
     finally:
         model.train(was_training)
