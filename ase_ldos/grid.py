@@ -58,6 +58,19 @@ class Grid:
         shape = torch.tensor(self.shape, dtype=self.cell.dtype, device=self.cell.device)
         return (self.indices(flat).to(self.cell.dtype) / shape) @ self.cell
 
+    def blocks(self, max_points: int) -> list[Tensor]:
+        """Divide the grid into compact boxes of at most ``max_points`` points: flat C-order point numbers of each."""
+        steps = np.linalg.norm(self.cell.detach().cpu().numpy(), axis=1) / self.shape
+        edges = _box_edges(self.shape, steps, max_points)
+        parts = [np.array_split(np.arange(n), math.ceil(n / edge)) for n, edge in zip(self.shape, edges)]
+        _, ny, nz = self.shape
+        return [
+            torch.as_tensor(((i[:, None, None] * ny + j[:, None]) * nz + k).ravel(), device=self.cell.device)
+            for i in parts[0]
+            for j in parts[1]
+            for k in parts[2]
+        ]
+
     def g_vectors(self) -> Tensor:
         """Reciprocal vectors of ``torch.fft.rfftn``'s coefficients, 1/Å, ``[nx, ny, nz // 2 + 1, 3]``."""
         reciprocal = 2 * math.pi * torch.linalg.inv(self.cell).T
@@ -95,3 +108,17 @@ def grid_shape(cell: np.ndarray, spacing: float) -> tuple[int, int, int]:
     lengths = np.linalg.norm(cell, axis=1)
     half = [next_fast_len(max(1, math.ceil(0.97 * length / spacing / 2)), real=True) for length in lengths]
     return (2 * half[0], 2 * half[1], 2 * half[2])
+
+
+def _box_edges(shape: tuple[int, int, int], steps: np.ndarray, max_points: int) -> list[int]:
+    """Numbers of points along the edges of a box, as cubic as can be in space, that holds at most ``max_points``."""
+    edges = [1, 1, 1]
+    while True:
+        growable = [
+            axis
+            for axis in range(3)
+            if edges[axis] < shape[axis] and math.prod(edges) // edges[axis] * (edges[axis] + 1) <= max_points
+        ]
+        if not growable:
+            return edges
+        edges[min(growable, key=lambda axis: edges[axis] * steps[axis])] += 1

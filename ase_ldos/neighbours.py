@@ -1,10 +1,12 @@
-"""Pairs of atoms within a cutoff, by vesin, with distances that torch can differentiate."""
+"""Who is near whom: pairs of atoms (by vesin) and images near a point, with vectors that torch can differentiate."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from scipy.spatial import KDTree
 from torch import Tensor
 from vesin import NeighborList
 
@@ -65,3 +67,42 @@ def check_distances(structure: Structure, minimum: float) -> None:
             f"atoms {int(pairs.first[closest])} and {int(pairs.second[closest])} are "
             f"{float(pairs.distances[closest]):.3f} Å apart; the model knows no distances below {minimum} Å"
         )
+
+
+class Images:
+    """All atoms and periodic images that lie within ``reach`` of the cell, searchable by position.
+
+    Args:
+        structure: the atoms; they may lie outside the cell.
+        reach: how far outside the cell (Å) images are kept: the descriptor's cutoff plus the radius of a block.
+
+    Attributes:
+        atoms: atom index of each image, int64 ``[image]``.
+        shifts: cell translations to be added to the atom's position, ``[image, 3]``.
+    """
+
+    def __init__(self, structure: Structure, reach: float) -> None:
+        cell = structure.cell.detach().cpu().double().numpy()
+        positions = structure.positions.detach().cpu().double().numpy()
+        fractional = positions @ np.linalg.inv(cell)
+        # distance between opposite faces of the cell, which is what counts for how many cells `reach` covers
+        heights = 1 / np.linalg.norm(np.linalg.inv(cell), axis=0)
+        pad = reach / heights
+        base = np.floor(fractional)
+        atoms, shifts = [], []
+        for step in np.ndindex(*(2 * np.ceil(pad).astype(int) + 1)):
+            offset = np.array(step) - np.ceil(pad)
+            inside = fractional - base + offset
+            keep = np.flatnonzero(np.all((inside >= -pad) & (inside <= 1 + pad), axis=1))
+            atoms.append(keep)
+            shifts.append(offset - base[keep])
+        device = structure.positions.device
+        index, shift = np.concatenate(atoms), np.concatenate(shifts)
+        self._tree = KDTree(positions[index] + shift @ cell)
+        self.atoms = torch.as_tensor(index, device=device)
+        self.shifts = torch.as_tensor(shift, device=device).to(structure.cell.dtype)
+
+    def near(self, centre: Tensor, radius: float) -> Tensor:
+        """Numbers of the images within ``radius`` (Å) of ``centre`` ``[3]``, ascending, int64 ``[image]``."""
+        found = self._tree.query_ball_point(centre.detach().cpu().numpy(), radius, return_sorted=True)
+        return torch.as_tensor(found, dtype=torch.int64, device=self.atoms.device)

@@ -1,0 +1,115 @@
+"""The smooth power spectrum: rotation-invariant products of atom-centred density projections, by matrix products.
+
+Amplitudes at a point r, for species s, radial function n and solid harmonic lm:
+
+    A_snlm(r) = Σ_a∈s g_n(|R_a − r|²) S_lm(R_a − r),   g_n(d²) = max(0, 1 − d²/r_c²)^(3·2^n)
+
+g_n is an even-tempered set of bell functions, Gaussians of width σ_n ≈ r_c / √(6·2^n) with compact support, twice
+differentiable everywhere; each one is the square of the one before, so no exponential is needed. Features are
+
+    x = [A_sn00, Σ_m A_(sn)lm A_(s'n')lm for (sn) ≤ (s'n'), l = 0 … l_max]
+
+(the power spectrum of Bartók, Kondor, Csányi, Phys. Rev. B 87, 184115 (2013), eq. 24, about grid points). With the addition theorem
+S_lm(R − r) = Σ T_lm,l'm'(−r) S_l'm'(R) the sum over atoms is the matrix product [grid × atom][atom × lm], which BLAS does at full speed.
+"""
+
+from __future__ import annotations
+
+from math import sqrt
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ase_ldos.descriptors.solid_harmonics import degree_slices, solid_harmonics, translation_tensor
+
+
+class PowerSpectrum:
+    """Power spectrum of the atoms around grid points (see the module's formula).
+
+    Args:
+        species: atomic numbers, one channel each.
+        cutoff: r_c, Å.
+        n_radial: number of radial functions; the narrowest has a width of about r_c / √(6·2^(n_radial − 1)).
+        lmax: highest degree, 0 to 4.
+
+    Raises:
+        ValueError: no or repeated species, cutoff ≤ 0, n_radial < 1, lmax outside 0 … 4.
+    """
+
+    def __init__(self, species: tuple[int, ...], *, cutoff: float = 6.0, n_radial: int = 6, lmax: int = 4) -> None:
+        if not species or len(set(species)) != len(species):
+            raise ValueError(f"species are {species}; give each atomic number once, at least one")
+        if not cutoff > 0:
+            raise ValueError(f"cutoff is {cutoff} Å; it must be positive")
+        if n_radial < 1:
+            raise ValueError(f"n_radial is {n_radial}; at least one radial function is needed")
+        self.species = tuple(int(number) for number in species)
+        self.cutoff = float(cutoff)
+        self.n_radial = int(n_radial)
+        self.lmax = int(lmax)
+        self._slices = degree_slices(self.lmax)
+        self._translation = translation_tensor(self.lmax)
+        channels = len(self.species) * self.n_radial
+        self._pairs = torch.triu_indices(channels, channels)
+        self.amplitude_scale = self._amplitude_scale()
+
+    @property
+    def n_features(self) -> int:
+        """Number of features of one point."""
+        channels = len(self.species) * self.n_radial
+        return channels + (self.lmax + 1) * channels * (channels + 1) // 2
+
+    def settings(self) -> dict[str, Any]:
+        """JSON-able settings."""
+        return {
+            "kind": "power_spectrum",
+            "species": list(self.species),
+            "cutoff": self.cutoff,
+            "n_radial": self.n_radial,
+            "lmax": self.lmax,
+        }
+
+    def _amplitude_scale(self) -> Tensor:
+        """Factors that bring all amplitudes to the same order, ``[channel, lm]``: width^-l and the bell's volume."""
+        widths = torch.tensor([self.cutoff / sqrt(6 * 2**n) for n in range(self.n_radial)], dtype=torch.float64)
+        degrees = torch.cat([torch.full((2 * degree + 1,), degree) for degree in range(self.lmax + 1)])
+        scale = widths[:, None] ** (-degrees[None, :] - 1.5)
+        return scale.repeat(len(self.species), 1)
+
+    def __call__(self, points: Tensor, atoms: Tensor, species: Tensor) -> Tensor:
+        """Features ``[grid, feature]``; see ``Descriptor``."""
+        return self.invariants(self.amplitudes(points, atoms, species))
+
+    def invariants(self, amplitudes: Tensor) -> Tensor:
+        """Features ``[grid, feature]`` of amplitudes ``[grid, channel, lm]``."""
+        blocks = [amplitudes[:, :, 0]]
+        first, second = self._pairs.to(amplitudes.device)
+        for rows in self._slices:
+            part = amplitudes[:, :, rows]
+            products = part @ part.mT if part.shape[-1] > 1 else part * part.mT
+            blocks.append(products[:, first, second])
+        return torch.cat(blocks, dim=-1)
+
+    def amplitudes(self, points: Tensor, atoms: Tensor, species: Tensor) -> Tensor:
+        """Scaled A_snlm at the points, ``[grid, channel, lm]`` with channel = (s, n)."""
+        harmonics = solid_harmonics(atoms, self.lmax)
+        moments = []
+        for index in range(len(self.species)):
+            mine = slice(None) if len(self.species) == 1 else species == index
+            bell = self._widest_bell(points, atoms[mine])
+            for _ in range(self.n_radial):
+                moments.append(bell @ harmonics[mine])
+                bell = bell * bell
+        size = (self.lmax + 1) ** 2
+        translation = self._translation.to(points).reshape(size, size * size)
+        shift = (solid_harmonics(-points, self.lmax) @ translation).reshape(-1, size, size)
+        return torch.stack(moments, dim=1) @ shift.mT * self.amplitude_scale.to(points)
+
+    def _widest_bell(self, points: Tensor, atoms: Tensor) -> Tensor:
+        """max(0, 1 − d²/r_c²)³, ``[grid, image]``."""
+        scaled, others = points / self.cutoff, atoms / self.cutoff
+        # 1 − |p − a|² as one matrix product; the rank-one parts are added to it in place of extra passes
+        offset = (1 - (scaled * scaled).sum(-1))[:, None] - (others * others).sum(-1)[None, :]
+        height = torch.relu(torch.addmm(offset, scaled, others.T, alpha=2))
+        return height * height * height
