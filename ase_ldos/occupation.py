@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
+
+from ase_ldos.units import BOLTZMANN
 
 #: Largest occupation at the top of the energy window: beyond it, occupied states are missing from the window.
 MAXIMUM_TOP_OCCUPATION = 1e-2
@@ -50,11 +52,12 @@ def occupation_weights(energies: Tensor, fermi_level: Tensor, thermal_energy: fl
     Raises:
         ValueError: thermal energy not positive, energies fewer than two or not rising.
     """
-    x, width, kT = _reduced(energies, fermi_level, thermal_energy)
+    nodes = _with_ghosts(energies, thermal_energy)
+    x = (nodes.positions - fermi_level) / thermal_energy
     L2, L3 = _polylog(2, -x), _polylog(3, -x)
-    number = -kT * _second_difference(L2, width)
-    excess = -(kT**2) * _second_difference(x * L2 + 2 * L3, width)
-    entropy = kT**2 * _second_difference(x * L2 + 3 * L3, width)
+    number = -(thermal_energy**2) * _second_difference(L2, nodes.spacing)
+    excess = -(thermal_energy**3) * _second_difference(x * L2 + 2 * L3, nodes.spacing)
+    entropy = thermal_energy**3 * _second_difference(x * L2 + 3 * L3, nodes.spacing)
     return OccupationWeights(number, excess + fermi_level * number, entropy)
 
 
@@ -79,21 +82,25 @@ def fermi_level(
             window for N electrons, or an occupation above 0.01 at the top of the window.
     """
     dos = dos.to(torch.float64)
+    nodes = _with_ghosts(energies, thermal_energy)
+    _check_dos(dos, energies, n_electrons)
     with torch.no_grad():
-        nodes, levels, kT = energies.cpu(), dos.cpu(), float(thermal_energy)
-        _check_dos(levels, nodes, n_electrons)
-        root = _search(levels, nodes, n_electrons, kT, guess)
-    root = root.to(dos.device)
-    residual = (_number(energies, root, thermal_energy, 0) * dos).sum() - n_electrons
-    slope = (_number(energies, root, thermal_energy, 1) * dos).sum().clamp(min=MINIMUM_SLOPE)
-    curvature = (_number(energies, root, thermal_energy, 2) * dos).sum()
+        on_cpu = _Nodes(nodes.positions.cpu(), nodes.spacing.cpu())
+        root = _search(dos.cpu(), on_cpu, n_electrons, float(thermal_energy), guess).to(dos.device)
+    residual = _number(nodes, root, thermal_energy) @ dos - n_electrons
+    slope = (_number(nodes, root, thermal_energy, 1) @ dos).clamp(min=MINIMUM_SLOPE)
+    curvature = _number(nodes, root, thermal_energy, 2) @ dos
     return root - residual / slope - curvature * residual**2 / (2 * slope**3)
 
 
-def _reduced(
-    energies: Tensor, fermi_level: Tensor, thermal_energy: float | Tensor
-) -> tuple[Tensor, Tensor, float | Tensor]:
-    """Nodes with ghosts as x = (ε − μ)/kT ``[energy + 2]``, their distances ``[energy + 1]``, and kT."""
+class _Nodes(NamedTuple):
+    """Energy nodes with a ghost at either end, eV ``[energy + 2]``, and their distances ``[energy + 1]``."""
+
+    positions: Tensor
+    spacing: Tensor
+
+
+def _with_ghosts(energies: Tensor, thermal_energy: float | Tensor) -> _Nodes:
     if not float(thermal_energy) > 0:
         raise ValueError(f"thermal energy is {float(thermal_energy)} eV; the electronic temperature must be positive")
     energies = energies.to(torch.float64)
@@ -101,23 +108,22 @@ def _reduced(
     if spacing.numel() == 0 or not bool((spacing > 0).all()):
         raise ValueError("the energy grid must have at least two nodes and rise from each to the next")
     spacing = torch.cat((spacing[:1], spacing, spacing[-1:]))
-    nodes = torch.cat((energies[:1] - spacing[:1], energies, energies[-1:] + spacing[-1:]))
-    return (nodes - fermi_level) / thermal_energy, spacing / thermal_energy, thermal_energy
+    return _Nodes(torch.cat((energies[:1] - spacing[:1], energies, energies[-1:] + spacing[-1:])), spacing)
 
 
-def _second_difference(values: Tensor, width: Tensor) -> Tensor:
-    """∫ φ_i g dx for all hat functions, from the second antiderivative of g at the nodes."""
-    return (values.diff() / width).diff()
+def _second_difference(values: Tensor, spacing: Tensor) -> Tensor:
+    """∫ φ_i g dε for all hat functions φ_i, from the second antiderivative of g at the nodes."""
+    return (values.diff() / spacing).diff()
 
 
-def _number(energies: Tensor, fermi_level: Tensor, thermal_energy: float | Tensor, order: int) -> Tensor:
-    """The number weights' derivative of the given order (0, 1, 2) in μ, ``[energy]``."""
-    x, width, kT = _reduced(energies, fermi_level, thermal_energy)
+def _number(nodes: _Nodes, fermi_level: Tensor, thermal_energy: float | Tensor, order: int = 0) -> Tensor:
+    """The number weights or their first or second derivative in μ, ``[energy]``."""
+    x = (fermi_level - nodes.positions) / thermal_energy
     if order == 0:
-        return -kT * _second_difference(_polylog(2, -x), width)
+        return -(thermal_energy**2) * _second_difference(_polylog(2, x), nodes.spacing)
     if order == 1:
-        return -_second_difference(_polylog(1, -x), width)
-    return _second_difference(torch.sigmoid(-x), width) / kT
+        return -thermal_energy * _second_difference(_polylog(1, x), nodes.spacing)
+    return _second_difference(torch.sigmoid(x), nodes.spacing)
 
 
 def _check_dos(dos: Tensor, energies: Tensor, n_electrons: float) -> None:
@@ -131,56 +137,51 @@ def _check_dos(dos: Tensor, energies: Tensor, n_electrons: float) -> None:
         raise ValueError(f"number of electrons is {n_electrons}; it must be positive")
 
 
-def _search(dos: Tensor, energies: Tensor, n_electrons: float, kT: float, guess: float | None) -> Tensor:
+def _search(dos: Tensor, nodes: _Nodes, n_electrons: float, kT: float, guess: float | None) -> Tensor:
     """Root of N(μ) − N by Newton's method inside a bracket that bisection keeps shrinking."""
-
-    def excess(level: float, derivative: int = 0) -> float:
-        weights = _number(energies, torch.tensor(level, dtype=torch.float64), kT, derivative)
-        return float(weights @ dos) - (0.0 if derivative else n_electrons)
-
-    low = float(energies[0] - (energies[1] - energies[0])) - 40 * kT
-    high = float(energies[-1]) - kT * math.log(1 / MAXIMUM_TOP_OCCUPATION - 1)
-    if high <= low or excess(high) < 0:
-        raise ValueError(_window_message(dos, energies, n_electrons, kT))
+    low, high = float(nodes.positions[0]) - 40 * kT, _highest_level(nodes, kT)
+    if high <= low or _excess(dos, nodes, n_electrons, high, kT) < 0:
+        raise ValueError(_window_message(dos, nodes, n_electrons, kT))
     level = guess if guess is not None and low < guess < high else (low + high) / 2
     for _ in range(200):
-        value = excess(level)
-        if abs(value) < 1e-13 * n_electrons:
-            break
+        value = _excess(dos, nodes, n_electrons, level, kT)
         low, high = (low, level) if value > 0 else (level, high)
-        slope = excess(level, 1)
+        # what is left at 1e-11 the differentiable step takes away
+        if abs(value) < 1e-11 * n_electrons or high - low < 4e-16 * max(abs(low), abs(high), kT):
+            break
+        slope = float(_number(nodes, torch.tensor(level, dtype=torch.float64), kT, 1) @ dos)
         step = level - value / slope if slope > MINIMUM_SLOPE else math.nan
         level = step if low < step < high else (low + high) / 2
-        if high - low < 4e-16 * max(abs(low), abs(high), kT):
-            break
     return torch.tensor(level, dtype=torch.float64)
 
 
-def _window_message(dos: Tensor, energies: Tensor, n_electrons: float, kT: float) -> str:
+def _excess(dos: Tensor, nodes: _Nodes, n_electrons: float, level: float, kT: float) -> float:
+    """N(μ) − N."""
+    return float(_number(nodes, torch.tensor(level, dtype=torch.float64), kT) @ dos) - n_electrons
+
+
+def _highest_level(nodes: _Nodes, kT: float) -> float:
+    """The μ, eV, at which the top of the window is occupied as much as is allowed."""
+    return float(nodes.positions[-2]) - kT * math.log(1 / MAXIMUM_TOP_OCCUPATION - 1)
+
+
+def _window_message(dos: Tensor, nodes: _Nodes, n_electrons: float, kT: float) -> str:
     """Say why the electrons do not fit below the top of the energy window."""
-    top = float(energies[-1])
-    window = f"the energy window {float(energies[0]):g} to {top:g} eV"
-
-    def fits(thermal_energy: float) -> bool:
-        level = torch.tensor(top - thermal_energy * math.log(1 / MAXIMUM_TOP_OCCUPATION - 1), dtype=torch.float64)
-        return float(_number(energies, level, thermal_energy, 0) @ dos) >= n_electrons
-
-    coldest = 1e-4 * float(energies[1] - energies[0])
-    if coldest >= kT or not fits(coldest):
-        x, width, _ = _reduced(energies, energies[0], 1.0)
-        states = float(0.5 * (width[1:] + width[:-1]) @ dos) if x.numel() else 0.0
+    window = f"the energy window {float(nodes.positions[1]):g} to {float(nodes.positions[-2]):g} eV"
+    low, high = 1e-4 * float(nodes.spacing[0]), kT
+    if low >= kT or _excess(dos, nodes, n_electrons, _highest_level(nodes, low), low) < 0:
+        states = float((nodes.spacing[1:] + nodes.spacing[:-1]) @ dos) / 2
         return (
-            f"{window} holds {states:.4g} states for {n_electrons:g} electrons: too few below its top; "
-            "the model's energy window or the number of valence electrons is wrong for this structure"
+            f"{window} holds {states:.4g} states, too few for {n_electrons:g} electrons: "
+            "the window or the number of valence electrons does not fit this structure"
         )
-    low, high = coldest, kT
     for _ in range(50):
         middle = (low + high) / 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    kelvin = 11604.518
+        fits = _excess(dos, nodes, n_electrons, _highest_level(nodes, middle), middle) >= 0
+        low, high = (middle, high) if fits else (low, middle)
     return (
-        f"the electronic temperature {kT * kelvin:.0f} K (kT = {kT:.4g} eV) is beyond {window}: its top is occupied "
-        f"by more than {MAXIMUM_TOP_OCCUPATION:g}; at most {low * kelvin:.0f} K is possible"
+        f"the electronic temperature of {kT / BOLTZMANN:.0f} K is beyond {window}, whose top would be occupied by "
+        f"more than {MAXIMUM_TOP_OCCUPATION:g}; at most {low / BOLTZMANN:.0f} K is possible"
     )
 
 
@@ -205,32 +206,18 @@ _K = torch.arange(1, _TERMS + 1, dtype=torch.float64)
 _WEIGHTS = _alternating_weights(_TERMS)
 
 
-class _HighPolylog(torch.autograd.Function):
-    """Li_n(−e^x) for n = 2, 3, whose derivative is Li_{n−1}(−e^x)."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, order: int) -> Tensor:
-        k = _K.to(x.device)
-        coefficients = -_WEIGHTS.to(x.device) / k**order
-        inner = torch.exp(-x.abs()[..., None] * k) @ coefficients
-        if order == 2:
-            return torch.where(x > 0, -(math.pi**2) / 6 - x**2 / 2 - inner, inner)
-        return torch.where(x > 0, inner - math.pi**2 * x / 6 - x**3 / 6, inner)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[0])
-        ctx.order = inputs[1]
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return gradient * _polylog(ctx.order - 1, ctx.saved_tensors[0]), None
-
-
 def _polylog(order: int, x: Tensor) -> Tensor:
-    """Li_n(−e^x) for n = 1, 2, 3 and any real x, to 1e-15 relative to its size."""
+    """Li_n(−e^x) for n = 1, 2, 3 and any real x, to 1e-15 relative, with derivatives as good.
+
+    The series Σ_k (−1)^k e^(kx)/k^n for x ≤ 0 and the inversion formulas of Li_n for x > 0. Both are smooth at
+    zero, and neither overflows, so the branch that is not taken adds no NaN to a derivative.
+    """
     if order == 1:
         return -softplus(x, threshold=50.0)
-    return cast("Tensor", _HighPolylog.apply(x, order))
+    # not abs(), whose derivative at zero belongs to neither branch
+    decaying = torch.where(x > 0, -x, x)
+    k = _K.to(x.device)
+    series = torch.exp(decaying[..., None] * k) @ (-_WEIGHTS.to(x.device) / k**order)
+    if order == 2:
+        return torch.where(x > 0, -(math.pi**2) / 6 - x**2 / 2 - series, series)
+    return torch.where(x > 0, series - math.pi**2 * x / 6 - x**3 / 6, series)

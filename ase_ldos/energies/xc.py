@@ -42,7 +42,7 @@ class _Density(NamedTuple):
 
     f: Tensor
     f_n: Tensor
-    f_sigma: Tensor | None
+    f_sigma: Tensor
 
 
 def xc_energies(
@@ -129,8 +129,8 @@ def _dot(first: Tensor, metric: Tensor, second: Tensor) -> Tensor:
     return (first * torch.tensordot(metric, second, dims=1)).sum(dim=0)
 
 
-def _pw92(n: Tensor, root: Tensor) -> tuple[Tensor, Tensor]:
-    """ε_c(r_s) and r_s ε_c'(r_s) of the electron gas (PW92, eq. 10) from n and n^(1/3)."""
+def _pw92(root: Tensor) -> tuple[Tensor, Tensor]:
+    """ε_c(r_s) and r_s ε_c'(r_s) of the electron gas (PW92, eq. 10) from n^(1/3)."""
     rs = _WIGNER_SEITZ / root
     y = rs.sqrt()
     b1, b2, b3, b4 = (2 * _PW92_A * b for b in _PW92_BETA)
@@ -147,8 +147,8 @@ def _lda(n: Tensor) -> _Density:
     """Slater exchange and PW92 correlation; n in 1/bohr³."""
     root = n ** (1 / 3)
     exchange = -_SLATER * root
-    energy, slope = _pw92(n, root)
-    return _Density(n * (exchange + energy), 4 / 3 * exchange + energy - slope / 3, None)
+    energy, slope = _pw92(root)
+    return _Density(n * (exchange + energy), 4 / 3 * exchange + energy - slope / 3, torch.zeros_like(n))
 
 
 def _pbe(n: Tensor, sigma: Tensor) -> _Density:
@@ -162,10 +162,10 @@ def _pbe(n: Tensor, sigma: Tensor) -> _Density:
     enhancement_slope = _MU * damping**2
     exchange = -_SLATER * root
     # correlation
-    energy, slope = _pw92(n, root)
+    energy, slope = _pw92(root)
     t2 = _T_SQUARED * sigma * inverse / n
     grown = torch.exp(-energy / _GAMMA)
-    w = torch.expm1(-energy / _GAMMA)
+    w = grown - 1  # at least 0.3 above the floor, so nothing cancels
     u = (_BETA / _GAMMA) * t2 / w
     p = 1 + u + u**2
     x = w * (u + u**2) / p
