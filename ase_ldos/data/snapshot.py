@@ -14,10 +14,11 @@ import numpy as np
 
 from ase_ldos.data.keys import SHAPES, check_arrays
 from ase_ldos.data.packed import pack_records, unpack_records
-from ase_ldos.structure import Structure
 
 if TYPE_CHECKING:
     from ase import Atoms
+
+    from ase_ldos.structure import Structure
 
 PathLike = str | os.PathLike[str]
 
@@ -116,6 +117,8 @@ class Snapshot:
     @property
     def structure(self) -> Structure:
         """The structure as tensors."""
+        from ase_ldos.structure import Structure
+
         return Structure.from_arrays(self.numbers, self.positions, self.cell)
 
     def to_atoms(self) -> Atoms:
