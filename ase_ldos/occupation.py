@@ -86,7 +86,7 @@ def fermi_level(
     _check_dos(dos, energies, n_electrons)
     with torch.no_grad():
         on_cpu = _Nodes(nodes.positions.cpu(), nodes.spacing.cpu())
-        root = _search(dos.cpu(), on_cpu, n_electrons, float(thermal_energy), guess).to(dos.device)
+        root = _search(dos.cpu(), on_cpu, n_electrons, _value(thermal_energy), guess).to(dos.device)
     residual = _number(nodes, root, thermal_energy) @ dos - n_electrons
     slope = (_number(nodes, root, thermal_energy, 1) @ dos).clamp(min=MINIMUM_SLOPE)
     curvature = _number(nodes, root, thermal_energy, 2) @ dos
@@ -101,14 +101,18 @@ class _Nodes(NamedTuple):
 
 
 def _with_ghosts(energies: Tensor, thermal_energy: float | Tensor) -> _Nodes:
-    if not float(thermal_energy) > 0:
-        raise ValueError(f"thermal energy is {float(thermal_energy)} eV; the electronic temperature must be positive")
+    if not _value(thermal_energy) > 0:
+        raise ValueError(f"thermal energy is {_value(thermal_energy)} eV; the electronic temperature must be positive")
     energies = energies.to(torch.float64)
     spacing = energies.diff()
     if spacing.numel() == 0 or not bool((spacing > 0).all()):
         raise ValueError("the energy grid must have at least two nodes and rise from each to the next")
     spacing = torch.cat((spacing[:1], spacing, spacing[-1:]))
     return _Nodes(torch.cat((energies[:1] - spacing[:1], energies, energies[-1:] + spacing[-1:])), spacing)
+
+
+def _value(number: float | Tensor) -> float:
+    return float(number.detach()) if isinstance(number, Tensor) else float(number)
 
 
 def _second_difference(values: Tensor, spacing: Tensor) -> Tensor:

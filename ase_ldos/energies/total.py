@@ -63,9 +63,9 @@ class Energies:
             ("zero-smearing estimate", self.extrapolated),
         )
         lines = [f"{'':24}{'eV':>16}" + (f"{'eV/atom':>16}" if self.n_atoms else "")]
-        for name, value in rows:
-            line = f"{name:24}{float(value):16.6f}"
-            lines.append(line + (f"{float(value) / self.n_atoms:16.6f}" if self.n_atoms else ""))
+        for name, tensor in rows:
+            value = float(tensor.detach())
+            lines.append(f"{name:24}{value:16.6f}" + (f"{value / self.n_atoms:16.6f}" if self.n_atoms else ""))
         lines.insert(7, "-" * len(lines[0]))
         return "\n".join(lines)
 

@@ -152,18 +152,33 @@ def _lda(n: Tensor) -> _Density:
 
 
 def _pbe(n: Tensor, sigma: Tensor) -> _Density:
-    """PBE; n in 1/bohr³, σ in 1/bohr⁸. With w = exp(−ε_c/γ) − 1 and u = A t², H = γ ln[1 + w u(1+u)/(1+u+u²)]."""
+    """PBE; n in 1/bohr³, σ in 1/bohr⁸."""
     root = n ** (1 / 3)
+    exchange, correlation = _pbe_exchange(n, root, sigma), _pbe_correlation(n, root, sigma)
+    return _Density(*(x + c for x, c in zip(exchange, correlation)))
+
+
+def _pbe_exchange(n: Tensor, root: Tensor, sigma: Tensor) -> _Density:
+    """Exchange n ε_x F with F(s²) = 1 + μ s²/(1 + μ s²/κ) (PBE, eq. 14); root is n^(1/3)."""
     inverse = 1 / (n * root)
-    # exchange: F(s²) = 1 + μ s²/(1 + μ s²/κ)
     s2 = _S_SQUARED * sigma * inverse**2
     damping = 1 / (1 + (_MU / _KAPPA) * s2)
-    enhancement = 1 + _MU * s2 * damping
-    enhancement_slope = _MU * damping**2
-    exchange = -_SLATER * root
-    # correlation
+    enhancement, slope = 1 + _MU * s2 * damping, _MU * damping**2
+    per_electron = -_SLATER * root
+    return _Density(
+        n * per_electron * enhancement,
+        4 / 3 * per_electron * (enhancement - 2 * s2 * slope),
+        -_SLATER * _S_SQUARED * slope * inverse,
+    )
+
+
+def _pbe_correlation(n: Tensor, root: Tensor, sigma: Tensor) -> _Density:
+    """Correlation n (ε_c + H) (PBE, eq. 7); root is n^(1/3).
+
+    With w = exp(−ε_c/γ) − 1 and u = A t² = β t²/(γ w), H = γ ln[1 + w (u + u²)/(1 + u + u²)].
+    """
     energy, slope = _pw92(root)
-    t2 = _T_SQUARED * sigma * inverse / n
+    t2 = _T_SQUARED * sigma / (n**2 * root)
     grown = torch.exp(-energy / _GAMMA)
     w = grown - 1  # at least 0.3 above the floor, so nothing cancels
     u = (_BETA / _GAMMA) * t2 / w
@@ -171,15 +186,10 @@ def _pbe(n: Tensor, sigma: Tensor) -> _Density:
     x = w * (u + u**2) / p
     h = _GAMMA * torch.log1p(x)
     common = 1 / ((1 + x) * p**2)
-    h_t2 = _BETA * (1 + 2 * u) * common
-    h_energy = -grown * u**3 * (2 + u) * common
-    f = n * (exchange * enhancement + energy + h)
-    f_n = (
-        4 / 3 * exchange * (enhancement - 2 * s2 * enhancement_slope)
-        + energy
-        + h
-        - slope / 3 * (1 + h_energy)
-        - 7 / 3 * t2 * h_t2
+    h_t2 = _BETA * (1 + 2 * u) * common  # ∂H/∂t²
+    h_energy = -grown * u**3 * (2 + u) * common  # ∂H/∂ε_c
+    return _Density(
+        n * (energy + h),
+        energy + h - slope / 3 * (1 + h_energy) - 7 / 3 * t2 * h_t2,
+        _T_SQUARED * h_t2 / (n * root),
     )
-    f_sigma = inverse * (_T_SQUARED * h_t2 - (_SLATER * _S_SQUARED) * enhancement_slope)
-    return _Density(f, f_n, f_sigma)
