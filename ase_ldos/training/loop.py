@@ -55,8 +55,8 @@ def fit(
     One step: loss of one batch, backward, clipping, optimiser, scheduler. One epoch: a step per batch, then the
     validation. The grad mode is left alone, so losses and validations may call ``torch.autograd.grad``.
 
-    A run that was killed goes on from its checkpoint with the very numbers of an uninterrupted one, if all
-    randomness of the batches and the loss comes from ``generator``.
+    A run that was killed (or interrupted with Ctrl-C) goes on from its checkpoint with the very numbers of an
+    uninterrupted one, if all randomness of the batches and the loss comes from ``generator``.
 
     Args:
         model: its parameters; it may wrap whatever the loss needs.

@@ -209,6 +209,7 @@ SCRIPT = """
 """
 
 
+@pytest.mark.slow
 def test_killed_process_goes_on_with_the_same_numbers(tmp_path: Path) -> None:
     whole = Task()
     expected = whole.fit(30, validate=whole.validate, monitor="error")

@@ -1,0 +1,69 @@
+"""Every script in md_examples runs and writes what it says.
+
+A new script needs one line in ``EXAMPLES``.
+"""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib as mpl
+import pytest
+from matplotlib import pyplot as plt
+
+FOLDER = Path(__file__).resolve().parents[1] / "md_examples"
+
+
+@dataclass(frozen=True)
+class Example:
+    """A script, the files that it writes into its folder and a part of what it prints."""
+
+    script: str
+    files: tuple[str, ...]
+    prints: str
+    arguments: tuple[str, ...] = ()
+    slow: bool = False
+
+
+EXAMPLES = [
+    Example(
+        "learning_primitives.py", ("perceptron.png", "colors.png", "confusion.png"), "held-out colours 0.", slow=True
+    ),
+]
+
+
+@pytest.fixture
+def _quiet_plots() -> Iterator[None]:
+    backend = mpl.get_backend()
+    plt.switch_backend("agg")
+    yield
+    plt.close("all")
+    plt.switch_backend(backend)
+
+
+@pytest.mark.usefixtures("_quiet_plots")
+@pytest.mark.parametrize(
+    "example",
+    [pytest.param(e, id=e.script, marks=[pytest.mark.slow] if e.slow else []) for e in EXAMPLES],
+)
+def test_example_runs(
+    example: Example, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a folder of its own, so that nothing is written elsewhere."""
+    before = {path: path.stat().st_mtime for path in FOLDER.iterdir()}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [example.script, *example.arguments])
+    runpy.run_path(str(FOLDER / example.script), run_name="__main__")
+    assert example.prints in capsys.readouterr().out
+    for name in example.files:
+        assert (tmp_path / name).stat().st_size > 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(example.files)
+    assert {path: path.stat().st_mtime for path in FOLDER.iterdir()} == before
+
+
+def test_every_script_is_listed() -> None:
+    assert {path.name for path in FOLDER.glob("*.py")} == {example.script for example in EXAMPLES}
