@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +32,7 @@ def fermi(x: float) -> float:
 
 def entropy(x: float) -> float:
     f = fermi(abs(x))
-    return f * math.log(f) + (1 - f) * math.log1p(-f) if 0 < f else 0.0
+    return f * math.log(f) + (1 - f) * math.log1p(-f) if f > 0 else 0.0
 
 
 UNEVEN = (-5.0, -4.2, -3.9, -1.0, 0.3, 0.5, 2.5)
@@ -74,12 +76,12 @@ def test_weights_match_quadrature(kT: float, level: float) -> None:
     for i in range(len(energies)):
         a, b, c = nodes[i : i + 3]
 
-        def integral(function, a=a, b=b, c=c) -> float:
+        def integral(function: Callable[[float], float], a: float = a, b: float = b, c: float = c) -> float:
             total = 0.0
             marks = level + kT * np.array([-30, -8, -3, 0, 3, 8, 30])
             for lower, upper, foot in ((a, b, a), (b, c, c)):
                 cuts = [lower, *(m for m in marks if lower < m < upper), upper]
-                for x, y in zip(cuts[:-1], cuts[1:]):
+                for x, y in pairwise(cuts):
                     total += quad(lambda e, f=foot: (e - f) / (b - f) * function(e), x, y, epsabs=1e-14)[0]
             return total
 
