@@ -1,6 +1,7 @@
 """Local density of states by machine learning, as an ASE calculator.
 
-The names below are loaded on first use: importing the package does not import torch.
+The names below are loaded on first use: importing the package does not import torch. The function ``predict`` is
+not among them, because the name belongs to its module: ``from ase_ldos.predict import predict``.
 """
 
 from __future__ import annotations
@@ -11,16 +12,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ase_ldos.calculator import LDOSCalculator
     from ase_ldos.model import LDOSModel
-    from ase_ldos.predict import Prediction, predict
+    from ase_ldos.predict import Prediction
 
 __version__ = "0.1.0.dev0"
-__all__ = ["LDOSCalculator", "LDOSModel", "Prediction", "predict"]
+__all__ = ["LDOSCalculator", "LDOSModel", "Prediction"]
 
 _HOMES = {
     "LDOSCalculator": "ase_ldos.calculator",
     "LDOSModel": "ase_ldos.model",
     "Prediction": "ase_ldos.predict",
-    "predict": "ase_ldos.predict",
 }
 
 
