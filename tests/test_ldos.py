@@ -78,13 +78,13 @@ def test_beryllium_ldos_gives_its_dos_and_density(be_files: list[Path]) -> None:
             stored, energies = torch.as_tensor(data["dos"]), torch.as_tensor(data["energies"])
             dos = density_of_states(ldos, grid)
             # float16 carries 11 bits; rounding averages out over the grid
-            assert float((dos - stored).abs().max()) < 1e-4 * float(stored.max())
+            assert float((dos - stored).abs().max()) < 1e-5 * float(stored.max())
             kT = BOLTZMANN * float(data["electronic_temperature"])
             level = fermi_level(dos, energies, float(data["valence"]) * len(data["numbers"]), kT)
             density = electron_density(ldos, occupation_weights(energies, level, kT))
             reference = torch.as_tensor(data["density"]).double()
-            # broadening by 0.2 eV and another k-mesh move the density by about 1 %
-            assert float((density - reference).abs().sum() / reference.sum()) < 0.02
+            # broadening by 0.2 eV and another k-mesh move the density by 0.06 to 0.24 %
+            assert float((density - reference).abs().sum() / reference.sum()) < 0.003
             checked += 1
     assert checked > 0
 
