@@ -16,7 +16,7 @@ from ase_ldos.networks.mlp import MLP
 from ase_ldos.training import colors, perceptron
 from ase_ldos.training.batches import fit_scaler, prepare_snapshot
 from ase_ldos.training.loop import History, fit
-from ase_ldos.training.losses import LDOSLoss, LossWeights
+from ase_ldos.training.losses import LDOSLoss, LDOSPoints, LossWeights, Trainee
 
 ENERGIES = np.linspace(-8.0, 12.0, 41)
 SIDE = 2.3  # Å, of the cubic cell with one beryllium atom
@@ -58,9 +58,10 @@ def train_ldos() -> History:
     metadata = ModelMetadata("tiny", {"Be": 2.0}, electronic_temperature=5000.0, smearing=1.5)
     nodes = torch.as_tensor(ENERGIES)
     model = LDOSModel(descriptor, network, nodes, metadata, mean=scaler.mean, projection=scaler.projection)
-    loss = LDOSLoss(LossWeights(ldos=1.0, dos=1.0, ldos_points=200), generator)
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    return fit(model, [ready], loss, optimizer, epochs=60, generator=generator, average=0.9, progress=False)
+    loss = LDOSLoss(LossWeights(ldos=1.0, dos=1.0, ldos_points=200), generator, LDOSPoints.gather([ready]))
+    trainee = Trainee(model, [ready.family])
+    optimizer = torch.optim.Adam(trainee.parameters(), lr=3e-3)
+    return fit(trainee, [ready], loss, optimizer, epochs=60, generator=generator, average=0.9, progress=False)
 
 
 def test_perceptron_colors_and_ldos_go_through_the_same_loop() -> None:

@@ -1,0 +1,198 @@
+"""Losses of an LDOS model: LDOS at random points, DOS, density, free energy, forces and stress, from one evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ase_ldos.energies.hartree import hartree_energy
+from ase_ldos.energies.xc import xc_energies
+from ase_ldos.grid import Grid
+from ase_ldos.model import LDOSModel
+from ase_ldos.occupation import fermi_level, occupation_weights
+from ase_ldos.training.batches import TrainingSnapshot, voigt
+from ase_ldos.units import BOLTZMANN
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weight of each term; zero leaves it out.
+
+    LDOS, DOS and density enter as squared relative errors ‖x − x_DFT‖²/‖x_DFT‖²; the rest in squared units.
+
+    Attributes:
+        ldos: at ``ldos_points`` random points.
+        dos: of the total DOS.
+        density: of the density at all points.
+        energy: per (eV/atom)².
+        offset: pulls the shared error of a family to zero, per (eV/atom)².
+        forces: per (eV/Å)², mean over components.
+        stress: per (eV/Å³)², mean over components.
+        ldos_points: number of points drawn in each step.
+    """
+
+    ldos: float = 1.0
+    dos: float = 1.0
+    density: float = 50.0
+    energy: float = 100.0
+    offset: float = 10.0
+    forces: float = 1.0
+    stress: float = 100.0
+    ldos_points: int = 2000
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the model says about a training snapshot; forces and stress if asked for, with a graph for training.
+
+    Attributes:
+        hidden: float32 ``[grid, hidden]``.
+        dos: 1/eV, ``[energy]``.
+        density: e/Å³, ``[grid]``.
+        free_energy: eV.
+        fermi_level: eV.
+        forces: eV/Å, ``[atom, 3]``.
+        stress: eV/Å³, Voigt ``[6]``.
+    """
+
+    hidden: Tensor
+    dos: Tensor
+    density: Tensor
+    free_energy: Tensor
+    fermi_level: Tensor
+    forces: Tensor | None = None
+    stress: Tensor | None = None
+
+
+def evaluate_snapshot(
+    model: LDOSModel, snapshot: TrainingSnapshot, *, forces: bool = True, create_graph: bool = False
+) -> Evaluation:
+    """Evaluate the model on prepared inputs; the same physics as ``predict``, on the whole grid at once."""
+    inputs = snapshot.inputs.to(model.dtype).detach().requires_grad_(forces)
+    strain = torch.zeros(3, 3, dtype=torch.float64, requires_grad=forces)
+    deformation = torch.eye(3, dtype=torch.float64) + strain
+    grid = Grid(snapshot.grid.cell @ deformation, snapshot.grid.shape)
+    weight, bias = model.head
+    hidden = model.network.features(inputs)
+    dos = (weight @ hidden.sum(dim=0, dtype=torch.float64) + bias * grid.n_points) * grid.voxel_volume
+    thermal_energy = BOLTZMANN * snapshot.temperature
+    level = fermi_level(dos, model.energies, snapshot.n_electrons, thermal_energy, model.metadata.fermi_level)
+    weights = occupation_weights(model.energies, level, thermal_energy)
+    # the projection in the network's dtype: double precision here would double the cost of the whole step
+    density = (hidden @ (weights.number @ weight).to(hidden.dtype)).double() + weights.number @ bias
+    field = density.reshape(grid.shape)
+    xc, xc_potential = xc_energies(field, grid, model.metadata.functional)
+    electrons = (weights.band + weights.entropy) @ dos - hartree_energy(field, grid) + xc - xc_potential
+    found = Evaluation(hidden, dos, density, electrons + snapshot.ewald, level)
+    if not forces or snapshot.jacobian is None:
+        return found
+    by_inputs, by_strain = torch.autograd.grad(electrons, (inputs, strain), create_graph=create_graph)
+    slope = (snapshot.jacobian @ by_inputs.flatten().to(snapshot.jacobian.dtype)).double() + snapshot.ewald_slope
+    n_atoms = len(snapshot.structure)
+    explicit = voigt((by_strain + by_strain.T) / 2)
+    return Evaluation(
+        hidden,
+        dos,
+        density,
+        electrons + snapshot.ewald,
+        level,
+        forces=-slope[: 3 * n_atoms].reshape(n_atoms, 3),
+        stress=(slope[3 * n_atoms :] + explicit) / snapshot.grid.volume,
+    )
+
+
+@dataclass(frozen=True)
+class LDOSPoints:
+    """All points of all snapshots with LDOS, from which every step draws some: LDOS labels are rare.
+
+    Attributes:
+        inputs: float32 ``[point, input]``.
+        ldos: 1/(eV Å³), float32 ``[point, energy]``.
+    """
+
+    inputs: Tensor
+    ldos: Tensor
+
+    @classmethod
+    def gather(cls, snapshots: Iterable[TrainingSnapshot]) -> LDOSPoints | None:
+        """Collect the points; ``None`` if no snapshot has an LDOS."""
+        pairs = [(s.inputs, s.labels.ldos) for s in snapshots if s.labels.ldos is not None]
+        if not pairs:
+            return None
+        return cls(torch.cat([inputs for inputs, _ in pairs]), torch.cat([ldos for _, ldos in pairs]))
+
+
+class Trainee(nn.Module):
+    """The model and what is fitted beside it: the error that DFT energies of one family (one k-mesh) share.
+
+    Args:
+        model: to be trained.
+        families: names of the families.
+    """
+
+    #: Unit of the offsets, eV/atom: so large that an optimiser's usual step moves them at the pace of the network.
+    UNIT = 0.03
+
+    def __init__(self, model: LDOSModel, families: Iterable[str]) -> None:
+        super().__init__()
+        self.model = model
+        self.families = {name: place for place, name in enumerate(sorted(set(families)))}
+        self.offsets = nn.Parameter(torch.zeros(len(self.families), dtype=torch.float64))
+
+    def offset(self, family: str) -> Tensor:
+        """Energy offset of a family, eV/atom; zero for one that is not trained on."""
+        place = self.families.get(family)
+        return self.offsets.new_zeros(()) if place is None else self.UNIT * self.offsets[place]
+
+
+class LDOSLoss:
+    """Sum of weighted squared errors of one snapshot, for ``training.loop.fit`` on a ``Trainee``.
+
+    Args:
+        weights: of the terms.
+        generator: draws the points of the LDOS.
+        points: where they are drawn from.
+    """
+
+    def __init__(self, weights: LossWeights, generator: torch.Generator, points: LDOSPoints | None = None) -> None:
+        self.weights = weights
+        self.generator = generator
+        self.points = points
+
+    def __call__(self, trainee: nn.Module, snapshot: TrainingSnapshot) -> tuple[Tensor, dict[str, float]]:
+        """Loss and the root of each squared error."""
+        assert isinstance(trainee, Trainee)
+        w, labels, model = self.weights, snapshot.labels, trainee.model
+        wants_slopes = (w.forces > 0 and labels.forces is not None) or (w.stress > 0 and labels.stress is not None)
+        found = evaluate_snapshot(model, snapshot, forces=wants_slopes, create_graph=True)
+        squares: dict[str, Tensor] = {}
+        if labels.free_energy is not None:
+            error = (found.free_energy - labels.free_energy) / len(snapshot.structure)
+            offset = trainee.offset(snapshot.family)
+            squares["energy"] = (error - offset).square()
+            squares["offset"] = offset.square()
+        if labels.forces is not None and found.forces is not None:
+            squares["forces"] = (found.forces - labels.forces).square().mean()
+        if labels.stress is not None and found.stress is not None:
+            squares["stress"] = (found.stress - labels.stress).square().mean()
+        if labels.density is not None:
+            squares["density"] = _relative(found.density, labels.density)
+        if labels.dos is not None:
+            squares["dos"] = _relative(found.dos, labels.dos)
+        if self.points is not None and w.ldos > 0:
+            squares["ldos"] = self._ldos(model, self.points)
+        loss = torch.stack([getattr(w, name) * value for name, value in squares.items()]).sum()
+        return loss, {name: float(value.detach().sqrt()) for name, value in squares.items()}
+
+    def _ldos(self, model: LDOSModel, points: LDOSPoints) -> Tensor:
+        chosen = torch.randint(len(points.inputs), (self.weights.ldos_points,), generator=self.generator)
+        weight, bias = model.head
+        hidden = model.network.features(points.inputs[chosen].to(model.dtype))
+        return _relative(torch.addmm(bias.to(hidden), hidden, weight.to(hidden).T), points.ldos[chosen])
+
+
+def _relative(found: Tensor, reference: Tensor) -> Tensor:
+    return (found - reference).square().sum() / reference.square().sum()
