@@ -29,6 +29,7 @@ FLOORS = {
     "data": 5.3,
     "training": 5.6,
     "predict": 6,
+    "evaluate": 7,
     "memory": 7,
     "grid_keeper": 7,
     "calculator_setup": 7,
