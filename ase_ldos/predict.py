@@ -164,6 +164,7 @@ def _physics(
             charges=model.charges(structure.numbers),
             functional=model.metadata.functional,
         )
+        free_energy = energies.free_energy
     prediction = Prediction(
         energies=replace(
             energies, **{name: value.detach() for name, value in vars(energies).items() if name != "n_atoms"}
@@ -177,7 +178,7 @@ def _physics(
     if not differentiate:
         return prediction, None
     a, potential, by_positions, by_strain = torch.autograd.grad(
-        energies.free_energy, (leaf_sum, leaf_density, leaf.positions, strain)
+        free_energy, (leaf_sum, leaf_density, leaf.positions, strain)
     )
     weight, _ = model.head
     number = weights.number.detach()

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk
+from ase.data import atomic_numbers
+
+from ase_ldos.descriptors.power_spectrum import PowerSpectrum
+from ase_ldos.model import LDOSModel, ModelMetadata, bundled_models
+from ase_ldos.networks.mlp import MLP
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -38,3 +47,64 @@ def mala_folder() -> Path:
 def dft_folder() -> Path:
     """Pseudopotentials."""
     return _folder("dft")
+
+
+def small_model(symbols: tuple[str, ...] = ("Be",), *, cutoff: float = 4.2) -> LDOSModel:
+    """A deterministic model with random weights, float64, that gives any compact structure a plausible LDOS."""
+    generator = torch.Generator().manual_seed(7)
+    descriptor = PowerSpectrum(tuple(atomic_numbers[s] for s in symbols), cutoff=cutoff, n_radial=3, lmax=2)
+    network = MLP(10, 60, hidden=(16, 16), generator=generator).double()
+    # features of points among typical atoms, so that the inputs of the network are of order one
+    points = 2 * torch.rand(200, 3, generator=generator, dtype=torch.float64) - 1
+    atoms = 10 * torch.rand(125, 3, generator=generator, dtype=torch.float64) - 5
+    features = descriptor(points, atoms, torch.arange(125) % len(symbols))
+    mix = torch.randn(descriptor.n_features, 10, generator=generator, dtype=torch.float64)
+    projection = 2 * mix / features.std(dim=0)[:, None] / descriptor.n_features**0.5
+    with torch.no_grad():
+        hidden = network.features((features - features.mean(dim=0)) @ projection)
+        network.head.weight.mul_(0.012)
+        network.head.bias.copy_(0.035 - network.head.weight @ hidden.mean(dim=0))
+    metadata = ModelMetadata(
+        name="small",
+        valence=dict.fromkeys(symbols, 2.0),
+        electronic_temperature=3000.0,
+        grid_spacing=0.45,
+        fermi_level=4.0,
+    )
+    energies = torch.linspace(-5, 12, 60, dtype=torch.float64)
+    model = LDOSModel(descriptor, network, energies, metadata, mean=features.mean(dim=0), projection=projection)
+    return model.eval().requires_grad_(False)
+
+
+@pytest.fixture
+def be_model() -> LDOSModel:
+    """The small model of beryllium."""
+    return small_model()
+
+
+@pytest.fixture
+def alloy_model() -> LDOSModel:
+    """The small model of beryllium and magnesium."""
+    return small_model(("Be", "Mg"))
+
+
+@pytest.fixture(params=["cubic", "hcp", "skewed"])
+def be_atoms(request: pytest.FixtureRequest) -> Atoms:
+    """Rattled beryllium in a cubic, a hexagonal and a triclinic cell."""
+    if request.param == "cubic":
+        atoms = bulk("Be", "bcc", a=2.5, cubic=True).repeat((2, 1, 1))
+    else:
+        atoms = bulk("Be", "hcp", a=2.27, c=3.57)
+    if request.param == "skewed":
+        shear = np.array([[1.02, 0.1, -0.07], [0.05, 0.98, 0.12], [0.2, -0.11, 1.01]])
+        atoms.set_cell(atoms.cell[:] @ shear, scale_atoms=True)
+    atoms.rattle(0.08, seed=3)
+    return atoms
+
+
+@pytest.fixture
+def bundled() -> str:
+    """Name of the bundled model, where it is there."""
+    if "be" not in bundled_models():
+        pytest.skip("the bundled model be is not in this checkout")
+    return "be"

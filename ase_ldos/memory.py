@@ -1,0 +1,57 @@
+"""When memory runs out: tell it from other errors, and find a block of grid points that fits."""
+
+from __future__ import annotations
+
+import gc
+
+import torch
+
+from ase_ldos.descriptors.blocks import iterate_blocks
+from ase_ldos.grid import Grid
+from ase_ldos.model import LDOSModel
+from ase_ldos.predict import KEEP_BYTES
+from ase_ldos.structure import Structure
+
+#: What torch and the system say when an allocation on the CPU fails.
+_PHRASES = ("out of memory", "not enough memory", "allocate memory")
+#: Float64 arrays of the size of the grid that Hartree and exchange-correlation energies hold at once, about.
+_WORK_ARRAYS = 40
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether this is a failed allocation, on the CPU or on a device."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(phrase in str(error).lower() for phrase in _PHRASES)
+
+
+def largest_fitting_block(
+    model: LDOSModel, structure: Structure, grid: Grid, *, below: int, backward: bool
+) -> int | None:
+    """Halve a number of grid points until a block of that size fits, by trying; None if not even one point does."""
+    size = below
+    while (size := size // 2) >= 1:
+        gc.collect()
+        if model.device.type == "cuda":
+            torch.cuda.empty_cache()
+        try:
+            _try_block(model, structure, grid, size, backward)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        else:
+            return size
+    return None
+
+
+def _try_block(model: LDOSModel, structure: Structure, grid: Grid, size: int, backward: bool) -> None:
+    """Evaluate one block beside the memory that a whole prediction needs for other things."""
+    kept = min(KEEP_BYTES, grid.n_points * model.network.n_features * model.dtype.itemsize)
+    ballast = torch.empty(kept + 8 * _WORK_ARRAYS * grid.n_points, dtype=torch.uint8, device=model.device)
+    block = next(iterate_blocks(model.descriptor, structure, grid, max_points=size, dtype=model.dtype))
+    atoms = block.atoms.requires_grad_(backward)
+    with torch.set_grad_enabled(backward):
+        hidden = model.hidden(block)
+        if backward:
+            torch.autograd.grad(hidden.sum(), atoms)
+    del ballast
