@@ -151,7 +151,9 @@ def load_snapshot(path: PathLike) -> Snapshot:
 
 
 def load_snapshots(source: PathLike | Iterable[PathLike]) -> list[Snapshot]:
-    """Read all snapshots of a folder, a file (also a packed one), or several of either, sorted by name within a folder.
+    """Read all snapshots of a folder, a data set, a file (also a packed one), or several of these.
+
+    Within a folder they are sorted by name; those of a data set stay on disk and are read where they are touched.
 
     Raises:
         ValueError: nothing is there, or a file is wrong (see :func:`load_snapshot`).
@@ -160,6 +162,10 @@ def load_snapshots(source: PathLike | Iterable[PathLike]) -> list[Snapshot]:
         return [snapshot for path in source for snapshot in load_snapshots(path)]
     path = Path(source)
     if path.is_dir():
+        from ase_ldos.data.dataset import is_dataset, load_dataset
+
+        if is_dataset(path):
+            return load_dataset(path)
         files = sorted(p for p in path.glob("*.npz") if not p.name.startswith("."))
         if not files:
             raise ValueError(f"folder {path} has no .npz file; snapshots are expected there")
@@ -267,8 +273,8 @@ def snapshot_from_arrays(name: str, arrays: Mapping[str, np.ndarray], source: st
     check_arrays(arrays, source)
     known = {key: arrays[key] for key in SHAPES if key in arrays}
     values: dict[str, Any] = {key: float(value) if SHAPES[key] == () else value for key, value in known.items()}
-    if "density" in values:
-        values["density"] = values["density"].astype(np.result_type(values["density"].dtype, np.float32))
+    if "density" in values and values["density"].dtype == np.float16:
+        values["density"] = values["density"].astype(np.float32)
     return Snapshot(name=name, **values)
 
 
