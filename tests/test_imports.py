@@ -30,6 +30,7 @@ FLOORS = {
     "training": 5.6,
     "predict": 6,
     "evaluate": 7,
+    "cli_train": 7,
     "memory": 7,
     "grid_keeper": 7,
     "calculator_setup": 7,

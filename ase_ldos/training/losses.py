@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,7 +28,6 @@ class LossWeights:
         dos: of the total DOS.
         density: of the density at all points.
         energy: per (eV/atom)².
-        offset: pulls the shared error of a family to zero, per (eV/atom)².
         forces: per (eV/Å)², mean over components.
         stress: per (eV/Å³)², mean over components.
         ldos_points: number of points drawn in each step.
@@ -38,7 +37,6 @@ class LossWeights:
     dos: float = 1.0
     density: float = 50.0
     energy: float = 100.0
-    offset: float = 10.0
     forces: float = 1.0
     stress: float = 100.0
     ldos_points: int = 2000
@@ -128,24 +126,36 @@ class LDOSPoints:
 class Trainee(nn.Module):
     """The model and what is fitted beside it: the error that DFT energies of one family (one k-mesh) share.
 
+    An offset follows the mean energy error of its family, never farther than the k-mesh noise that it stands for.
+
     Args:
         model: to be trained.
         families: names of the families.
     """
 
-    #: Unit of the offsets, eV/atom: so large that an optimiser's usual step moves them at the pace of the network.
-    UNIT = 0.03
+    #: Largest offset, eV/atom: the k-mesh noise of total energies between cell types.
+    SPREAD = 0.005
+    #: Part of the way to the latest error that an offset goes.
+    RATE = 0.1
+
+    offsets: Tensor
 
     def __init__(self, model: LDOSModel, families: Iterable[str]) -> None:
         super().__init__()
         self.model = model
         self.families = {name: place for place, name in enumerate(sorted(set(families)))}
-        self.offsets = nn.Parameter(torch.zeros(len(self.families), dtype=torch.float64))
+        self.register_buffer("offsets", torch.zeros(len(self.families), dtype=torch.float64))
 
-    def offset(self, family: str) -> Tensor:
+    def offset(self, family: str) -> float:
         """Energy offset of a family, eV/atom; zero for one that is not trained on."""
         place = self.families.get(family)
-        return self.offsets.new_zeros(()) if place is None else self.UNIT * self.offsets[place]
+        return 0.0 if place is None else float(self.offsets[place])
+
+    def follow(self, family: str, error: float) -> None:
+        """Move the offset of a family towards an energy error (eV/atom)."""
+        place = self.families[family]
+        moved = self.offsets[place] + self.RATE * (error - self.offsets[place])
+        self.offsets[place] = moved.clamp(-self.SPREAD, self.SPREAD)
 
 
 class LDOSLoss:
@@ -171,9 +181,8 @@ class LDOSLoss:
         squares: dict[str, Tensor] = {}
         if labels.free_energy is not None:
             error = (found.free_energy - labels.free_energy) / len(snapshot.structure)
-            offset = trainee.offset(snapshot.family)
-            squares["energy"] = (error - offset).square()
-            squares["offset"] = offset.square()
+            squares["energy"] = (error - trainee.offset(snapshot.family)).square()
+            trainee.follow(snapshot.family, float(error.detach()))
         if labels.forces is not None and found.forces is not None:
             squares["forces"] = (found.forces - labels.forces).square().mean()
         if labels.stress is not None and found.stress is not None:
@@ -196,3 +205,32 @@ class LDOSLoss:
 
 def _relative(found: Tensor, reference: Tensor) -> Tensor:
     return (found - reference).square().sum() / reference.square().sum()
+
+
+def measure(trainee: nn.Module, snapshots: Sequence[TrainingSnapshot], weights: LossWeights) -> dict[str, float]:
+    """Root mean squares of the same errors over whole snapshots, and their weighted sum as ``"loss"``."""
+    assert isinstance(trainee, Trainee)
+    model, squares = trainee.model, dict[str, list[float]]()
+    for snapshot in snapshots:
+        labels, found = snapshot.labels, evaluate_snapshot(trainee.model, snapshot)
+
+        def note(name: str, value: Tensor) -> None:
+            squares.setdefault(name, []).append(float(value.detach()))
+
+        if labels.free_energy is not None:
+            error = (found.free_energy - labels.free_energy) / len(snapshot.structure)
+            note("energy", (error - trainee.offset(snapshot.family)).square())
+        if labels.forces is not None and found.forces is not None:
+            note("forces", (found.forces - labels.forces).square().mean())
+        if labels.stress is not None and found.stress is not None:
+            note("stress", (found.stress - labels.stress).square().mean())
+        if labels.density is not None:
+            note("density", _relative(found.density, labels.density))
+        if labels.dos is not None:
+            note("dos", _relative(found.dos, labels.dos))
+        if labels.ldos is not None:
+            weight, bias = (part.to(found.hidden).detach() for part in model.head)
+            note("ldos", _relative(torch.addmm(bias, found.hidden.detach(), weight.T), labels.ldos))
+    means = {name: sum(values) / len(values) for name, values in squares.items()}
+    loss = sum(getattr(weights, name) * value for name, value in means.items())
+    return {"loss": loss, **{name: value**0.5 for name, value in means.items()}}
