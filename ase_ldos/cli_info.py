@@ -1,0 +1,50 @@
+"""``ase-ldos info``: what a model is for and how good it is."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("model", metavar="MODEL", help="name of a bundled model (be) or path of a model file")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the model's metadata."""
+    from ase_ldos.model import LDOSModel, model_path
+
+    path = model_path(args.model)
+    model = LDOSModel.load(args.model)
+    metadata, energies = model.metadata, model.energies
+    network = model.network
+    layers = " - ".join(str(n) for n in (network.n_inputs, *network.hidden, network.n_outputs))
+    settings = {key: value for key, value in model.descriptor.settings().items() if key not in ("kind", "species")}
+    rows = {
+        "model": f"{metadata.name} ({path.name}, {path.stat().st_size / 1e6:.2f} MB)",
+        "valence electrons": ", ".join(f"{symbol} {charge:g}" for symbol, charge in metadata.valence.items()),
+        "functional": metadata.functional.upper(),
+        "electronic temperature": f"{metadata.electronic_temperature:g} K",
+        "energy grid": f"{energies[0]:g} to {energies[-1]:g} eV, {len(energies)} nodes",
+        "smearing of the LDOS": f"{metadata.smearing:g} eV (standard deviation)",
+        "grid spacing": f"{metadata.grid_spacing:g} Å",
+        "shortest distance": f"{metadata.minimum_distance:g} Å",
+        "descriptor": f"{model.descriptor.settings()['kind']}, {model.descriptor.n_features} features, "
+        + ", ".join(f"{key} {value}" for key, value in settings.items()),
+        "network": f"{layers}, {network.activation}" + (", linear skip" if network.skip else ""),
+        "parameters": f"{sum(p.numel() for p in network.parameters())}, {str(model.dtype).removeprefix('torch.')}",
+    }
+    _print_rows(rows)
+    if metadata.errors:
+        print("\nerrors on held-back structures")
+        _print_rows({name: f"{value:.4g}" for name, value in metadata.errors.items()})
+    if metadata.provenance:
+        print("\nprovenance")
+        _print_rows({name: str(value) for name, value in metadata.provenance.items()})
+    return 0
+
+
+def _print_rows(rows: dict[str, str]) -> None:
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        print(f"{name:{width}}  {value}")

@@ -1,0 +1,143 @@
+"""Pictures and cube files of predictions. Figures are made without pyplot: no windows, no global state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+from ase.data import covalent_radii
+from ase.data.colors import jmol_colors
+from ase.io.cube import write_cube
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle
+from scipy.special import expit
+
+from ase_ldos.units import BOHR, BOLTZMANN
+
+#: Atoms this far (Å) from the plane of a slice are still drawn.
+SLICE_DEPTH = 0.7
+
+
+def dos_figure(
+    energies: np.ndarray, dos: np.ndarray, fermi_level: float, electronic_temperature: float, *, title: str = ""
+) -> Figure:
+    """Plot the density of states, its occupied part shaded, and the Fermi level.
+
+    Args:
+        energies: nodes, eV, ``[energy]``.
+        dos: D, 1/eV, ``[energy]``.
+        fermi_level: μ, eV.
+        electronic_temperature: K.
+        title: of the figure.
+    """
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.add_subplot()
+    # finer than the nodes, because the occupation falls faster than D changes
+    fine = np.linspace(energies[0], energies[-1], 2000)
+    curve = np.interp(fine, energies, dos)
+    occupation = expit((fermi_level - fine) / (BOLTZMANN * electronic_temperature))
+    axes.fill_between(fine, curve * occupation, color="tab:blue", alpha=0.35, linewidth=0, label="occupied")
+    axes.plot(fine, curve, color="tab:blue")
+    axes.axvline(fermi_level, color="black", linestyle="--", linewidth=1, label=f"μ = {fermi_level:.3f} eV")
+    axes.set(xlabel="energy (eV)", ylabel="density of states (1/eV)", title=title, xlim=(energies[0], energies[-1]))
+    axes.legend(frameon=False)
+    return figure
+
+
+def dos_history_figure(
+    times: np.ndarray, energies: np.ndarray, dos: np.ndarray, fermi_levels: np.ndarray, *, title: str = ""
+) -> Figure:
+    """Plot how the density of states changes in time.
+
+    Args:
+        times: fs, ``[time]``, at least two.
+        energies: eV, ``[energy]``.
+        dos: D, 1/eV, ``[time, energy]``.
+        fermi_levels: μ, eV, ``[time]``.
+        title: of the figure.
+    """
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.add_subplot()
+    picture = axes.pcolormesh(times, energies, dos.T, shading="nearest", cmap="viridis", rasterized=True)
+    axes.plot(times, fermi_levels, color="white", linestyle="--", linewidth=1)
+    axes.set(xlabel="time (fs)", ylabel="energy (eV)", title=title)
+    figure.colorbar(picture, label="density of states (1/eV)")
+    return figure
+
+
+def density_figure(
+    atoms: Atoms, density: np.ndarray, *, axis: int = 2, position: float | None = None, title: str = ""
+) -> Figure:
+    """Plot the density in a plane of two lattice vectors, with the atoms near that plane.
+
+    Args:
+        atoms: the structure.
+        density: n, e/Å³, ``[nx, ny, nz]``.
+        axis: the lattice vector (0, 1, 2) that is not in the plane.
+        position: where the plane cuts it, as a fraction; default: through the first atom.
+        title: of the figure.
+
+    Raises:
+        ValueError: ``axis`` is not 0, 1 or 2.
+    """
+    if axis not in (0, 1, 2):
+        raise ValueError(f"axis is {axis}; it must be 0, 1 or 2")
+    scaled = atoms.get_scaled_positions()
+    place = float(scaled[0, axis] if position is None else position) % 1.0
+    layer = round(place * density.shape[axis]) % density.shape[axis]
+    first, second = (vector for number, vector in enumerate(atoms.cell[:]) if number != axis)
+    values = np.take(density, layer, axis=axis)
+    # the plane once around, so that the picture reaches the cell's edges
+    values = np.pad(values, ((0, 1), (0, 1)), mode="wrap")
+    across = first / np.linalg.norm(first)
+    up = second - (second @ across) * across
+    plane = np.stack((across, up / np.linalg.norm(up)))
+    i, j = np.meshgrid(*(np.linspace(0, 1, n) for n in values.shape), indexing="ij")
+    points = (i[..., None] * first + j[..., None] * second) @ plane.T
+    figure = Figure(figsize=(5.6, 4.8), layout="constrained")
+    axes = figure.add_subplot()
+    picture = axes.pcolormesh(points[..., 0], points[..., 1], values, shading="gouraud", cmap="magma", rasterized=True)
+    figure.colorbar(picture, label="electron density (e/Å³)")
+    for number, spot in _atoms_near_plane(atoms, scaled, axis, layer / density.shape[axis]):
+        colour = jmol_colors[number]
+        axes.add_patch(Circle(tuple(spot @ plane.T), 0.3 * covalent_radii[number], facecolor=colour, edgecolor="white"))
+    axes.set(xlabel="Å", ylabel="Å", aspect="equal", title=title or f"plane at {place:.3f} of lattice vector {axis}")
+    return figure
+
+
+def _atoms_near_plane(atoms: Atoms, scaled: np.ndarray, axis: int, place: float) -> Iterator[tuple[int, np.ndarray]]:
+    """Atomic number and in-plane Cartesian position of the atoms (and images at the cell's edges) near the plane."""
+    height = atoms.get_volume() / np.linalg.norm(np.cross(*(v for n, v in enumerate(atoms.cell[:]) if n != axis)))
+    for number, fractional in zip(atoms.numbers, scaled):
+        distance = (fractional[axis] - place + 0.5) % 1.0 - 0.5
+        if abs(distance) * height > SLICE_DEPTH:
+            continue
+        for step in np.ndindex(3, 3):
+            inside = np.insert(np.delete(fractional, axis) % 1.0 + np.array(step) - 1, axis, 0.0)
+            if np.all((inside > -0.05) & (inside < 1.05)):
+                yield int(number), inside @ atoms.cell[:]
+
+
+def write_density(path: str | Path, atoms: Atoms, density: np.ndarray) -> None:
+    """Write a cube file of the density (given in e/Å³; in the file e/bohr³, as the format has it)."""
+    with Path(path).open("w", encoding="utf-8") as file:
+        write_cube(file, atoms, density * BOHR**3, comment="electron density, e/bohr^3, by ase-ldos")
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """Give a path to write to; it becomes ``path`` at the end, or vanishes when an error is raised.
+
+    Raises:
+        OSError: the folder does not exist or is not writable.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.stem}.part{path.suffix}")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
