@@ -1,0 +1,127 @@
+"""Conversions there and back, and the command."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.io import read, write
+
+from ase_ldos.data.convert import add_arguments, convert, read_any, run, snapshot_from_atoms
+from ase_ldos.data.dataset import load_dataset
+from ase_ldos.data.snapshot import Snapshot, load_snapshots, save_snapshot
+from ase_ldos.model import LDOSModel
+
+
+def make(name: str) -> Snapshot:
+    rng = np.random.default_rng(len(name))
+    atoms = bulk("Be", "hcp", a=2.25, c=3.54)
+    return Snapshot(
+        name=name,
+        numbers=atoms.numbers,
+        cell=atoms.cell.array,
+        positions=atoms.positions,
+        energies=np.array([-1.0, 0.0, 1.0]),
+        ldos=rng.random((4, 4, 6, 3)).astype(np.float32),
+        ldos_scale=1.0,
+        density=rng.random((4, 4, 6)),
+        free_energy=-61.5,
+        forces=rng.random((2, 3)),
+        stress=np.array([[1.0, 0.1, 0.2], [0.1, 2.0, 0.3], [0.2, 0.3, 3.0]]),
+        valence=2.0,
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("a", "bb"):
+        save_snapshot(tmp_path / f"{name}.npz", make(name))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("to", "out", "again", "keys"),
+    [
+        ("npz", "out", ["out"], ("ldos", "density", "forces", "stress")),
+        ("dataset", "out", ["out"], ("ldos", "density", "forces", "stress")),
+        ("packed", "out.npz", ["out.npz"], ("density", "forces", "stress")),
+        ("mala", "out", ["out/a.info.json", "out/bb.info.json"], ("ldos", "forces")),
+        ("extxyz", "out.xyz", ["out.xyz"], ("forces", "stress")),
+    ],
+)
+def test_there_and_back(folder: Path, to: str, out: str, again: list[str], keys: tuple[str, ...]) -> None:
+    convert([folder / "a.npz", folder / "bb.npz"], folder / out, to)
+    snapshots = read_any([folder / part for part in again], np.array([-1.0, 0.0, 1.0]))
+    assert [s.name for s in snapshots] == ["a", "bb"]
+    for snapshot in snapshots:
+        original = make(snapshot.name)
+        assert snapshot.free_energy == pytest.approx(-61.5)
+        np.testing.assert_allclose(snapshot.positions, original.positions, atol=1e-7)
+        for key in keys:
+            np.testing.assert_allclose(getattr(snapshot, key), getattr(original, key), rtol=5e-4, atol=1e-6)
+
+
+def test_cubes_there_and_back(folder: Path) -> None:
+    convert([folder / "a.npz"], folder / "cubes", "ldos-cube")
+    (snapshot,) = read_any(sorted((folder / "cubes/a").glob("*.cube")), np.array([-1.0, 0.0, 1.0]))
+    np.testing.assert_allclose(snapshot.ldos_values(), make("a").ldos_values(), rtol=1e-5)
+    convert([folder / "a.npz"], folder / "densities", "density-cube")
+    assert (folder / "densities/a.cube").exists()
+
+
+def test_ase_labels_are_taken_over(tmp_path: Path) -> None:
+    atoms = bulk("Al", cubic=True)
+    atoms.rattle(0.1, seed=1)
+    atoms.calc = EMT()
+    energy, forces, stress = atoms.get_potential_energy(), atoms.get_forces(), atoms.get_stress(voigt=False)
+    write(tmp_path / "al.xyz", atoms)
+    (snapshot,) = read_any([tmp_path / "al.xyz"])
+    assert snapshot.name == "al_0000"
+    assert snapshot.free_energy == pytest.approx(energy, abs=1e-6)
+    np.testing.assert_allclose(snapshot.forces, forces, atol=1e-6)
+    np.testing.assert_allclose(snapshot.stress, stress, atol=1e-6)
+    with pytest.raises(ValueError, match="structure x carries no energy"):
+        snapshot_from_atoms(bulk("Al"), "x")
+
+
+def test_extxyz_is_readable_by_ase(folder: Path) -> None:
+    convert([folder], folder / "all.xyz", "extxyz")
+    frames = read(folder / "all.xyz", ":")
+    assert frames[0].get_potential_energy() == pytest.approx(-61.5)
+    np.testing.assert_allclose(frames[1].get_stress(), [1, 2, 3, 0.3, 0.2, 0.1], atol=1e-8)
+
+
+def command(*arguments: str) -> int:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return run(parser.parse_args(list(arguments)))
+
+
+def test_command_converts_data_and_models(folder: Path, mala_folder: Path) -> None:
+    out = folder / "set"
+    assert command(str(folder), "--to", "dataset", "--out", str(out)) == 0
+    assert [s.name for s in load_dataset(out)] == ["a", "bb"]
+    info = str(mala_folder / "Be_snapshot0.info.json")
+    command(info, "--to", "npz", "--out", str(folder / "mala"), "--energies", "-5", "2.5", "11")
+    (snapshot,) = load_snapshots(folder / "mala")
+    assert snapshot.shape == (18, 18, 27)
+    command(str(mala_folder / "Be_model.zip"), "--to", "model", "--out", str(folder / "be.safetensors"))
+    assert LDOSModel.load(folder / "be.safetensors").metadata.valence == {"Be": 2.0}
+
+
+def test_bad_input_is_named(folder: Path, mala_folder: Path) -> None:
+    with pytest.raises(ValueError, match="no file or folder"):
+        convert([folder / "none"], folder / "out", "npz")
+    with pytest.raises(ValueError, match="the format 'hdf' is unknown"):
+        convert([folder], folder / "out", "hdf")
+    with pytest.raises(ValueError, match="do not say their energies"):
+        convert([mala_folder / "Be_snapshot0.info.json"], folder / "out", "npz")
+    (folder / "bad.xyz").write_text("nothing\n")
+    with pytest.raises(ValueError, match=r"bad\.xyz cannot be read"):
+        convert([folder / "bad.xyz"], folder / "out", "npz")
+    with pytest.raises(ValueError, match="2 are given"):
+        command("a.zip", "b.zip", "--to", "model", "--out", "x")
