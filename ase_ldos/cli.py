@@ -11,14 +11,14 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from ase_ldos import __version__
+import ase_ldos
 
 #: Subcommand → its module and what it does.
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("ase_ldos.cli_demo", "run molecular dynamics of beryllium and draw what came out"),
     "predict": ("ase_ldos.cli_predict", "predict energies, forces, DOS and density of a structure file"),
     "info": ("ase_ldos.cli_info", "tell what a model is for and how good it is"),
-    "train": ("ase_ldos.training.recipe", "train a model from a recipe (TOML)"),
+    "train": ("ase_ldos.cli_train", "train a model from a recipe (TOML)"),
     "evaluate": ("ase_ldos.evaluate", "measure a model's errors on reference data"),
     "label": ("ase_ldos.data.label", "make reference data with Quantum ESPRESSO"),
     "convert": ("ase_ldos.data.convert", "convert reference data of other programs"),
@@ -57,7 +57,7 @@ def _main_parser() -> argparse.ArgumentParser:
         epilog=f"commands:\n{listing}\n\n'ase-ldos COMMAND --help' tells the options of a command.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"ase-ldos {__version__}")
+    parser.add_argument("--version", action="version", version=f"ase-ldos {ase_ldos.__version__}")
     parser.add_argument("command", choices=list(COMMANDS), metavar="COMMAND", help="one of the commands below")
     return parser
 

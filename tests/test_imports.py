@@ -36,6 +36,9 @@ FLOORS = {
     "calculator_setup": 7,
     "calculator": 7,
     "cli": 7,
+    "cli_demo": 7,
+    "cli_info": 7,
+    "cli_predict": 7,
     "view": 7,
     "ase_plugin": 7,
 }
