@@ -224,7 +224,7 @@ def broaden(values: np.ndarray, energies: np.ndarray, sigma_add: float, onto: np
     Args:
         values: ``[..., energy]``.
         energies: equidistant, increasing, eV, ``[energy]``.
-        sigma_add: standard deviation of the added Gaussian, eV; 0 leaves the data as they are.
+        sigma_add: standard deviation of the added Gaussian, eV; 0 leaves the data as they are, on nodes only.
         onto: energies at which the result is wanted (default: ``energies``), eV.
 
     Returns:
@@ -246,8 +246,10 @@ def broaden(values: np.ndarray, energies: np.ndarray, sigma_add: float, onto: np
         )
     values = np.asarray(values)
     dtype = np.result_type(values.dtype, np.float32)
-    if sigma_add == 0 and onto is None:
-        return values.astype(dtype)
+    if sigma_add == 0:
+        places = np.rint((target - energies[0]) / spacing).astype(int)
+        if np.allclose(energies[places], target, atol=1e-6 * spacing):
+            return values[..., places].astype(dtype)
     if sigma_add < 0.8 * spacing:
         raise ValueError(f"sigma_add is {sigma_add} eV; it must be at least 0.8 of the energy spacing {spacing:.4g} eV")
     return values.astype(dtype) @ _broadening_matrix(energies, target, sigma_add, spacing).astype(dtype)

@@ -50,7 +50,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             header = (file.metadata() or {}).get(_HEADER)
             if header is None:
                 raise ValueError(f"{path} is not a training checkpoint of ase-ldos")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            # copies lie aligned in memory as those of the run did, so that kernels round in the same way
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a dict
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged or not a safetensors file: {error}") from error
     return _restore(json.loads(header), tensors)

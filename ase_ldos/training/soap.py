@@ -94,5 +94,8 @@ def _start(state: dict[str, Any], matrix: Tensor) -> None:
 
 
 def _eigenvectors(covariance: Tensor) -> Tensor:
-    """In double precision: gradients span many orders of magnitude."""
-    return torch.linalg.eigh(covariance.double())[1].to(covariance)
+    """In double precision: gradients span many orders of magnitude.
+
+    Contiguous, as a checkpoint gives them back: products of another layout would round differently.
+    """
+    return torch.linalg.eigh(covariance.double())[1].to(covariance).contiguous()

@@ -1,0 +1,241 @@
+"""Training on LDOS, energies and forces: the same physics as ``predict``, right gradients, resumable runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk
+
+from ase_ldos.data.snapshot import Snapshot, load_snapshots, save_snapshot
+from ase_ldos.descriptors.power_spectrum import PowerSpectrum
+from ase_ldos.grid import Grid
+from ase_ldos.model import LDOSModel
+from ase_ldos.predict import predict, predict_ldos
+from ase_ldos.structure import Structure
+from ase_ldos.training.batches import Scaler, TrainingSnapshot, fit_scaler, prepare_snapshot, voigt
+from ase_ldos.training.losses import LDOSLoss, LDOSPoints, LossWeights, Trainee, evaluate_snapshot
+from ase_ldos.training.recipe import Recipe, load_recipe, split_data, train_model
+
+RECIPE = """
+name = "toy"
+data = ["data"]
+hold_back = 3
+hold_back_offset = 2
+
+[model]
+valence = { Be = 2.0 }
+smearing = 0.3
+window = [-5.0, 12.0]
+spacing = 0.2881355932203390
+descriptor = { cutoff = 4.2, n_radial = 3, lmax = 2 }
+n_inputs = 20
+hidden = [16]
+electronic_temperature = 3000.0
+grid_spacing = 0.45
+
+[training]
+ldos_steps = 30
+epochs = 6
+learning_rate = 3e-3
+validate_every = 2
+weights = { ldos_points = 200 }
+"""
+
+
+def rattled(seed: int) -> Atoms:
+    atoms = bulk("Be", "hcp", a=2.25, c=3.55)
+    atoms.rattle(0.08, seed=seed)
+    return atoms
+
+
+def labelled(model: LDOSModel, seed: int, *, with_ldos: bool = True) -> Snapshot:
+    """A snapshot whose labels are what ``model`` predicts."""
+    atoms = rattled(seed)
+    structure = Structure.from_atoms(atoms)
+    found = predict(model, structure, ("forces", "stress"))
+    assert found.forces is not None
+    assert found.stress is not None
+    ldos = {
+        "energies": model.energies.numpy(),
+        "ldos": predict_ldos(model, structure).numpy().astype(np.float32),
+        "ldos_scale": 1.0,
+        "ldos_sigma": 0.3,
+        "dos": found.dos.numpy(),
+    }
+    return Snapshot(
+        name=f"be_{seed:02d}",
+        numbers=atoms.numbers,
+        cell=atoms.cell[:],
+        positions=atoms.positions,
+        density=found.density.numpy(),
+        free_energy=found.free_energy,
+        forces=found.forces.numpy(),
+        stress=found.stress.numpy(),
+        electronic_temperature=3000.0,
+        **(ldos if with_ldos else {}),
+    )
+
+
+def prepared(model: LDOSModel, snapshot: Snapshot) -> TrainingSnapshot:
+    assert isinstance(model.descriptor, PowerSpectrum)
+    scaler = Scaler(model.mean, model.projection)
+    ready = prepare_snapshot(
+        snapshot, model.descriptor, scaler, {4: 2.0}, energies=model.energies.numpy(), smearing=0.3, spacing=0.45
+    )
+    assert ready.jacobian is not None
+    return replace(ready, inputs=ready.inputs.double(), jacobian=ready.jacobian.double())
+
+
+@pytest.fixture
+def toy(be_model: LDOSModel, tmp_path: Path) -> Recipe:
+    """A recipe with six snapshots in its folder, two of them without LDOS."""
+    (tmp_path / "data").mkdir()
+    for seed in range(6):
+        snapshot = labelled(be_model, seed, with_ldos=seed % 3 != 1)
+        save_snapshot(tmp_path / "data" / f"{snapshot.name}.npz", snapshot)
+    (tmp_path / "toy.toml").write_text(RECIPE)
+    return load_recipe(tmp_path / "toy.toml")
+
+
+def test_training_sees_the_physics_of_predict(be_model: LDOSModel) -> None:
+    snapshot = labelled(be_model, 3)
+    found = evaluate_snapshot(be_model, prepared(be_model, snapshot))
+    assert found.forces is not None
+    assert found.stress is not None
+    assert float(found.free_energy.detach()) == pytest.approx(snapshot.free_energy, abs=2e-5)
+    np.testing.assert_allclose(found.forces.detach(), snapshot.forces, atol=2e-5)
+    assert snapshot.stress is not None
+    np.testing.assert_allclose(found.stress.detach(), voigt(torch.as_tensor(snapshot.stress)), atol=2e-6)
+    np.testing.assert_allclose(found.density.detach(), np.ravel(snapshot.density), atol=1e-6)
+
+
+def test_gradient_of_the_loss_is_its_finite_difference(be_model: LDOSModel) -> None:
+    ready = prepared(be_model, labelled(be_model, 3))
+    other = prepared(be_model, labelled(be_model, 4))
+    ready = replace(ready, labels=replace(other.labels, ldos=ready.labels.ldos))
+    be_model.requires_grad_(True)
+    trainee = Trainee(be_model, [ready.family])
+
+    def loss() -> torch.Tensor:
+        points = LDOSPoints(ready.inputs, ready.labels.ldos + 0.001)
+        weights = LossWeights(stress=3.0, ldos_points=50)
+        return LDOSLoss(weights, torch.Generator().manual_seed(0), points)(trainee, replace(ready, family="other"))[0]
+
+    trainee.families["other"] = 0
+    for parameter in (be_model.network.head.weight, be_model.network.layers[0].weight):
+        (gradient,) = torch.autograd.grad(loss(), parameter)
+        direction = gradient / gradient.norm()
+        values = []
+        for step in (1e-5, -1e-5):
+            trainee.offsets.zero_()
+            with torch.no_grad():
+                parameter.add_(step * direction)
+            values.append(float(loss().detach()))
+            with torch.no_grad():
+                parameter.sub_(step * direction)
+            trainee.offsets.zero_()
+        assert (values[0] - values[1]) / 2e-5 == pytest.approx(float(gradient.norm()), rel=1e-4)
+
+
+def test_offsets_follow_a_family_within_the_noise_of_k_meshes(be_model: LDOSModel) -> None:
+    trainee = Trainee(be_model, ["hcp", "fcc"])
+    for _ in range(100):
+        trainee.follow("hcp", 0.003)
+        trainee.follow("fcc", -1.0)
+    assert trainee.offset("hcp") == pytest.approx(0.003, abs=1e-5)
+    assert trainee.offset("fcc") == -Trainee.SPREAD
+    assert trainee.offset("bcc") == 0.0
+
+
+def test_training_learns_and_a_killed_run_goes_on(toy: Recipe, tmp_path: Path) -> None:
+    training, validation = split_data(toy)
+    assert [snapshot.name for snapshot in validation] == ["be_02", "be_05"]
+    assert {snapshot.ldos is None for snapshot in training} == {True, False}
+    model, history = train_model(toy, training, validation, progress=False)
+    first, last = (history.records[place].validation for place in (1, -1))
+    assert last["loss"] < 0.7 * first["loss"]
+    assert {"energy", "forces", "stress", "density", "dos", "ldos"} <= last.keys()
+
+    checkpoint = tmp_path / "run.ck"
+    with pytest.raises(KeyboardInterrupt), pytest.MonkeyPatch.context() as patch:
+        calls = iter(range(100))
+
+        def interrupt(*_: object) -> float:
+            if next(calls) > 14:
+                raise KeyboardInterrupt
+            return 0.0
+
+        patch.setattr(Trainee, "offset", lambda self, family: interrupt(family))
+        patch.setattr(Trainee, "follow", lambda *_: None)
+        train_model(toy, training, validation, checkpoint=checkpoint, progress=False)
+    assert checkpoint.exists()
+
+
+def test_resumed_run_has_the_same_losses(toy: Recipe, tmp_path: Path) -> None:
+    training, validation = split_data(toy)
+    whole = train_model(toy, training, validation, progress=False)[1]
+    checkpoint = tmp_path / "run.ck"
+    # stops after the first epochs, as a killed run would
+    train_model(toy, training, validation, checkpoint=checkpoint, time_limit=1e-9, progress=False)
+    resumed = train_model(toy, training, validation, checkpoint=checkpoint, progress=False)[1]
+    assert [r.train["loss"] for r in resumed.records] == [r.train["loss"] for r in whole.records]
+
+
+def test_scaler_whitens_the_features(be_model: LDOSModel) -> None:
+    assert isinstance(be_model.descriptor, PowerSpectrum)
+    snapshots = [labelled(be_model, seed) for seed in (1, 2)]
+    scaler = fit_scaler(be_model.descriptor, snapshots, 8, floor=0.0, progress=False)
+    charges, energies = {4: 2.0}, be_model.energies.numpy()
+    inputs = torch.cat(
+        [
+            prepare_snapshot(
+                s, be_model.descriptor, scaler, charges, energies=energies, smearing=0.3, jacobian=False
+            ).inputs
+            for s in snapshots
+        ]
+    ).double()
+    np.testing.assert_allclose(inputs.mean(dim=0), 0, atol=1e-4)
+    np.testing.assert_allclose(inputs.T @ inputs / len(inputs), np.eye(8), atol=1e-3)
+
+
+def test_grid_of_a_snapshot_without_fields(be_model: LDOSModel) -> None:
+    snapshot = replace(labelled(be_model, 1, with_ldos=False), density=None)
+    ready = prepared(be_model, snapshot)
+    assert ready.grid.shape == Grid.with_spacing(ready.structure.cell, 0.45).shape
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('name = "toy"', 'nome = "toy"', "unknown key 'nome'"),
+        ("smearing = 0.3", "", "smearing"),
+        ("hold_back = 3", "hold_back = 1", "at least every second"),
+        ("epochs = 6", "epochs = [", "not a TOML file"),
+        ("ldos_points", "points", "unknown key 'points'"),
+    ],
+)
+def test_bad_recipes_are_named(toy: Recipe, old: str, new: str, message: str) -> None:
+    path = toy.folder / "bad.toml"
+    path.write_text(RECIPE.replace(old, new))
+    with pytest.raises(ValueError, match=message):
+        load_recipe(path)
+
+
+def test_data_that_cannot_be_trained_on(toy: Recipe, be_model: LDOSModel) -> None:
+    with pytest.raises(FileNotFoundError, match="no data at nowhere"):
+        split_data(replace(toy, data=("nowhere",)))
+    without = [snapshot for snapshot in load_snapshots(toy.folder / "data") if snapshot.ldos is None]
+    with pytest.raises(ValueError, match="0 training snapshots with LDOS"):
+        train_model(toy, without, without, progress=False)
+    training, validation = split_data(toy)
+    snap = replace(toy, model=replace(toy.model, descriptor={"kind": "snap", "twojmax": 2}))
+    with pytest.raises(ValueError, match="has no Jacobian"):
+        train_model(snap, training, validation, progress=False)
+    broad = replace(labelled(be_model, 1), ldos_sigma=0.5)
+    with pytest.raises(ValueError, match="broader than the model's"):
+        prepared(be_model, broad)
