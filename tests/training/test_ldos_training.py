@@ -156,7 +156,7 @@ def test_training_learns_from_data_with_and_without_ldos(toy: Recipe) -> None:
     training, validation = split_data(toy)
     assert [snapshot.name for snapshot in validation] == ["be_02", "be_05"]
     assert {snapshot.ldos is None for snapshot in training} == {True, False}
-    model, history = train_model(toy, training, validation, progress=False)
+    _, history = train_model(toy, training, validation, progress=False)
     first, last = (history.records[place].validation for place in (1, -1))
     assert last["loss"] < 0.7 * first["loss"]
     assert {"energy", "forces", "stress", "density", "dos", "ldos"} <= last.keys()
