@@ -14,7 +14,7 @@ from ase_ldos.neighbours import Images
 from ase_ldos.structure import Structure
 
 #: Grid points of a block: large enough for matrix products, small enough for the cache.
-DEFAULT_BLOCK = 512
+DEFAULT_BLOCK = 1024
 
 
 @dataclass(frozen=True)
