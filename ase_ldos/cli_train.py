@@ -9,7 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from ase_ldos.evaluate import evaluate_model, format_table, summarise
-from ase_ldos.training.recipe import load_recipe, split_data, train_model
+from ase_ldos.training.recipe import load_recipe, split_data
+from ase_ldos.training.stages import train_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -19,7 +19,8 @@ from ase_ldos.predict import predict, predict_ldos
 from ase_ldos.structure import Structure
 from ase_ldos.training.batches import Scaler, TrainingSnapshot, fit_scaler, prepare_snapshot, voigt
 from ase_ldos.training.losses import LDOSLoss, LDOSPoints, LossWeights, Trainee, evaluate_snapshot
-from ase_ldos.training.recipe import Recipe, load_recipe, split_data, train_model
+from ase_ldos.training.recipe import Recipe, load_recipe, split_data
+from ase_ldos.training.stages import train_model
 
 RECIPE = """
 name = "toy"
