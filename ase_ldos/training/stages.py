@@ -72,34 +72,18 @@ def train_model(
         raise ValueError(
             f"{len(with_ldos)} training snapshots with LDOS and {len(validation)} held back; one of each is the least"
         )
-    settings, plan = recipe.model, recipe.training
+    plan = recipe.training
     generator = torch.Generator().manual_seed(recipe.seed)
-    species = [atomic_numbers[symbol] for symbol in settings.valence]
-    descriptor = make_descriptor({"kind": "power_spectrum", **settings.descriptor, "species": species})
-    if not isinstance(descriptor, PowerSpectrum):
-        raise ValueError(f"descriptor {settings.descriptor.get('kind')!r} has no Jacobian; train with power_spectrum")
+    descriptor = _descriptor(recipe)
     scaler = fit_scaler(
         descriptor,
         with_ldos,
-        settings.n_inputs,
-        floor=settings.whitening_floor,
-        spacing=settings.grid_spacing,
+        recipe.model.n_inputs,
+        floor=recipe.model.whitening_floor,
+        spacing=recipe.model.grid_spacing,
         progress=progress,
     )
-    charges = {atomic_numbers[symbol]: float(charge) for symbol, charge in settings.valence.items()}
-    ready, held_back = (
-        prepare_snapshots(
-            part,
-            descriptor,
-            scaler,
-            charges,
-            energies=settings.energies,
-            smearing=settings.smearing,
-            spacing=settings.grid_spacing,
-            progress=progress,
-        )
-        for part in (training, validation)
-    )
+    ready, held_back = (_prepare(recipe, part, descriptor, scaler, progress) for part in (training, validation))
     model = build_model(recipe, descriptor, scaler, generator)
     points = LDOSPoints.gather(ready)
     assert points is not None
@@ -124,6 +108,31 @@ def train_model(
         time_limit=time_limit,
     )
     return model.eval(), history
+
+
+def _descriptor(recipe: Recipe) -> PowerSpectrum:
+    species = [atomic_numbers[symbol] for symbol in recipe.model.valence]
+    descriptor = make_descriptor({"kind": "power_spectrum", **recipe.model.descriptor, "species": species})
+    if not isinstance(descriptor, PowerSpectrum):
+        kind = recipe.model.descriptor.get("kind")
+        raise ValueError(f"descriptor {kind!r} has no Jacobian; train with power_spectrum")
+    return descriptor
+
+
+def _prepare(
+    recipe: Recipe, snapshots: Sequence[Snapshot], descriptor: PowerSpectrum, scaler: Scaler, progress: bool
+) -> list[TrainingSnapshot]:
+    settings = recipe.model
+    return prepare_snapshots(
+        snapshots,
+        descriptor,
+        scaler,
+        {atomic_numbers[symbol]: float(charge) for symbol, charge in settings.valence.items()},
+        energies=settings.energies,
+        smearing=settings.smearing,
+        spacing=settings.grid_spacing,
+        progress=progress,
+    )
 
 
 def _start_linear(model: LDOSModel, points: LDOSPoints) -> None:
