@@ -28,14 +28,17 @@ def is_out_of_memory(error: BaseException) -> bool:
 def largest_fitting_block(
     model: LDOSModel, structure: Structure, grid: Grid, *, below: int, backward: bool
 ) -> int | None:
-    """Halve a number of grid points until a block of that size fits, by trying; None if not even one point does."""
+    """A number of grid points per block, at most half of ``below``, whose memory was there twice; None if none is.
+
+    Found by trying and halving: twice, because a whole prediction leaves memory in pieces that one block does not see.
+    """
     size = below
     while (size := size // 2) >= 1:
         gc.collect()
         if model.device.type == "cuda":
             torch.cuda.empty_cache()
         try:
-            _try_block(model, structure, grid, size, backward)
+            _try_block(model, structure, grid, min(2 * size, grid.n_points), backward)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
