@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from ase_ldos.evaluate import evaluate_model, format_table, summarise
+from ase_ldos.model import LDOSModel
 from ase_ldos.training.recipe import load_recipe, split_data
 from ase_ldos.training.stages import train_model
 
@@ -18,6 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", help="TOML file; see ase_ldos/models/recipes/be.toml")
     parser.add_argument("--out", help="model file (default: the recipe's name with .safetensors)")
     parser.add_argument("--data", nargs="+", help="snapshot files or folders instead of the recipe's")
+    parser.add_argument("--start", metavar="MODEL", help="go on from this model's weights")
+    parser.add_argument("--learning-rate", type=float, help="instead of the recipe's")
     parser.add_argument("--epochs", type=int, help="instead of the recipe's")
     parser.add_argument("--checkpoint", help="file from which a killed run goes on (default: none is kept)")
     parser.add_argument("--time-limit", type=float, metavar="S", help="seconds for the last stage")
@@ -28,14 +31,18 @@ def run(args: argparse.Namespace) -> int:
     recipe = load_recipe(args.recipe)
     if args.data:
         recipe = replace(recipe, data=tuple(args.data))
-    if args.epochs is not None:
-        recipe = replace(recipe, training=replace(recipe.training, epochs=args.epochs))
+    plan = {"epochs": args.epochs, "learning_rate": args.learning_rate}
+    changes = {key: value for key, value in plan.items() if value is not None}
+    recipe = replace(recipe, training=replace(recipe.training, **changes))
     out = Path(args.out or f"{recipe.name}.safetensors")
     if not out.parent.is_dir():
         raise FileNotFoundError(f"the folder {out.parent} of the model file does not exist")
     training, validation = split_data(recipe)
     checkpoint = Path(args.checkpoint) if args.checkpoint else None
-    model, history = train_model(recipe, training, validation, checkpoint=checkpoint, time_limit=args.time_limit)
+    start = LDOSModel.load(args.start) if args.start else None
+    model, history = train_model(
+        recipe, training, validation, start=start, checkpoint=checkpoint, time_limit=args.time_limit
+    )
     errors = evaluate_model(model, validation)
     model.metadata = replace(
         model.metadata,
@@ -45,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
             "training": sorted(snapshot.name for snapshot in training),
             "held back": sorted(snapshot.name for snapshot in validation),
             "epochs": len(history.records),
+            "started from": start.metadata.provenance if start else None,
             "torch": version("torch"),
             "ase-ldos": version("ase-ldos"),
         },

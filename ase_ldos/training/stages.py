@@ -50,6 +50,7 @@ def train_model(
     training: Sequence[Snapshot],
     validation: Sequence[Snapshot],
     *,
+    start: LDOSModel | None = None,
     checkpoint: Path | None = None,
     time_limit: float | None = None,
     progress: bool = True,
@@ -60,6 +61,7 @@ def train_model(
         recipe: what and how.
         training: snapshots to learn from; at least one with LDOS.
         validation: whole snapshots that are never trained on.
+        start: a model of the same recipe whose weights to go on from; the first two stages are left out then.
         checkpoint: file from which a killed run goes on.
         time_limit: seconds for the last stage.
         progress: show bars.
@@ -74,21 +76,19 @@ def train_model(
         )
     plan = recipe.training
     generator = torch.Generator().manual_seed(recipe.seed)
-    descriptor = _descriptor(recipe)
-    scaler = fit_scaler(
-        descriptor,
-        with_ldos,
-        recipe.model.n_inputs,
-        floor=recipe.model.whitening_floor,
-        spacing=recipe.model.grid_spacing,
-        progress=progress,
-    )
+    if start is None:
+        descriptor = _descriptor(recipe)
+        scaler = _fit_scaler(recipe, with_ldos, descriptor, progress)
+        model = build_model(recipe, descriptor, scaler, generator)
+    else:
+        model = _check_start(recipe, start)
+        descriptor, scaler = _descriptor(recipe), Scaler(model.mean.double(), model.projection.double())
     ready, held_back = (_prepare(recipe, part, descriptor, scaler, progress) for part in (training, validation))
-    model = build_model(recipe, descriptor, scaler, generator)
     points = LDOSPoints.gather(ready)
     assert points is not None
-    _start_linear(model, points)
-    _train_on_ldos(model, points, plan, generator, progress)
+    if start is None:
+        _start_linear(model, points)
+        _train_on_ldos(model, points, plan, generator, progress)
     trainee = Trainee(model, [snapshot.family for snapshot in ready])
     history = fit(
         trainee,
@@ -117,6 +117,22 @@ def _descriptor(recipe: Recipe) -> PowerSpectrum:
         kind = recipe.model.descriptor.get("kind")
         raise ValueError(f"descriptor {kind!r} has no Jacobian; train with power_spectrum")
     return descriptor
+
+
+def _fit_scaler(recipe: Recipe, snapshots: Sequence[Snapshot], descriptor: PowerSpectrum, progress: bool) -> Scaler:
+    settings = recipe.model
+    floor, spacing = settings.whitening_floor, settings.grid_spacing
+    return fit_scaler(descriptor, snapshots, settings.n_inputs, floor=floor, spacing=spacing, progress=progress)
+
+
+def _check_start(recipe: Recipe, start: LDOSModel) -> LDOSModel:
+    """The model to go on from, if it is what the recipe asks for."""
+    same_energies = torch.equal(start.energies, torch.as_tensor(recipe.model.energies))
+    wanted = (_descriptor(recipe).settings(), recipe.model.n_inputs, list(recipe.model.hidden), True)
+    found = (start.descriptor.settings(), start.network.n_inputs, start.network.settings()["hidden"], same_energies)
+    if wanted != found:
+        raise ValueError(f"the model to start from is not of this recipe: it has {found}, the recipe asks for {wanted}")
+    return start.train().requires_grad_(True)
 
 
 def _prepare(

@@ -173,6 +173,17 @@ def test_resumed_run_has_the_same_losses(toy: Recipe, tmp_path: Path) -> None:
     assert [r.train["loss"] for r in resumed.records] == [r.train["loss"] for r in whole.records]
 
 
+def test_training_goes_on_from_a_model(toy: Recipe, be_model: LDOSModel) -> None:
+    training, validation = split_data(toy)
+    first, history = train_model(toy, training, validation, progress=False)
+    gentle = replace(toy, training=replace(toy.training, learning_rate=1e-4))
+    _, longer = train_model(gentle, training, validation, start=first, progress=False)
+    early = next(place for place, record in enumerate(history.records) if record.validation)
+    assert longer.records[early].validation["loss"] < 0.7 * history.records[early].validation["loss"]
+    with pytest.raises(ValueError, match="is not of this recipe"):
+        train_model(toy, training, validation, start=be_model, progress=False)
+
+
 def test_scaler_whitens_the_features(be_model: LDOSModel) -> None:
     assert isinstance(be_model.descriptor, PowerSpectrum)
     snapshots = [labelled(be_model, seed) for seed in (1, 2)]
