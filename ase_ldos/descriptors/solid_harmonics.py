@@ -112,5 +112,7 @@ def translation_tensor(lmax: int) -> Tensor:
 
 def gradient_tensor(lmax: int) -> Tensor:
     """Tensor G of ∂S_i/∂r_x = Σ_j G_xij S_j, float64 ``[3, i, j]``: the part of the translation linear in b."""
+    if lmax == 0:
+        return torch.zeros(3, 1, 1, dtype=torch.float64)
     # S_1m stands in the order y, z, x
     return translation_tensor(lmax)[[3, 1, 2]]
