@@ -28,8 +28,15 @@ class Descriptor(Protocol):
         ...
 
     def __call__(self, points: Tensor, atoms: Tensor, species: Tensor) -> Tensor:
-        """Features ``[grid, feature]`` of ``points`` ``[grid, 3]`` (Å) surrounded by ``atoms`` ``[image, 3]`` (Å)
-        with species indices ``[image]`` (int64); differentiable twice in points and atoms.
+        """Evaluate the features, differentiable twice in points and atoms.
+
+        Args:
+            points: Å, ``[grid, 3]``.
+            atoms: all that may be near one of the points, Å, ``[image, 3]``.
+            species: their species indices, int64 ``[image]``.
+
+        Returns:
+            ``[grid, feature]``.
         """
         ...
 

@@ -9,8 +9,9 @@ differentiable everywhere; each one is the square of the one before, so no expon
 
     x = [A_sn00, Σ_m A_(sn)lm A_(s'n')lm for (sn) ≤ (s'n'), l = 0 … l_max]
 
-(the power spectrum of Bartók, Kondor, Csányi, Phys. Rev. B 87, 184115 (2013), eq. 24, about grid points). With the addition theorem
-S_lm(R − r) = Σ T_lm,l'm'(−r) S_l'm'(R) the sum over atoms is the matrix product [grid × atom][atom × lm], which BLAS does at full speed.
+(the power spectrum of Bartók, Kondor, Csányi, Phys. Rev. B 87, 184115 (2013), eq. 24, about grid points). With the
+addition theorem S_lm(R − r) = Σ T_lm,l'm'(−r) S_l'm'(R) the sum over atoms is the matrix product
+[grid × atom][atom × lm], which BLAS does at full speed.
 """
 
 from __future__ import annotations
