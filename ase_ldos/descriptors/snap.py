@@ -28,8 +28,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ase_ldos.descriptors.hypersphere import HarmonicBasis, harmonic_basis, polynomial_factors, rotation_quadrature
-from ase_ldos.descriptors.triple_integrals import Bispectrum, TripleIntegrals, bispectrum_triples
+from ase_ldos.descriptors.bispectrum import Bispectrum, bispectrum_triples
+from ase_ldos.descriptors.hypersphere import HarmonicBasis, harmonic_basis, rotation_quadrature
+from ase_ldos.descriptors.sphere_polynomials import polynomial_factors
+from ase_ldos.descriptors.triple_integrals import TripleIntegrals
 
 #: Terms of the series of cos and sin up to π/2; the next one is below 1e-17.
 SERIES_TERMS = 12
@@ -82,9 +84,9 @@ class SNAP:
         self.switch = bool(switch)
         self.rfac0 = float(rfac0)
         self.triples = bispectrum_triples(self.twojmax)
-        nodes, node_weights = rotation_quadrature(3 * self.twojmax)
-        self._basis, values = harmonic_basis(self.twojmax, nodes, node_weights)
-        self._integrals = TripleIntegrals.of(self.triples, self._basis, values, node_weights)
+        quadrature = rotation_quadrature(3 * self.twojmax)
+        self._basis, values = harmonic_basis(self.twojmax, quadrature)
+        self._integrals = TripleIntegrals.of(self.triples, self._basis, values, quadrature)
         self._converted: dict[tuple[torch.dtype, torch.device], tuple[HarmonicBasis, TripleIntegrals]] = {}
 
     @property

@@ -148,13 +148,15 @@ def test_equals_sum_over_clebsch_gordan_coefficients() -> None:
     torch.testing.assert_close(features, torch.tensor(expected, dtype=torch.float64), rtol=1e-11, atol=1e-11)
 
 
-def test_gradients(small: SNAP) -> None:
+@pytest.mark.parametrize("twojmax", [0, 1, 3])
+def test_gradients(twojmax: int) -> None:
+    descriptor = SNAP((4, 13), twojmax=twojmax, cutoff=3.0, weights=[1.0, 0.6])
     points, atoms, species = surroundings(n_atoms=4)
     atoms[0] = points[0]  # an atom on a grid point
     points[1] += 50.0  # a point without neighbours
-    inputs = (points[:3].requires_grad_(), atoms.requires_grad_())
-    assert torch.autograd.gradcheck(lambda p, a: small(p, a, species), inputs)
-    assert torch.autograd.gradgradcheck(lambda p, a: small(p, a, species), inputs)
+    inputs = (points[:2].requires_grad_(), atoms.requires_grad_())
+    assert torch.autograd.gradcheck(lambda p, a: descriptor(p, a, species), inputs)
+    assert torch.autograd.gradgradcheck(lambda p, a: descriptor(p, a, species), inputs)
 
 
 def test_hessian_of_full_size_against_finite_differences() -> None:
@@ -206,7 +208,13 @@ def test_many_points_equal_each_alone(small: SNAP) -> None:
     _, atoms, species = surroundings()
     alone = torch.cat([small(point[None], atoms, species) for point in points])
     torch.testing.assert_close(small(points, atoms, species), alone, rtol=1e-11, atol=1e-11)
-    assert small(points[:0], atoms, species).shape == (0, small.n_features)
+
+
+def test_no_points_are_no_features(small: SNAP) -> None:
+    points, atoms, species = surroundings()
+    features = small(points[:0], atoms.requires_grad_(), species)
+    assert features.shape == (0, small.n_features)
+    assert not torch.autograd.grad(features.sum(), atoms)[0].any()
 
 
 def test_isolated_point_has_the_constants_of_the_self_term(small: SNAP) -> None:
