@@ -24,6 +24,8 @@ from ase_ldos.data.upf import read_pseudopotential
 from ase_ldos.units import BOLTZMANN, RYDBERG
 
 PREFIX = "pwscf"
+#: Holds the number of the running process, by which one that outlived its parent is found again.
+PID_FILE = "pid"
 #: Unit of the stored float16 LDOS, 1/(eV Å³): values up to 64, resolution 5e-4 of each value.
 LDOS_SCALE = 2.0**-10
 
@@ -135,14 +137,16 @@ def run_pw(text: str, folder: Path, *, launcher: str = "") -> None:
     command = [*shlex.split(launcher), "pw.x", "-in", "pw.in"]
     try:
         with (folder / "pw.out").open("w") as output:
-            done = subprocess.run(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT, check=False)
+            process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
+            (folder / PID_FILE).write_text(str(process.pid))
+            exit_code = process.wait()
     except OSError as error:
         raise CalculationError(f"{command[0]} could not be started: {error}") from error
     output_text = (folder / "pw.out").read_text(errors="replace")
     if "convergence NOT achieved" in output_text:
         raise CalculationError("the self-consistent cycle did not converge; lower mixing_beta in the recipe's options")
     if "JOB DONE" not in output_text:
-        raise CalculationError(f"pw.x stopped (exit code {done.returncode}): {_reason(output_text)}")
+        raise CalculationError(f"pw.x stopped (exit code {exit_code}): {_reason(output_text)}")
 
 
 def _reason(output: str) -> str:

@@ -8,10 +8,11 @@ import json
 import logging
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
@@ -19,7 +20,7 @@ from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
-from ase_ldos.data.espresso import CalculationError, calculate, check_setup
+from ase_ldos.data.espresso import PID_FILE, CalculationError, calculate, check_setup
 from ase_ldos.data.recipe import Recipe, load_recipe
 from ase_ldos.data.snapshot import PathLike, load_snapshot, save_snapshot
 
@@ -91,7 +92,7 @@ def label_structures(
         waiting = [name for name in named if name not in found and name not in failed]
         finished: list[str] = []
         queue = _core_sets(workers, cores_per_worker, pin=not launcher)
-        shutil.rmtree(folder / ".work", ignore_errors=True)
+        _end_leftovers(folder / ".work")
 
         def work(name: str) -> None:
             cores = queue.get()
@@ -162,6 +163,17 @@ def _is_labelled(folder: Path, name: str, atoms: Atoms) -> bool:
     if not same or max(abs(snapshot.positions - atoms.positions).max(), abs(snapshot.cell - atoms.cell).max()) > 1e-6:
         raise ValueError(f"{path} labels another structure than {name!r} of this list; choose another folder")
     return True
+
+
+def _end_leftovers(work: Path) -> None:
+    """End calculations that outlived a killed run, and remove their files."""
+    for file in work.glob(f"*/{PID_FILE}"):
+        with suppress(OSError, ValueError):
+            pid = int(file.read_text())
+            # the number may belong to another process by now; ours works in that folder
+            if Path(f"/proc/{pid}/cwd").resolve() == file.parent.resolve():
+                os.kill(pid, signal.SIGTERM)
+    shutil.rmtree(work, ignore_errors=True)
 
 
 def _read_failures(folder: Path) -> dict[str, str]:

@@ -180,7 +180,12 @@ def load_snapshots(source: PathLike | Iterable[PathLike]) -> list[Snapshot]:
 
 
 def save_snapshot(path: PathLike, snapshot: Snapshot) -> None:
-    """Write one snapshot as compressed ``.npz``; the file appears complete or not at all."""
+    """Write one snapshot as compressed ``.npz``; the file appears complete or not at all.
+
+    Raises:
+        ValueError: the name does not end in ``.npz``.
+        OSError: the folder is missing or the disk full.
+    """
     _write_arrays(path, snapshot_to_arrays(snapshot))
 
 
@@ -304,5 +309,7 @@ def _write_arrays(path: PathLike, arrays: Mapping[str, np.ndarray]) -> None:
     try:
         np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
         temporary.replace(path)
+    except OSError as error:
+        raise OSError(f"{path} could not be written: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)

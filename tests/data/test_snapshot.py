@@ -216,6 +216,20 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
         save_snapshot(tmp_path / "a.txt", make())
 
 
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_snapshot(tmp_path / "a.npz", make())
+    before = (tmp_path / "a.npz").read_bytes()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez_compressed", full)
+    with pytest.raises(OSError, match=r"a\.npz could not be written: .*No space left"):
+        save_snapshot(tmp_path / "a.npz", make(ldos=True))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
+    assert (tmp_path / "a.npz").read_bytes() == before
+
+
 def test_packed_files_are_checked(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="'a' stands twice"):
         pack_snapshots(tmp_path / "all.npz", [make(), make()])
