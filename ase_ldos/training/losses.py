@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -126,36 +127,39 @@ class LDOSPoints:
 class Trainee(nn.Module):
     """The model and what is fitted beside it: the error that DFT energies of one family (one k-mesh) share.
 
-    An offset follows the mean energy error of its family, never farther than the k-mesh noise that it stands for.
+    An offset follows the mean energy error of its family, never farther than the k-mesh noise that it stands for. Over
+    all snapshots the offsets sum to zero: they part the families, the model's mean energy stays DFT's.
 
     Args:
         model: to be trained.
-        families: names of the families.
+        families: the family of every training snapshot.
     """
 
-    #: Largest offset, eV/atom: the k-mesh noise of total energies between cell types.
+    #: Largest offset before centring, eV/atom: the k-mesh noise of total energies between cell types.
     SPREAD = 0.005
     #: Part of the way to the latest error that an offset goes.
     RATE = 0.1
 
-    offsets: Tensor
+    errors: Tensor
 
     def __init__(self, model: LDOSModel, families: Iterable[str]) -> None:
         super().__init__()
         self.model = model
-        self.families = {name: place for place, name in enumerate(sorted(set(families)))}
-        self.register_buffer("offsets", torch.zeros(len(self.families), dtype=torch.float64))
+        counts = Counter(families)
+        self.families = {name: place for place, name in enumerate(sorted(counts))}
+        self.shares = torch.tensor([counts[name] for name in self.families], dtype=torch.float64) / counts.total()
+        self.register_buffer("errors", torch.zeros(len(self.families), dtype=torch.float64))
 
     def offset(self, family: str) -> float:
         """Energy offset of a family, eV/atom; zero for one that is not trained on."""
         place = self.families.get(family)
-        return 0.0 if place is None else float(self.offsets[place])
+        return 0.0 if place is None else float(self.errors[place] - self.shares @ self.errors)
 
     def follow(self, family: str, error: float) -> None:
         """Move the offset of a family towards an energy error (eV/atom)."""
         place = self.families[family]
-        moved = self.offsets[place] + self.RATE * (error - self.offsets[place])
-        self.offsets[place] = moved.clamp(-self.SPREAD, self.SPREAD)
+        moved = self.errors[place] + self.RATE * (error - self.errors[place])
+        self.errors[place] = moved.clamp(-self.SPREAD, self.SPREAD)
 
 
 class LDOSLoss:
