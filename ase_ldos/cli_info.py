@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 
+from ase_ldos.evaluate import COLUMNS
+from ase_ldos.model import LDOSModel, model_path
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
@@ -12,8 +15,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the model's metadata."""
-    from ase_ldos.model import LDOSModel, model_path
-
     path = model_path(args.model)
     model = LDOSModel.load(args.model)
     metadata, energies = model.metadata, model.energies
@@ -37,11 +38,26 @@ def run(args: argparse.Namespace) -> int:
     _print_rows(rows)
     if metadata.errors:
         print("\nerrors on held-back structures")
-        _print_rows({name: f"{value:.4g}" for name, value in metadata.errors.items()})
+        _print_rows({name: f"{value:.4g} {_unit(name)}" for name, value in metadata.errors.items()})
     if metadata.provenance:
         print("\nprovenance")
-        _print_rows({name: str(value) for name, value in metadata.provenance.items()})
+        _print_rows({name: _readable(value) for name, value in metadata.provenance.items()})
     return 0
+
+
+def _unit(name: str) -> str:
+    """Unit of an error; bias and spread have that of their quantity."""
+    quantity = max((key for key in COLUMNS if name.startswith(key)), key=len, default="")
+    return COLUMNS[quantity][1] if quantity else ""
+
+
+def _readable(value: object) -> str:
+    """Lists as names with commas; of an earlier training only its recipe and length."""
+    if isinstance(value, list):
+        return f"{len(value)}: {', '.join(map(str, value))}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {value[key]}" for key in ("recipe", "epochs") if key in value)
+    return str(value)
 
 
 def _print_rows(rows: dict[str, str]) -> None:
