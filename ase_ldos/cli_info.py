@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from ase_ldos.evaluate import COLUMNS
-from ase_ldos.model import LDOSModel, model_path
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
@@ -15,6 +12,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the model's metadata."""
+    from ase_ldos.model import LDOSModel, model_path
+
     path = model_path(args.model)
     model = LDOSModel.load(args.model)
     metadata, energies = model.metadata, model.energies
@@ -47,6 +46,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _unit(name: str) -> str:
     """Unit of an error; bias and spread have that of their quantity."""
+    from ase_ldos.evaluate import COLUMNS
+
     quantity = max((key for key in COLUMNS if name.startswith(key)), key=len, default="")
     return COLUMNS[quantity][1] if quantity else ""
 
