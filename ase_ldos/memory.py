@@ -9,7 +9,7 @@ import torch
 from ase_ldos.descriptors.blocks import iterate_blocks
 from ase_ldos.grid import Grid
 from ase_ldos.model import LDOSModel
-from ase_ldos.predict import KEEP_BYTES
+from ase_ldos.predict import KEEP_BYTES, hidden_bytes
 from ase_ldos.structure import Structure
 
 #: What torch and the system say when an allocation on the CPU fails.
@@ -49,7 +49,7 @@ def largest_fitting_block(
 
 def _try_block(model: LDOSModel, structure: Structure, grid: Grid, size: int, backward: bool) -> None:
     """Evaluate one block beside the memory that a whole prediction needs for other things."""
-    kept = min(KEEP_BYTES, grid.n_points * model.network.n_features * model.dtype.itemsize)
+    kept = min(KEEP_BYTES, hidden_bytes(model, grid))
     ballast = torch.empty(kept + 8 * _WORK_ARRAYS * grid.n_points, dtype=torch.uint8, device=model.device)
     block = next(iterate_blocks(model.descriptor, structure, grid, max_points=size, dtype=model.dtype))
     atoms = block.atoms.requires_grad_(backward)

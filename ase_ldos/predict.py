@@ -102,13 +102,14 @@ def predict(
         weight, bias = model.head
         ldos_sum = weight @ hidden.sum() + bias * grid.n_points
         thermal_energy = BOLTZMANN * temperature
-        n_electrons = float(model.charges(structure.numbers).sum())
+        charges = model.charges(structure.numbers)
+        n_electrons = float(charges.sum())
         level = fermi_level(ldos_sum * grid.voxel_volume, model.energies, n_electrons, thermal_energy, guess)
     with torch.no_grad(), record_function("ase_ldos::density"):
         density, response = hidden.project(*_number_weights(model.energies, level, thermal_energy))
     with record_function("ase_ldos::energies"):
         prediction, adjoint = _physics(
-            model, structure, grid, ldos_sum, density, response, thermal_energy, level, bool(want)
+            model, structure, charges, grid, ldos_sum, density, response, thermal_energy, level, bool(want)
         )
     if adjoint is None:
         return prediction
@@ -135,6 +136,7 @@ def predict_ldos(
 def _physics(
     model: LDOSModel,
     structure: Structure,
+    charges: Tensor,
     grid: Grid,
     ldos_sum: Tensor,
     density: Tensor,
@@ -151,8 +153,7 @@ def _physics(
         strained = leaf.strained(strain)
         moved = Grid(strained.cell, grid.shape)
         dos = leaf_sum * moved.voxel_volume
-        n_electrons = float(model.charges(structure.numbers).sum())
-        mu = fermi_level(dos, model.energies, n_electrons, thermal_energy, float(level))
+        mu = fermi_level(dos, model.energies, float(charges.sum()), thermal_energy, float(level))
         weights = occupation_weights(model.energies, mu, thermal_energy)
         energies = total_energies(
             band=weights.band @ dos,
@@ -161,7 +162,7 @@ def _physics(
             density=(leaf_density + (mu - mu.detach()) * response).reshape(grid.shape),
             grid=moved,
             structure=strained,
-            charges=model.charges(structure.numbers),
+            charges=charges,
             functional=model.metadata.functional,
         )
         free_energy = energies.free_energy
@@ -198,13 +199,17 @@ def _number_weights(energies: Tensor, level: Tensor, thermal_energy: float) -> t
     return weights.detach(), response
 
 
+def hidden_bytes(model: LDOSModel, grid: Grid) -> int:
+    """Memory of the hidden features of all points of a grid."""
+    return grid.n_points * model.network.n_features * model.dtype.itemsize
+
+
 class _Hidden:
     """The hidden features of all points of a grid, block by block: kept where they fit, else evaluated again."""
 
     def __init__(self, model: LDOSModel, structure: Structure, grid: Grid, chunk_size: int) -> None:
         self.model, self.structure, self.grid, self.chunk_size = model, structure, grid, chunk_size
-        size = grid.n_points * model.network.n_features * torch.finfo(model.dtype).bits // 8
-        self._kept: list[Tensor] | None = [] if size <= KEEP_BYTES else None
+        self._kept: list[Tensor] | None = [] if hidden_bytes(model, grid) <= KEEP_BYTES else None
 
     def blocks(self) -> Iterator[Block]:
         return iterate_blocks(

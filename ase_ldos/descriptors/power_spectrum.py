@@ -50,9 +50,9 @@ class PowerSpectrum:
         self.n_radial = int(n_radial)
         self.lmax = int(lmax)
         self._slices = degree_slices(self.lmax)
-        self._translation = translation_tensor(self.lmax)
+        translation_tensor(self.lmax)  # checks lmax, and is solved for here rather than within the first prediction
         channels = len(self.species) * self.n_radial
-        self._pairs = torch.triu_indices(channels, channels)
+        self.pairs = torch.triu_indices(channels, channels)
         self.amplitude_scale = self._amplitude_scale()
 
     @property
@@ -85,7 +85,7 @@ class PowerSpectrum:
     def invariants(self, amplitudes: Tensor) -> Tensor:
         """Features ``[grid, feature]`` of amplitudes ``[grid, channel, lm]``."""
         blocks = [amplitudes[:, :, 0]]
-        first, second = self._pairs.to(amplitudes.device)
+        first, second = self.pairs.to(amplitudes.device)
         for rows in self._slices:
             part = amplitudes[:, :, rows]
             products = part @ part.mT if part.shape[-1] > 1 else part * part.mT
@@ -102,10 +102,13 @@ class PowerSpectrum:
             for _ in range(self.n_radial):
                 moments.append(bell @ harmonics[mine])
                 bell = bell * bell
+        return torch.stack(moments, dim=1) @ self.translation(points).mT * self.amplitude_scale.to(points)
+
+    def translation(self, points: Tensor) -> Tensor:
+        """T(−r) that moves harmonics about the centre to the points, ``[grid, lm, l'm']``."""
         size = (self.lmax + 1) ** 2
-        translation = self._translation.to(points).reshape(size, size * size)
-        shift = (solid_harmonics(-points, self.lmax) @ translation).reshape(-1, size, size)
-        return torch.stack(moments, dim=1) @ shift.mT * self.amplitude_scale.to(points)
+        tensor = translation_tensor(self.lmax).to(points).reshape(size, size * size)
+        return (solid_harmonics(-points, self.lmax) @ tensor).reshape(-1, size, size)
 
     def _widest_bell(self, points: Tensor, atoms: Tensor) -> Tensor:
         """max(0, 1 − d²/r_c²)³, ``[grid, image]``."""

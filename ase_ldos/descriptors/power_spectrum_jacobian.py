@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ase_ldos.descriptors.blocks import Block
 from ase_ldos.descriptors.power_spectrum import PowerSpectrum
-from ase_ldos.descriptors.solid_harmonics import degree_slices, gradient_tensor, solid_harmonics, translation_tensor
+from ase_ldos.descriptors.solid_harmonics import degree_slices, gradient_tensor, solid_harmonics
 
 _VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 
@@ -34,7 +34,7 @@ def power_spectrum_jacobian(descriptor: PowerSpectrum, block: Block, n_atoms: in
     """
     tangents = _amplitude_derivatives(descriptor, block, n_atoms)
     amplitudes = descriptor.amplitudes(block.points, block.atoms, block.species)
-    first, second = torch.triu_indices(amplitudes.shape[1], amplitudes.shape[1])
+    first, second = descriptor.pairs
     columns = [tangents[..., 0]]
     for rows in degree_slices(descriptor.lmax):
         left, right = tangents[..., rows], amplitudes[:, :, rows]
@@ -48,8 +48,7 @@ def _amplitude_derivatives(descriptor: PowerSpectrum, block: Block, n_atoms: int
     points, size = block.points, (descriptor.lmax + 1) ** 2
     channels = len(descriptor.species) * descriptor.n_radial
     result = points.new_zeros((len(points), 3 * n_atoms + 6, channels, size))
-    translation = translation_tensor(descriptor.lmax).to(points).reshape(size, size * size)
-    shift = (solid_harmonics(-points, descriptor.lmax) @ translation).reshape(-1, size, size)
+    shift = descriptor.translation(points)
     gradient = gradient_tensor(descriptor.lmax).to(points)
     for atom in range(n_atoms):
         mine = block.owners == atom
