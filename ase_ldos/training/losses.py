@@ -182,19 +182,10 @@ class LDOSLoss:
         w, labels, model = self.weights, snapshot.labels, trainee.model
         wants_slopes = (w.forces > 0 and labels.forces is not None) or (w.stress > 0 and labels.stress is not None)
         found = evaluate_snapshot(model, snapshot, forces=wants_slopes, create_graph=True)
-        squares: dict[str, Tensor] = {}
+        squares = _squared_errors(trainee, snapshot, found)
         if labels.free_energy is not None:
             error = (found.free_energy - labels.free_energy) / len(snapshot.structure)
-            squares["energy"] = (error - trainee.offset(snapshot.family)).square()
             trainee.follow(snapshot.family, float(error.detach()))
-        if labels.forces is not None and found.forces is not None:
-            squares["forces"] = (found.forces - labels.forces).square().mean()
-        if labels.stress is not None and found.stress is not None:
-            squares["stress"] = (found.stress - labels.stress).square().mean()
-        if labels.density is not None:
-            squares["density"] = _relative(found.density, labels.density)
-        if labels.dos is not None:
-            squares["dos"] = _relative(found.dos, labels.dos)
         if self.points is not None and w.ldos > 0:
             squares["ldos"] = self._ldos(model, self.points)
         loss = torch.stack([getattr(w, name) * value for name, value in squares.items()]).sum()
@@ -204,37 +195,44 @@ class LDOSLoss:
         chosen = torch.randint(len(points.inputs), (self.weights.ldos_points,), generator=self.generator)
         weight, bias = model.head
         hidden = model.network.features(points.inputs[chosen].to(model.dtype))
-        return _relative(torch.addmm(bias.to(hidden), hidden, weight.to(hidden).T), points.ldos[chosen])
+        return relative_square(torch.addmm(bias.to(hidden), hidden, weight.to(hidden).T), points.ldos[chosen])
 
 
-def _relative(found: Tensor, reference: Tensor) -> Tensor:
+def relative_square(found: Tensor, reference: Tensor) -> Tensor:
+    """Squared relative error ‖x − x_DFT‖²/‖x_DFT‖²."""
     return (found - reference).square().sum() / reference.square().sum()
+
+
+def _squared_errors(trainee: Trainee, snapshot: TrainingSnapshot, found: Evaluation) -> dict[str, Tensor]:
+    """Squared errors of everything but the LDOS that is both known and found."""
+    labels, squares = snapshot.labels, dict[str, Tensor]()
+    if labels.free_energy is not None:
+        error = (found.free_energy - labels.free_energy) / len(snapshot.structure)
+        squares["energy"] = (error - trainee.offset(snapshot.family)).square()
+    if labels.forces is not None and found.forces is not None:
+        squares["forces"] = (found.forces - labels.forces).square().mean()
+    if labels.stress is not None and found.stress is not None:
+        squares["stress"] = (found.stress - labels.stress).square().mean()
+    if labels.density is not None:
+        squares["density"] = relative_square(found.density, labels.density)
+    if labels.dos is not None:
+        squares["dos"] = relative_square(found.dos, labels.dos)
+    return squares
 
 
 def measure(trainee: nn.Module, snapshots: Sequence[TrainingSnapshot], weights: LossWeights) -> dict[str, float]:
     """Root mean squares of the same errors over whole snapshots, and their weighted sum as ``"loss"``."""
     assert isinstance(trainee, Trainee)
-    model, squares = trainee.model, dict[str, list[float]]()
+    columns: dict[str, list[float]] = {}
     for snapshot in snapshots:
-        labels, found = snapshot.labels, evaluate_snapshot(trainee.model, snapshot)
-
-        def note(name: str, value: Tensor) -> None:
-            squares.setdefault(name, []).append(float(value.detach()))
-
-        if labels.free_energy is not None:
-            error = (found.free_energy - labels.free_energy) / len(snapshot.structure)
-            note("energy", (error - trainee.offset(snapshot.family)).square())
-        if labels.forces is not None and found.forces is not None:
-            note("forces", (found.forces - labels.forces).square().mean())
-        if labels.stress is not None and found.stress is not None:
-            note("stress", (found.stress - labels.stress).square().mean())
-        if labels.density is not None:
-            note("density", _relative(found.density, labels.density))
-        if labels.dos is not None:
-            note("dos", _relative(found.dos, labels.dos))
-        if labels.ldos is not None:
-            weight, bias = (part.to(found.hidden).detach() for part in model.head)
-            note("ldos", _relative(torch.addmm(bias, found.hidden.detach(), weight.T), labels.ldos))
-    means = {name: sum(values) / len(values) for name, values in squares.items()}
+        found = evaluate_snapshot(trainee.model, snapshot)
+        squares = _squared_errors(trainee, snapshot, found)
+        if snapshot.labels.ldos is not None:
+            weight, bias = (part.to(found.hidden).detach() for part in trainee.model.head)
+            ldos = torch.addmm(bias, found.hidden.detach(), weight.T)
+            squares["ldos"] = relative_square(ldos, snapshot.labels.ldos)
+        for name, value in squares.items():
+            columns.setdefault(name, []).append(float(value.detach()))
+    means = {name: sum(values) / len(values) for name, values in columns.items()}
     loss = sum(getattr(weights, name) * value for name, value in means.items())
     return {"loss": loss, **{name: value**0.5 for name, value in means.items()}}

@@ -17,7 +17,7 @@ from ase_ldos.networks.mlp import MLP
 from ase_ldos.training.batches import Scaler, TrainingSnapshot, fit_scaler, prepare_snapshots
 from ase_ldos.training.history import History
 from ase_ldos.training.loop import fit
-from ase_ldos.training.losses import LDOSLoss, LDOSPoints, Trainee, measure
+from ase_ldos.training.losses import LDOSLoss, LDOSPoints, Trainee, measure, relative_square
 from ase_ldos.training.recipe import Recipe, TrainingRecipe
 from ase_ldos.training.soap import SOAP
 
@@ -179,9 +179,8 @@ def _train_on_ldos(
 
     def loss(module: nn.Module, chosen: Tensor) -> Tensor:
         assert isinstance(module, LDOSModel)
-        reference = points.ldos[chosen]
         found = module.network(points.inputs[chosen]) * module.ldos_scale
-        return (found - reference).square().sum() / reference.square().sum()
+        return relative_square(found, points.ldos[chosen])
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=plan.ldos_learning_rate)
     schedule = _one_cycle(optimizer, plan.ldos_learning_rate, plan.ldos_steps, plan.warmup)
