@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ase_ldos.data.snapshot import Snapshot, broaden, load_snapshots
+from ase_ldos.data.broadening import broaden
+from ase_ldos.data.snapshot import Snapshot, load_snapshots
 from ase_ldos.energies.total import total_energies
 from ase_ldos.grid import Grid
+from ase_ldos.ldos import density_of_states, electron_density
 from ase_ldos.model import LDOSModel
 from ase_ldos.occupation import fermi_level, occupation_weights
 from ase_ldos.predict import Prediction, predict, predict_ldos
 from ase_ldos.structure import Structure
-from ase_ldos.units import BOLTZMANN
+from ase_ldos.units import BOLTZMANN, GIGAPASCAL
 
-#: eV/Å³ in GPa.
-GIGAPASCAL = 160.21766208
 #: Name → (heading, unit, digits) of every error, in the order of the table.
 COLUMNS: dict[str, tuple[str, str, int]] = {
     "energy": ("A - DFT", "meV/atom", 2),
@@ -116,8 +116,7 @@ def format_table(errors: Sequence[SnapshotErrors]) -> str:
 
 def _snapshot_errors(model: LDOSModel, snapshot: Snapshot) -> SnapshotErrors:
     structure = Structure.from_arrays(snapshot.numbers, snapshot.positions, snapshot.cell, device=model.device)
-    shape = next((field.shape[:3] for field in (snapshot.density, snapshot.ldos) if field is not None), None)
-    grid = None if shape is None else Grid(structure.cell, (shape[0], shape[1], shape[2]))
+    grid = None if snapshot.shape is None else Grid(structure.cell, snapshot.shape)
     temperature = snapshot.electronic_temperature
     found = predict(model, structure, ("forces", "stress"), grid=grid, electronic_temperature=temperature)
     assert found.forces is not None
@@ -137,7 +136,7 @@ def _snapshot_errors(model: LDOSModel, snapshot: Snapshot) -> SnapshotErrors:
         values["fermi_level"] = found.fermi_level - float(snapshot.fermi_level_dense)
     if snapshot.ldos is not None and snapshot.energies is not None:
         values |= _ldos_errors(model, snapshot, structure, found)
-    return SnapshotErrors(snapshot.name, snapshot.name.rsplit("_", 1)[0], values)
+    return SnapshotErrors(snapshot.name, snapshot.family, values)
 
 
 def _ldos_errors(model: LDOSModel, snapshot: Snapshot, structure: Structure, found: Prediction) -> dict[str, float]:
@@ -150,7 +149,7 @@ def _ldos_errors(model: LDOSModel, snapshot: Snapshot, structure: Structure, fou
     reference = torch.as_tensor(broaden(snapshot.ldos, snapshot.energies, float(width), energies)).double() * scale
     ldos = predict_ldos(model, structure, found.grid).double().cpu()
     grid = found.grid
-    dos = reference.sum(dim=(0, 1, 2)) * float(grid.voxel_volume)
+    dos = density_of_states(reference, grid)
     kT = BOLTZMANN * float(snapshot.electronic_temperature or model.metadata.electronic_temperature)
     charges = model.charges(structure.numbers)
     nodes = model.energies.cpu()
@@ -159,7 +158,7 @@ def _ldos_errors(model: LDOSModel, snapshot: Snapshot, structure: Structure, fou
     derived = total_energies(
         band=weights.band @ dos,
         entropy_term=weights.entropy @ dos,
-        density=reference @ weights.number,
+        density=electron_density(reference, weights),
         grid=grid,
         structure=structure,
         charges=charges,

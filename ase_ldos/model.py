@@ -36,7 +36,7 @@ class ModelMetadata:
         grid_spacing: distance of grid points it was trained on and that a prediction aims at, Å.
         fermi_level: a typical μ, eV, from which the search for the Fermi level starts.
         minimum_distance: closest pair of atoms that the model accepts, Å.
-        errors: measured on held-back structures: name (with its unit) → value.
+        errors: measured on held-back structures: names and units as in ``evaluate.COLUMNS``.
         provenance: data, recipe, versions; for people.
     """
 

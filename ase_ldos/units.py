@@ -13,4 +13,5 @@ BOHR: float = _codata["Bohr"]  #: Å
 HARTREE: float = _codata["Hartree"]  #: eV
 RYDBERG: float = _codata["Rydberg"]  #: eV
 BOLTZMANN: float = _codata["kB"]  #: eV/K
+GIGAPASCAL: float = 1 / _codata["GPa"]  #: 1 eV/Å³ in GPa
 COULOMB: float = HARTREE * BOHR  #: e²/(4π ε0) in eV Å

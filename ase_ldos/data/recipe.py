@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -129,9 +129,7 @@ def _check_keys(table: Mapping[str, Any], kind: type, source: str) -> None:
     unknown = sorted(set(table) - set(known))
     if unknown:
         raise ValueError(f"{source}: key {unknown[0]!r} is unknown; known are {', '.join(known)}")
-    required = ("sigma", "minimum", "maximum", "spacing", "kspacing", "bands_per_atom")
-    if kind is Recipe:
-        required = ("pseudopotentials", "cutoff", "electronic_temperature", "kspacing", "bands_per_atom", "pseudo_dir")
+    required = [f.name for f in known.values() if f.default is MISSING and f.default_factory is MISSING]
     missing = [name for name in required if name not in table]
     if missing:
         raise ValueError(f"{source}: key {missing[0]!r} is missing")

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ase_ldos.data.snapshot import Snapshot, broaden
+from ase_ldos.data.broadening import broaden
+from ase_ldos.data.snapshot import Snapshot
 from ase_ldos.descriptors.blocks import iterate_blocks
 from ase_ldos.descriptors.power_spectrum import PowerSpectrum
 from ase_ldos.descriptors.power_spectrum_jacobian import power_spectrum_jacobian
@@ -54,7 +55,7 @@ class TrainingSnapshot:
 
     Attributes:
         name: of the snapshot.
-        family: snapshots of one family share a k-mesh and its error; by default the name up to its number.
+        family: see ``Snapshot``.
         structure: the atoms.
         grid: of inputs and labels.
         inputs: the network's inputs, float32 ``[grid, input]``.
@@ -94,11 +95,9 @@ class Scaler:
 
 def snapshot_grid(snapshot: Snapshot, structure: Structure, spacing: float) -> Grid:
     """The grid of the snapshot's density or LDOS, or, without either, one of the given spacing (Å)."""
-    for field in (snapshot.density, snapshot.ldos):
-        if field is not None:
-            nx, ny, nz = field.shape[:3]
-            return Grid(structure.cell, (nx, ny, nz))
-    return Grid.with_spacing(structure.cell, spacing)
+    if snapshot.shape is None:
+        return Grid.with_spacing(structure.cell, spacing)
+    return Grid(structure.cell, snapshot.shape)
 
 
 def all_features(descriptor: PowerSpectrum, structure: Structure, grid: Grid) -> Tensor:
@@ -135,7 +134,7 @@ def fit_scaler(
     count, total = 0, torch.zeros(descriptor.n_features, dtype=torch.float64)
     square = torch.zeros(descriptor.n_features, descriptor.n_features, dtype=torch.float64)
     for snapshot in tqdm(snapshots, desc="scaler", disable=not progress):
-        structure = Structure.from_arrays(snapshot.numbers, snapshot.positions, snapshot.cell)
+        structure = snapshot.structure
         features = all_features(descriptor, structure, snapshot_grid(snapshot, structure, spacing))
         count, total, square = count + len(features), total + features.sum(0), square + features.T @ features
     mean = total / count
@@ -172,7 +171,7 @@ def prepare_snapshot(
     Raises:
         ValueError: data broader than the model's smearing, elements without charge.
     """
-    structure = Structure.from_arrays(snapshot.numbers, snapshot.positions, snapshot.cell)
+    structure = snapshot.structure
     grid = snapshot_grid(snapshot, structure, spacing)
     inputs, slopes = _inputs(descriptor, scaler, structure, grid, jacobian)
     unknown = sorted({int(n) for n in snapshot.numbers} - charges.keys())
@@ -182,7 +181,7 @@ def prepare_snapshot(
     ewald, ewald_slope = _ewald(structure, charge)
     return TrainingSnapshot(
         name=snapshot.name,
-        family=snapshot.name.rsplit("_", 1)[0],
+        family=snapshot.family,
         structure=structure,
         grid=grid,
         inputs=inputs,

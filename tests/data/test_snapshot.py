@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ase_ldos.data.broadening import broaden
 from ase_ldos.data.snapshot import (
     Snapshot,
-    broaden,
     load_snapshot,
     load_snapshots,
     pack_snapshots,
