@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ase_ldos.data.broadening import broaden
+from ase_ldos.data.broadening import on_model_energies
 from ase_ldos.data.snapshot import Snapshot, load_snapshots
 from ase_ldos.energies.total import total_energies
 from ase_ldos.grid import Grid
@@ -140,19 +140,18 @@ def _snapshot_errors(model: LDOSModel, snapshot: Snapshot) -> SnapshotErrors:
 
 
 def _ldos_errors(model: LDOSModel, snapshot: Snapshot, structure: Structure, found: Prediction) -> dict[str, float]:
-    """Errors of DOS and LDOS, and of A against A from DFT's LDOS by the same sums."""
+    """Errors of DOS and LDOS up to where DFT knows them, and of A against A from DFT's LDOS by the same sums."""
     assert snapshot.ldos is not None
     assert snapshot.energies is not None
-    energies = model.energies.cpu().numpy()
-    width = np.sqrt(max(0.0, model.metadata.smearing**2 - float(snapshot.ldos_sigma or 0.0) ** 2))
-    scale = float(snapshot.ldos_scale or 1.0)
-    reference = torch.as_tensor(broaden(snapshot.ldos, snapshot.energies, float(width), energies)).double() * scale
-    ldos = predict_ldos(model, structure, found.grid).double().cpu()
+    smearing = max(model.metadata.smearing, float(snapshot.ldos_sigma or 0.0))
+    values, known = on_model_energies(snapshot, snapshot.ldos, model.energies.cpu().numpy(), smearing)
+    reference = torch.as_tensor(values).double() * float(snapshot.ldos_scale or 1.0)
+    ldos = predict_ldos(model, structure, found.grid)[..., :known].double().cpu()
     grid = found.grid
     dos = density_of_states(reference, grid)
     kT = BOLTZMANN * float(snapshot.electronic_temperature or model.metadata.electronic_temperature)
     charges = model.charges(structure.numbers)
-    nodes = model.energies.cpu()
+    nodes = model.energies[:known].cpu()
     level = fermi_level(dos, nodes, float(charges.sum()), kT)
     weights = occupation_weights(nodes, level, kT)
     derived = total_energies(
@@ -167,7 +166,7 @@ def _ldos_errors(model: LDOSModel, snapshot: Snapshot, structure: Structure, fou
     occupied = nodes < level
     return {
         "energy_ldos": (found.free_energy - float(derived.free_energy)) * 1000 / len(structure),
-        "dos": _relative(found.dos.cpu(), dos),
+        "dos": _relative(found.dos[:known].cpu(), dos),
         "ldos": _relative(ldos, reference),
         "ldos_occupied": _relative(ldos[..., occupied], reference[..., occupied]),
     }

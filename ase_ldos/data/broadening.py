@@ -1,10 +1,17 @@
-"""Widening of LDOS and DOS along the energy axis."""
+"""Widening of LDOS and DOS along the energy axis, and bringing them onto a model's energies."""
 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from ase_ldos.data.snapshot import Snapshot
+
+#: An energy counts as known when it lies this many widths below the first state that DFT left out.
+_MARGIN = 2.0
 
 
 def broaden(values: np.ndarray, energies: np.ndarray, sigma_add: float, onto: np.ndarray | None = None) -> np.ndarray:
@@ -47,6 +54,37 @@ def broaden(values: np.ndarray, energies: np.ndarray, sigma_add: float, onto: np
     if sigma_add < 0.8 * spacing:
         raise ValueError(f"sigma_add is {sigma_add} eV; it must be at least 0.8 of the energy spacing {spacing:.4g} eV")
     return values.astype(dtype) @ _broadening_matrix(energies, target, sigma_add, spacing).astype(dtype)
+
+
+def on_model_energies(
+    snapshot: Snapshot, values: np.ndarray, energies: np.ndarray, smearing: float
+) -> tuple[np.ndarray, int]:
+    """Bring a snapshot's LDOS or DOS to a model's width and energies, as far up as DFT knows them.
+
+    Args:
+        snapshot: tells the energies, the width and the highest band of ``values``.
+        values: ``[..., energy]`` on the snapshot's energies.
+        energies: of the model, eV.
+        smearing: standard deviation of the model's LDOS, eV.
+
+    Returns:
+        ``[..., known]`` in the unit of ``values``, and how many of the model's energies, from the first, are known.
+
+    Raises:
+        ValueError: data broader than the model, a window that begins above the model's, or nothing known.
+    """
+    if snapshot.energies is None:
+        raise ValueError(f"{snapshot.name} has no energies of its LDOS and DOS")
+    sigma = float(snapshot.ldos_sigma or 0.0)
+    if sigma > smearing:
+        raise ValueError(f"{snapshot.name}: its LDOS has σ = {sigma} eV, broader than the model's {smearing} eV")
+    top = float(snapshot.energies[-1])
+    if snapshot.complete_below is not None:
+        top = min(top, snapshot.complete_below - _MARGIN * smearing)
+    known = int(np.searchsorted(energies, top + 1e-9, side="right"))
+    if known < 2:
+        raise ValueError(f"{snapshot.name}: its LDOS ends at {top:.2f} eV, below the model's window")
+    return broaden(values, snapshot.energies, math.sqrt(smearing**2 - sigma**2), energies[:known]), known
 
 
 def _broadening_matrix(energies: np.ndarray, target: np.ndarray, sigma: float, spacing: float) -> np.ndarray:

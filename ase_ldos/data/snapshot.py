@@ -108,6 +108,11 @@ class Snapshot:
         return self.ldos is not None
 
     @property
+    def complete_below(self) -> float | None:
+        """Energy below which LDOS and DOS hold all states: the least of the highest band, if it is known, eV."""
+        return None if self.eigenvalues_dense is None else float(self.eigenvalues_dense.max(axis=1).min())
+
+    @property
     def n_electrons(self) -> float | None:
         """Number of valence electrons, if ``valence`` is known."""
         return None if self.valence is None else self.valence * len(self)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ase_ldos.data.broadening import broaden
+from ase_ldos.data.broadening import on_model_energies
 from ase_ldos.data.snapshot import Snapshot
 from ase_ldos.descriptors.blocks import iterate_blocks
 from ase_ldos.descriptors.power_spectrum import PowerSpectrum
@@ -37,8 +37,8 @@ class Labels:
         forces: eV/Å, float64 ``[atom, 3]``.
         stress: eV/Å³, float64 ``[6]`` in Voigt order.
         density: e/Å³, float64 ``[grid]``.
-        ldos: 1/(eV Å³), float32 ``[grid, energy]`` on the model's energies.
-        dos: 1/eV, float64 ``[energy]``.
+        ldos: 1/(eV Å³), float32 ``[grid, energy]`` on the model's energies; NaN above those that DFT knows.
+        dos: 1/eV, float64 ``[energy]``, NaN likewise.
     """
 
     free_energy: float | None = None
@@ -240,10 +240,10 @@ def _labels(snapshot: Snapshot, energies: np.ndarray, smearing: float) -> Labels
     def widened(values: np.ndarray | None) -> Tensor | None:
         if values is None or snapshot.energies is None:
             return None
-        sigma = 0.0 if snapshot.ldos_sigma is None else float(snapshot.ldos_sigma)
-        if sigma > smearing:
-            raise ValueError(f"{snapshot.name}: its LDOS has σ = {sigma} eV, broader than the model's {smearing} eV")
-        return torch.as_tensor(broaden(values, snapshot.energies, float(np.sqrt(smearing**2 - sigma**2)), energies))
+        found, known = on_model_energies(snapshot, values, energies, smearing)
+        label = torch.full((*found.shape[:-1], len(energies)), torch.nan, dtype=torch.as_tensor(found).dtype)
+        label[..., :known] = torch.as_tensor(found)
+        return label
 
     ldos = widened(snapshot.ldos)
     if ldos is not None:

@@ -109,7 +109,7 @@ class LDOSPoints:
 
     Attributes:
         inputs: float32 ``[point, input]``.
-        ldos: 1/(eV Å³), float32 ``[point, energy]``.
+        ldos: 1/(eV Å³), float32 ``[point, energy]``, NaN where it is not known.
     """
 
     inputs: Tensor
@@ -199,8 +199,10 @@ class LDOSLoss:
 
 
 def relative_square(found: Tensor, reference: Tensor) -> Tensor:
-    """Squared relative error ‖x − x_DFT‖²/‖x_DFT‖²."""
-    return (found - reference).square().sum() / reference.square().sum()
+    """Squared relative error ‖x − x_DFT‖²/‖x_DFT‖² over what is known, i.e. not NaN."""
+    known = torch.nan_to_num(reference)
+    # where, not a product: a derivative times NaN would be NaN
+    return torch.where(reference.isnan(), 0.0, found - known).square().sum() / known.square().sum()
 
 
 def _squared_errors(trainee: Trainee, snapshot: TrainingSnapshot, found: Evaluation) -> dict[str, Tensor]:

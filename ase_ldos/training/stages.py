@@ -87,7 +87,7 @@ def train_model(
     points = LDOSPoints.gather(ready)
     assert points is not None
     if start is None:
-        _start_linear(model, points)
+        start_linear(model, points)
         _train_on_ldos(model, points, plan, generator, progress)
     trainee = Trainee(model, [snapshot.family for snapshot in ready])
     history = fit(
@@ -151,18 +151,38 @@ def _prepare(
     )
 
 
-def _start_linear(model: LDOSModel, points: LDOSPoints) -> None:
-    """Least squares of the LDOS in the inputs: the network starts as this linear map."""
+def start_linear(model: LDOSModel, points: LDOSPoints) -> None:
+    """Least squares of the LDOS in the inputs: the network starts as this linear map.
+
+    Each energy is fitted to the points at which it is known: all energies below the lowest end of a label at once,
+    then those up to the next one.
+
+    Args:
+        model: whose network is set.
+        points: inputs and LDOS.
+
+    Raises:
+        ValueError: the top of the energy window is not known at any point.
+    """
     size = points.inputs.shape[1] + 1
-    left, right = (
-        torch.zeros(size, size, dtype=torch.float64),
-        torch.zeros(size, len(model.energies), dtype=torch.float64),
-    )
-    for inputs, ldos in zip(points.inputs.split(20000), points.ldos.split(20000)):
-        columns = torch.cat((inputs, torch.ones(len(inputs), 1)), dim=1).double()
-        left, right = left + columns.T @ columns, right + columns.T @ ldos.double()
-    left += 1e-6 * len(points.inputs) * torch.eye(size, dtype=torch.float64)
-    solution = torch.linalg.solve(left, right) / model.ldos_scale
+    known = points.ldos.isfinite().sum(dim=1)
+    solution = torch.zeros(size, len(model.energies), dtype=torch.float64)
+    first = 0
+    for last in known.unique().tolist():
+        left, right = (torch.zeros(size, n, dtype=torch.float64) for n in (size, last - first))
+        for rows in (known >= last).nonzero().squeeze(1).split(20000):
+            columns = torch.cat((points.inputs[rows], torch.ones(len(rows), 1)), dim=1).double()
+            left += columns.T @ columns
+            right += columns.T @ points.ldos[rows, first:last].double()
+        left += 1e-6 * float((known >= last).sum()) * torch.eye(size, dtype=torch.float64)
+        solution[:, first:last] = torch.linalg.solve(left, right)
+        first = last
+    if first < len(model.energies):
+        raise ValueError(
+            f"no LDOS reaches the top of the window, {float(model.energies[-1]):.2f} eV; the highest known energy is "
+            f"{float(model.energies[first - 1]):.2f} eV"
+        )
+    solution = solution / model.ldos_scale
     model.network.set_linear(solution[:-1].T, solution[-1])
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ase_ldos.data.broadening import broaden
+from ase_ldos.data.broadening import broaden, on_model_energies
 from ase_ldos.data.snapshot import (
     Snapshot,
     load_snapshot,
@@ -157,6 +158,28 @@ def test_broadened_dos_is_the_dos_of_the_eigenvalues(be_files: list[Path]) -> No
     direct /= 0.3 * math.sqrt(2 * math.pi)
     inside = snapshot.energies < 11.0
     np.testing.assert_allclose(wide[inside], direct[inside], atol=1e-4)
+
+
+def test_what_dft_left_out_is_not_known(be_files: list[Path]) -> None:
+    """Bands end at about 11 eV: above, the DOS lacks states."""
+    snapshot = load_snapshot(be_files[0].parent / "hcp16_01.npz")
+    assert snapshot.dos is not None
+    assert snapshot.eigenvalues_dense is not None
+    assert snapshot.complete_below == pytest.approx(10.998, abs=1e-3)
+    energies = np.linspace(-5, 17, 221)
+    found, known = on_model_energies(snapshot, snapshot.dos, energies, 0.3)
+    assert energies[known - 1] == pytest.approx(10.3)
+    assert found.shape == (known,)
+    without = replace(snapshot, eigenvalues_dense=snapshot.eigenvalues_dense[:, :-4])
+    lower, fewer = on_model_energies(without, snapshot.dos, energies, 0.3)
+    assert fewer < known
+    np.testing.assert_allclose(lower, found[:fewer], rtol=1e-12)
+    unknown = replace(snapshot, eigenvalues_dense=None)
+    assert on_model_energies(unknown, snapshot.dos, energies, 0.3)[1] == 171  # to the data's end, 12 eV
+    with pytest.raises(ValueError, match="broader than the model's"):
+        on_model_energies(snapshot, snapshot.dos, energies, 0.1)
+    with pytest.raises(ValueError, match="below the model's window"):
+        on_model_energies(snapshot, snapshot.dos, energies + 20, 0.3)
 
 
 def test_float16_is_widened_in_float32() -> None:

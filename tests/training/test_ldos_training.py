@@ -15,12 +15,20 @@ from ase_ldos.data.snapshot import Snapshot, load_snapshots, save_snapshot
 from ase_ldos.descriptors.power_spectrum import PowerSpectrum
 from ase_ldos.grid import Grid
 from ase_ldos.model import LDOSModel
+from ase_ldos.networks.mlp import MLP
 from ase_ldos.predict import predict, predict_ldos
 from ase_ldos.structure import Structure
 from ase_ldos.training.batches import Scaler, TrainingSnapshot, fit_scaler, prepare_snapshot, voigt
-from ase_ldos.training.losses import LDOSLoss, LDOSPoints, LossWeights, Trainee, evaluate_snapshot
+from ase_ldos.training.losses import (
+    LDOSLoss,
+    LDOSPoints,
+    LossWeights,
+    Trainee,
+    evaluate_snapshot,
+    relative_square,
+)
 from ase_ldos.training.recipe import Recipe, load_recipe, split_data
-from ase_ldos.training.stages import train_model
+from ase_ldos.training.stages import start_linear, train_model
 
 RECIPE = """
 name = "toy"
@@ -113,6 +121,41 @@ def test_training_sees_the_physics_of_predict(be_model: LDOSModel) -> None:
     assert snapshot.stress is not None
     np.testing.assert_allclose(found.stress.detach(), voigt(torch.as_tensor(snapshot.stress)), atol=2e-6)
     np.testing.assert_allclose(found.density.detach(), np.ravel(snapshot.density), atol=1e-6)
+
+
+def test_unknown_energies_neither_count_nor_pull(be_model: LDOSModel) -> None:
+    """A label that ends lower gives the loss of its known part, with finite gradients, and least squares of it."""
+    torch.manual_seed(0)
+    inputs, reference = torch.randn(200, be_model.network.n_inputs), torch.rand(200, len(be_model.energies))
+    cut = reference.clone()
+    cut[:150, 40:] = torch.nan
+    found = torch.rand_like(reference).requires_grad_()
+    loss = relative_square(found, cut)
+    known = cut.isfinite()
+    assert float(loss.detach()) == pytest.approx(
+        float(((found - reference)[known].square().sum() / reference[known].square().sum()).detach())
+    )
+    (slope,) = torch.autograd.grad(loss, found)
+    assert bool((slope[~known] == 0).all())
+    assert bool(slope.isfinite().all())
+
+    network = MLP(inputs.shape[1], len(be_model.energies), (8,), skip=True)
+    model = LDOSModel(
+        be_model.descriptor,
+        network,
+        be_model.energies,
+        be_model.metadata,
+        mean=be_model.mean,
+        projection=be_model.projection,
+    )
+    start_linear(model, LDOSPoints(inputs, cut))
+    columns = torch.cat((inputs, torch.ones(200, 1)), dim=1).double()
+    low = torch.linalg.lstsq(columns, reference[:, :40].double()).solution
+    high = torch.linalg.lstsq(columns[150:], reference[150:, 40:].double()).solution
+    expected = columns @ torch.cat((low, high), dim=1)
+    torch.testing.assert_close(network(inputs).double(), expected, atol=1e-4, rtol=1e-4)
+    with pytest.raises(ValueError, match="no LDOS reaches the top"):
+        start_linear(model, LDOSPoints(inputs[:150], cut[:150]))
 
 
 def test_gradient_of_the_loss_is_its_finite_difference(be_model: LDOSModel) -> None:
