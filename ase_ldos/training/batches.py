@@ -2,7 +2,8 @@
 
 The descriptor and the scaler do not change during training. So a step needs neither: the network's inputs at all grid
 points and their derivatives in positions and strain are computed once, and forces are the product of the Jacobian
-with ∂A/∂(inputs). The Jacobian is the bulk of the memory: (3 atoms + 6) · points · inputs numbers.
+with ∂A/∂(inputs). The Jacobian is the bulk of the memory, (3 atoms + 6) · points · inputs numbers, so it is kept in
+half precision: a force is a sum over some 10⁶ of them, in which their rounding averages out.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
 from tqdm import tqdm
 
 from ase_ldos.data.broadening import on_model_energies
@@ -59,7 +61,7 @@ class TrainingSnapshot:
         structure: the atoms.
         grid: of inputs and labels.
         inputs: the network's inputs, float32 ``[grid, input]``.
-        jacobian: ∂inputs/∂(R, ε), float32 ``[3 atom + 6, grid · input]``; ``None`` if forces are not trained on.
+        jacobian: ∂inputs/∂(R, ε), ``[3 atom + 6, grid · input]``; ``None`` if forces are not trained on.
         n_electrons: valence electrons.
         temperature: electronic, K.
         ewald: energy of the ions, eV.
@@ -154,7 +156,7 @@ def prepare_snapshot(
     energies: np.ndarray,
     smearing: float,
     spacing: float = 0.25,
-    jacobian: bool = True,
+    jacobian: torch.dtype | None = torch.float16,
 ) -> TrainingSnapshot:
     """Evaluate inputs, Jacobian and Ewald terms of a snapshot, and bring its labels onto the model's energies.
 
@@ -166,7 +168,7 @@ def prepare_snapshot(
         energies: the model's nodes, eV.
         smearing: σ of the model's LDOS, eV; the data must not be broader.
         spacing: of the grid where the snapshot has none, Å.
-        jacobian: build it (needed for energies' forces and stress).
+        jacobian: its precision; ``None`` leaves it out, and with it forces and stress.
 
     Raises:
         ValueError: data broader than the model's smearing, elements without charge.
@@ -206,24 +208,50 @@ def prepare_snapshots(
     return [prepare_snapshot(snapshot, descriptor, scaler, charges, **options) for snapshot in bar]  # type: ignore[arg-type]
 
 
+class JacobianProduct(torch.autograd.Function):
+    """J x for a J in low precision that is never widened as a whole, differentiable once, in x.
+
+    Args:
+        jacobian: J, ``[row, column]``; a constant.
+        vector: x, ``[column]``; the product is in its precision.
+    """
+
+    #: Columns that are widened at once; with some 50 rows they fit into the cache.
+    COLUMNS = 16384
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, jacobian: Tensor, vector: Tensor) -> Tensor:  # noqa: D102
+        ctx.save_for_backward(jacobian)
+        parts = zip(jacobian.split(JacobianProduct.COLUMNS, dim=1), vector.split(JacobianProduct.COLUMNS))
+        return torch.stack([part.to(vector) @ piece for part, piece in parts]).sum(dim=0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, slope: Tensor) -> tuple[None, Tensor]:  # noqa: D102
+        (jacobian,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        return None, torch.cat([slope @ part.to(slope) for part in jacobian.split(JacobianProduct.COLUMNS, dim=1)])
+
+
 def voigt(matrix: Tensor) -> Tensor:
     """Components xx yy zz yz xz xy of a symmetric matrix ``[3, 3]``."""
     return matrix.flatten()[[0, 4, 8, 5, 2, 1]]
 
 
 def _inputs(
-    descriptor: PowerSpectrum, scaler: Scaler, structure: Structure, grid: Grid, jacobian: bool
+    descriptor: PowerSpectrum, scaler: Scaler, structure: Structure, grid: Grid, jacobian: torch.dtype | None
 ) -> tuple[Tensor, Tensor | None]:
     n_inputs = scaler.projection.shape[1]
     inputs = torch.empty(grid.n_points, n_inputs)
-    slopes = torch.empty(3 * len(structure) + 6, grid.n_points, n_inputs) if jacobian else None
+    slopes = None
+    if jacobian is not None:
+        slopes = torch.empty(3 * len(structure) + 6, grid.n_points, n_inputs, dtype=jacobian)
     with torch.no_grad():
         for block in iterate_blocks(descriptor, structure, grid, max_points=_JACOBIAN_BLOCK):
             features = descriptor(block.points, block.atoms, block.species)
             inputs[block.flat] = ((features - scaler.mean) @ scaler.projection).float()
             if slopes is not None:
                 part = power_spectrum_jacobian(descriptor, block, len(structure)) @ scaler.projection
-                slopes[:, block.flat] = part.permute(1, 0, 2).float()
+                slopes[:, block.flat] = part.permute(1, 0, 2).to(jacobian)
     return inputs, None if slopes is None else slopes.flatten(1)
 
 

@@ -14,7 +14,7 @@ from ase_ldos.energies.xc import xc_energies
 from ase_ldos.grid import Grid
 from ase_ldos.model import LDOSModel
 from ase_ldos.occupation import fermi_level, occupation_weights
-from ase_ldos.training.batches import TrainingSnapshot, voigt
+from ase_ldos.training.batches import JacobianProduct, TrainingSnapshot, voigt
 from ase_ldos.units import BOLTZMANN
 
 
@@ -89,7 +89,7 @@ def evaluate_snapshot(
     if not forces or snapshot.jacobian is None:
         return found
     by_inputs, by_strain = torch.autograd.grad(electrons, (inputs, strain), create_graph=create_graph)
-    slope = (snapshot.jacobian @ by_inputs.flatten().to(snapshot.jacobian.dtype)).double() + snapshot.ewald_slope
+    slope = JacobianProduct.apply(snapshot.jacobian, by_inputs.flatten()).double() + snapshot.ewald_slope
     n_atoms = len(snapshot.structure)
     explicit = voigt((by_strain + by_strain.T) / 2)
     return Evaluation(

@@ -18,7 +18,7 @@ from ase_ldos.model import LDOSModel
 from ase_ldos.networks.mlp import MLP
 from ase_ldos.predict import predict, predict_ldos
 from ase_ldos.structure import Structure
-from ase_ldos.training.batches import Scaler, TrainingSnapshot, fit_scaler, prepare_snapshot, voigt
+from ase_ldos.training.batches import JacobianProduct, Scaler, TrainingSnapshot, fit_scaler, prepare_snapshot, voigt
 from ase_ldos.training.losses import (
     LDOSLoss,
     LDOSPoints,
@@ -90,14 +90,20 @@ def labelled(model: LDOSModel, seed: int, *, with_ldos: bool = True) -> Snapshot
     )
 
 
-def prepared(model: LDOSModel, snapshot: Snapshot) -> TrainingSnapshot:
+def prepared(model: LDOSModel, snapshot: Snapshot, jacobian: torch.dtype = torch.float64) -> TrainingSnapshot:
     assert isinstance(model.descriptor, PowerSpectrum)
     scaler = Scaler(model.mean, model.projection)
     ready = prepare_snapshot(
-        snapshot, model.descriptor, scaler, {4: 2.0}, energies=model.energies.numpy(), smearing=0.3, spacing=0.45
+        snapshot,
+        model.descriptor,
+        scaler,
+        {4: 2.0},
+        energies=model.energies.numpy(),
+        smearing=0.3,
+        spacing=0.45,
+        jacobian=jacobian,
     )
-    assert ready.jacobian is not None
-    return replace(ready, inputs=ready.inputs.double(), jacobian=ready.jacobian.double())
+    return replace(ready, inputs=ready.inputs.double())
 
 
 @pytest.fixture
@@ -156,6 +162,24 @@ def test_unknown_energies_neither_count_nor_pull(be_model: LDOSModel) -> None:
     torch.testing.assert_close(network(inputs).double(), expected, atol=1e-4, rtol=1e-4)
     with pytest.raises(ValueError, match="no LDOS reaches the top"):
         start_linear(model, LDOSPoints(inputs[:150], cut[:150]))
+
+
+def test_half_precision_of_the_jacobian_does_not_show(be_model: LDOSModel) -> None:
+    """Forces change by less than 0.1 meV/Å."""
+    snapshot = labelled(be_model, 3)
+    found = [evaluate_snapshot(be_model, prepared(be_model, snapshot, kind)) for kind in (torch.float64, torch.float16)]
+    forces = [part.forces.detach() for part in found if part.forces is not None]
+    assert float((forces[1] - forces[0]).abs().max()) < 1e-4
+    assert float(forces[0].abs().max()) > 0.1
+
+
+def test_product_with_the_jacobian_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(JacobianProduct, "COLUMNS", 7)
+    jacobian = torch.arange(60.0, dtype=torch.float64).reshape(3, 20).sin()
+    vector = torch.linspace(-1, 2, 20, dtype=torch.float64, requires_grad=True)
+    product = JacobianProduct.apply(jacobian, vector)  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(product, jacobian @ vector)
+    torch.autograd.gradcheck(lambda x: JacobianProduct.apply(jacobian, x), vector)  # type: ignore[no-untyped-call]
 
 
 def test_gradient_of_the_loss_is_its_finite_difference(be_model: LDOSModel) -> None:
@@ -236,7 +260,7 @@ def test_scaler_whitens_the_features(be_model: LDOSModel) -> None:
     inputs = torch.cat(
         [
             prepare_snapshot(
-                s, be_model.descriptor, scaler, charges, energies=energies, smearing=0.3, jacobian=False
+                s, be_model.descriptor, scaler, charges, energies=energies, smearing=0.3, jacobian=None
             ).inputs
             for s in snapshots
         ]

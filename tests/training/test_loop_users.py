@@ -51,7 +51,7 @@ def train_ldos() -> History:
     generator, snapshot = torch.Generator().manual_seed(1), one_atom()
     descriptor = PowerSpectrum((4,), cutoff=3.5, n_radial=4, lmax=1)
     scaler = fit_scaler(descriptor, [snapshot], 4, progress=False)
-    ready = prepare_snapshot(snapshot, descriptor, scaler, {4: 2.0}, energies=ENERGIES, smearing=1.5, jacobian=False)
+    ready = prepare_snapshot(snapshot, descriptor, scaler, {4: 2.0}, energies=ENERGIES, smearing=1.5, jacobian=None)
     assert ready.labels.ldos is not None
     network = MLP(4, len(ENERGIES), (16,), skip=True, generator=generator)
     network.set_linear(torch.zeros(len(ENERGIES), 4), ready.labels.ldos.mean(dim=0))
