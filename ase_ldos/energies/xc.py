@@ -77,8 +77,11 @@ def xc_energies(
     mixed = sigma
     if core_density is not None:
         mixed = _dot(_fractional_gradient(valence), metric, along_total)
-    pbe = _pbe(floored, sigma)
-    return pbe.f.sum() * voxel, (valence * pbe.f_n * slope + 2 * pbe.f_sigma * mixed).sum() * voxel
+    # the gradient of the floored density: with that of n, forces would jump where a negative n has an extremum
+    pbe = _pbe(floored, slope**2 * sigma)
+    bend = slope * (1 - slope) / (FLOOR * BOHR**3)
+    varied = slope * bend * sigma * valence + slope**2 * mixed
+    return pbe.f.sum() * voxel, (valence * pbe.f_n * slope + 2 * pbe.f_sigma * varied).sum() * voxel
 
 
 def xc_potential(density: Tensor, grid: Grid, functional: str = "pbe", core_density: Tensor | None = None) -> Tensor:
@@ -94,7 +97,8 @@ def _floor(density: Tensor) -> tuple[Tensor, Tensor]:
     """Density with a smooth positive floor, and its slope.
 
     δ [1 + softplus(n/δ − 1)] differs from n by exp(−n/δ), that is by nothing in matter, and stays above δ where
-    a network or Fourier ringing makes n vanish or negative; there f would have no derivatives.
+    a network or Fourier ringing makes n vanish or negative; there f would have no derivatives. Its gradient is
+    slope · ∇n.
     """
     floor = FLOOR * BOHR**3
     reduced = density / floor - 1

@@ -211,6 +211,25 @@ def test_derivatives_across_the_floor() -> None:
     assert gradcheck(energies, density, eps=1e-4 * FLOOR, rtol=1e-4, atol=1e-3)
 
 
+def test_forces_are_smooth_where_a_negative_density_has_its_minimum() -> None:
+    # a network may make the density slightly negative at a nucleus, and in a perfect crystal nuclei sit on grid points
+    shape = (6, 6, 6)
+    grid = Grid(3 * torch.eye(3, dtype=torch.float64), shape)
+    waves = torch.arange(6, dtype=torch.float64) * (2 * math.pi / 6)
+
+    def force(shift: float) -> float:
+        moved = tensor(shift).requires_grad_()
+        x, y, z = (torch.cos(waves - (moved if axis == 0 else 0.0)) for axis in range(3))
+        density = 0.1 - (0.1 + 7e-4) * (x[:, None, None] + y[:, None] + z) / 3
+        energy, integral = xc_energies(density, grid)
+        return float(torch.autograd.grad(energy - integral, moved)[0])
+
+    assert force(0.0) == pytest.approx(0.0, abs=1e-12)
+    slope = force(1e-2) / 1e-2
+    for shift in (1e-7, 1e-6, 1e-5, 1e-4):
+        assert force(shift) == pytest.approx(slope * shift, rel=1e-2, abs=1e-12)
+
+
 def test_floor_leaves_matter_alone() -> None:
     shape = (4, 4, 4)
     density = smooth_density(shape, low=1e-3)
