@@ -20,19 +20,21 @@ FOLDER = Path(__file__).resolve().parents[1] / "md_examples"
 
 @dataclass(frozen=True)
 class Example:
-    """A script, the files that it writes into its folder and a part of what it prints."""
+    """A script, the files that it writes into its folder, a part of what it prints, an optional package it needs."""
 
     script: str
     files: tuple[str, ...]
     prints: str
     arguments: tuple[str, ...] = ()
     slow: bool = False
+    needs: str = ""
 
 
 EXAMPLES = [
     Example(
         "learning_primitives.py", ("perceptron.png", "colors.png", "confusion.png"), "held-out colours 0.", slow=True
     ),
+    Example("phonons.py", ("phonons.png",), "no imaginary modes", ("--supercell", "2", "2", "1"), needs="phonopy"),
 ]
 
 
@@ -54,6 +56,8 @@ def test_example_runs(
     example: Example, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """In a folder of its own, so that nothing is written elsewhere."""
+    if example.needs:
+        pytest.importorskip(example.needs)
     before = {path: path.stat().st_mtime for path in FOLDER.iterdir()}
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [example.script, *example.arguments])
