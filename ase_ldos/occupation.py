@@ -93,6 +93,25 @@ def fermi_level(
     return root - residual / slope - curvature * residual**2 / (2 * slope**3)
 
 
+def highest_temperature(dos: Tensor, energies: Tensor, n_electrons: float) -> float:
+    """Highest electronic temperature, K, that the energy window allows; ``fermi_level`` refuses higher ones.
+
+    There the top of the window has the occupation ``MAXIMUM_TOP_OCCUPATION``. It is 0 where the window holds too few
+    states for the electrons.
+
+    Args:
+        dos: D, 1/eV, ``[energy]``.
+        energies: rising nodes, eV, ``[energy]``.
+        n_electrons: N.
+
+    Raises:
+        ValueError: N not positive, NaN in D, misshaped D.
+    """
+    _check_dos(dos, energies, n_electrons)
+    nodes = _with_ghosts(energies.cpu(), 1.0)
+    return _highest_thermal_energy(dos.detach().to("cpu", torch.float64), nodes, n_electrons) / BOLTZMANN
+
+
 class _Nodes(NamedTuple):
     """Energy nodes with a ghost at either end, eV ``[energy + 2]``, and their distances ``[energy + 1]``."""
 
@@ -172,21 +191,29 @@ def _highest_level(nodes: _Nodes, kT: float) -> float:
 def _window_message(dos: Tensor, nodes: _Nodes, n_electrons: float, kT: float) -> str:
     """Say why the electrons do not fit below the top of the energy window."""
     window = f"the energy window {float(nodes.positions[1]):g} to {float(nodes.positions[-2]):g} eV"
-    low, high = 1e-4 * float(nodes.spacing[0]), kT
-    if low >= kT or _excess(dos, nodes, n_electrons, _highest_level(nodes, low), low) < 0:
+    highest = _highest_thermal_energy(dos, nodes, n_electrons)
+    if highest == 0:
         states = float((nodes.spacing[1:] + nodes.spacing[:-1]) @ dos) / 2
         return (
             f"{window} holds {states:.4g} states, too few for {n_electrons:g} electrons: "
             "the window or the number of valence electrons does not fit this structure"
         )
-    for _ in range(50):
+    return (
+        f"the electronic temperature of {kT / BOLTZMANN:.0f} K is beyond {window}, whose top would be occupied by "
+        f"more than {MAXIMUM_TOP_OCCUPATION:g}; at most {highest / BOLTZMANN:.0f} K is possible"
+    )
+
+
+def _highest_thermal_energy(dos: Tensor, nodes: _Nodes, n_electrons: float) -> float:
+    """The kT, eV, at which the top of the window is occupied as much as is allowed; 0 if it is so at any kT."""
+    low, high = 1e-4 * float(nodes.spacing[0]), float(nodes.positions[-1] - nodes.positions[0])
+    if _excess(dos, nodes, n_electrons, _highest_level(nodes, low), low) < 0:
+        return 0.0
+    for _ in range(60):
         middle = (low + high) / 2
         fits = _excess(dos, nodes, n_electrons, _highest_level(nodes, middle), middle) >= 0
         low, high = (middle, high) if fits else (low, middle)
-    return (
-        f"the electronic temperature of {kT / BOLTZMANN:.0f} K is beyond {window}, whose top would be occupied by "
-        f"more than {MAXIMUM_TOP_OCCUPATION:g}; at most {low / BOLTZMANN:.0f} K is possible"
-    )
+    return low
 
 
 def _alternating_weights(terms: int) -> Tensor:

@@ -18,7 +18,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from ase_ldos.grid import Grid
 from ase_ldos.ldos import density_of_states
-from ase_ldos.occupation import _polylog, fermi_level, occupation_weights
+from ase_ldos.occupation import _polylog, fermi_level, highest_temperature, occupation_weights
 from ase_ldos.units import BOLTZMANN
 
 
@@ -287,3 +287,11 @@ def test_temperature_beyond_the_window_names_the_limit() -> None:
     assert fermi((10 - level) / (BOLTZMANN * limit)) == pytest.approx(1e-2, rel=1e-2)
     with pytest.raises(ValueError, match="beyond"):
         fermi_level(dos, energies, 12.0, BOLTZMANN * (limit + 1))
+    assert highest_temperature(dos, energies, 12.0) == pytest.approx(limit, abs=0.5)
+
+
+def test_no_temperature_fits_a_full_window() -> None:
+    energies = torch.linspace(-5, 10, 31, dtype=torch.float64)
+    assert highest_temperature(model_dos(energies), energies, 600.0) == 0
+    with pytest.raises(ValueError, match="must be positive"):
+        highest_temperature(model_dos(energies), energies, 0.0)
