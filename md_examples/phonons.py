@@ -55,7 +55,6 @@ phonon.run_total_dos()
 lowest = min(bands.min(), phonon.mesh.frequencies.min())
 verdict = "no imaginary modes" if lowest > -0.05 else "imaginary modes"
 print(f"{len(rest)} atoms: frequencies {lowest:.3f} to {bands.max():.2f} THz, {verdict}")
-
 # One sublattice moved by ±0.02 Å along x or z: by model and DFT, at the same places.
 labels = {snapshot.name: snapshot for snapshot in load_snapshots(LABELS)} if LABELS.exists() else {}
 calculator.fix_grid(GRID)

@@ -34,6 +34,12 @@ EXAMPLES = [
     Example(
         "learning_primitives.py", ("perceptron.png", "colors.png", "confusion.png"), "held-out colours 0.", slow=True
     ),
+    Example(
+        "electron_temperature.py",
+        ("electron_temperature.png",),
+        "of dE_b/dT = T dS/dT",
+        ("--frames", "1", "--interval", "1"),
+    ),
     Example("phonons.py", ("phonons.png",), "no imaginary modes", ("--supercell", "2", "2", "1"), needs="phonopy"),
 ]
 
