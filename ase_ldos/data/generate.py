@@ -1,4 +1,4 @@
-"""Structures worth labelling: rattled, strained, stacked otherwise, or picked from a trajectory."""
+"""Structures worth labelling: rattled, strained, or picked from a trajectory; ``ase_ldos.build`` stacks layers."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from ase import Atoms
-from ase.data import atomic_numbers
 
 if TYPE_CHECKING:
-    from ase_ldos.descriptors.base import Descriptor
+    from ase import Atoms
 
-#: In-plane places of the close-packed layers, in units of the primitive lattice vectors.
-_SITES = {"A": (0.0, 0.0), "B": (1 / 3, 2 / 3), "C": (2 / 3, 1 / 3)}
+    from ase_ldos.descriptors.base import Descriptor
 
 
 def rattled(atoms: Atoms, sigma: float, rng: np.random.Generator, *, minimum_distance: float = 0.0) -> Atoms:
@@ -64,62 +61,6 @@ def strained(
     new = atoms.copy()
     new.set_cell(atoms.cell.array @ deformation, scale_atoms=True)
     return new
-
-
-def polytype(symbol: str, a: float, c: float, stacking: str, size: tuple[int, int] = (1, 1)) -> Atoms:
-    """Close-packed layers in any order.
-
-    Args:
-        symbol: chemical element.
-        a: distance of atoms in a layer, Å.
-        c: twice the distance of layers (hcp's c), Å.
-        stacking: letters A, B, C: ``"AB"`` is hcp, ``"ABC"`` fcc, ``"ABCB"`` double hcp, ``"ABABAC"`` a fault.
-        size: repetitions along the two vectors of the layer.
-
-    Raises:
-        ValueError: an unknown element or letter, or neighbouring layers (the last and the first too) that are equal.
-    """
-    if symbol not in atomic_numbers:
-        raise ValueError(f"there is no chemical element {symbol!r}")
-    if len(stacking) < 2 or any(letter not in _SITES for letter in stacking):
-        raise ValueError(f"stacking is {stacking!r}; at least two letters A, B, C are expected")
-    if any(stacking[i - 1] == stacking[i] for i in range(len(stacking))):
-        raise ValueError(f"stacking is {stacking!r}; neighbouring layers must differ, across the cell's end too")
-    scaled = [(*_SITES[letter], (i + 0.25) / len(stacking)) for i, letter in enumerate(stacking)]
-    cell = [[a, 0, 0], [-a / 2, np.sqrt(3) / 2 * a, 0], [0, 0, c / 2 * len(stacking)]]
-    atoms = Atoms(f"{symbol}{len(scaled)}", cell=cell, scaled_positions=scaled, pbc=True)
-    return atoms.repeat((*size, 1))
-
-
-def stacking_fault(
-    symbol: str, a: float, c: float, slide: float, *, layers: int = 4, size: tuple[int, int] = (1, 1)
-) -> Atoms:
-    """An hcp crystal whose upper half has slid along the partial Burgers vector: the path of the basal fault.
-
-    The cell leans with the slide, so that one of the two interfaces stays perfect.
-
-    Args:
-        symbol: chemical element.
-        a: hcp's a, Å.
-        c: hcp's c, Å.
-        slide: 0 is hcp, 1 the intrinsic fault I₂ (B over A becomes C over A).
-        layers: number of layers, even.
-        size: repetitions along the two vectors of the layer.
-
-    Raises:
-        ValueError: the number of layers is odd or below 4.
-    """
-    if layers < 4 or layers % 2:
-        raise ValueError(f"{layers} layers are asked for; an even number of at least 4 is needed")
-    atoms = polytype(symbol, a, c, "AB" * (layers // 2))
-    cell = atoms.cell.array
-    # a layer A above B moves to C along one of the three equivalent partial vectors, a layer B above A the other way
-    sign = 1 if layers // 2 % 2 == 0 else -1
-    vector = -sign * slide * np.array([1 / 3, 2 / 3, 0.0]) @ cell
-    atoms.positions[atoms.get_scaled_positions()[:, 2] > 0.5] += vector
-    cell[2] += vector
-    atoms.set_cell(cell)
-    return atoms.repeat((*size, 1))
 
 
 def distinct(structures: Sequence[Atoms], tolerance: float = 1e-3) -> list[Atoms]:
