@@ -68,7 +68,7 @@ def test_entropy_and_heat_capacity_vs_dft(be_files: list[Path], bundled: str, te
         return float(w.band @ found.dos), float(-(w.entropy @ found.dos) / kT)
 
     assert temperature < highest_temperature(found.dos, found.energy_grid, n_electrons)
-    # measured on eight hcp snapshots from 1000 to 3000 K: entropies within 18 % (here 7), heat capacities 28 % (here 16)
+    # measured on eight hcp snapshots, 1000 to 3000 K: entropies within 18 % (here 7), heat capacities 28 % (here 16)
     assert model(temperature)[1] == pytest.approx(dft(temperature)[1], rel=0.15)
     slopes = [(F(1.001 * temperature)[0] - F(0.999 * temperature)[0]) / 0.002 / temperature for F in (model, dft)]
     assert slopes[0] == pytest.approx(slopes[1], rel=0.25)

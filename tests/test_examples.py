@@ -40,6 +40,7 @@ EXAMPLES = [
         "of dE_b/dT = T dS/dT",
         ("--frames", "1", "--interval", "1"),
     ),
+    Example("socket_client.py", ("socket_client.png",), "received and directly calculated", ("--steps", "1")),
     Example("phonons.py", ("phonons.png",), "no imaginary modes", ("--supercell", "2", "2", "1"), needs="phonopy"),
 ]
 
@@ -66,6 +67,7 @@ def test_example_runs(
         pytest.importorskip(example.needs)
     before = {path: path.stat().st_mtime for path in FOLDER.iterdir()}
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(FOLDER.parent))  # for what a script starts
     monkeypatch.setattr(sys, "argv", [example.script, *example.arguments])
     runpy.run_path(str(FOLDER / example.script), run_name="__main__")
     assert example.prints in capsys.readouterr().out
