@@ -40,6 +40,12 @@ EXAMPLES = [
         "of dE_b/dT = T dS/dT",
         ("--frames", "1", "--interval", "1"),
     ),
+    Example(
+        "export.py",
+        ("trajectory.extxyz", "density.cube", "density.xsf", "change.cube", "fermi.cube", "export.png"),
+        "trajectory.extxyz: 1 frames",
+        ("--steps", "1"),
+    ),
     Example("socket_client.py", ("socket_client.png",), "received and directly calculated", ("--steps", "1")),
     Example("phonons.py", ("phonons.png",), "no imaginary modes", ("--supercell", "2", "2", "1"), needs="phonopy"),
 ]
