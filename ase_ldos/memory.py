@@ -54,7 +54,7 @@ def _try_block(model: LDOSModel, structure: Structure, grid: Grid, size: int, ba
     block = next(iterate_blocks(model.descriptor, structure, grid, max_points=size, dtype=model.dtype))
     atoms = block.atoms.requires_grad_(backward)
     with torch.set_grad_enabled(backward):
-        hidden = model.hidden(block)
+        hidden = model.hidden(block, model.prepare(structure)[block.owners])
         if backward:
             torch.autograd.grad(hidden.sum(), atoms)
     del ballast

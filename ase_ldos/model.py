@@ -13,10 +13,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ase_ldos.descriptors.base import Descriptor
 from ase_ldos.descriptors.blocks import Block
-from ase_ldos.descriptors.factory import make_descriptor
+from ase_ldos.networks.factory import Surroundings, make_surroundings, prepare_atoms
 from ase_ldos.networks.mlp import MLP
+from ase_ldos.structure import Structure
 
 FORMAT = "ase-ldos model"
 VERSION = 1
@@ -59,7 +59,7 @@ class LDOSModel(nn.Module):
     LDOS needs only their sums over points, so the array grid × energy is never built unless it is asked for.
 
     Args:
-        descriptor: of the surroundings of a point.
+        descriptor: of the surroundings of a point: fixed, or a graph network that is trained with the rest.
         network: maps scaled features to energies; its ``features`` are h, its ``head`` gives W and c.
         energies: nodes of the energy grid, eV, ``[energy]``.
         metadata: what the model is for.
@@ -76,7 +76,7 @@ class LDOSModel(nn.Module):
 
     def __init__(
         self,
-        descriptor: Descriptor,
+        descriptor: Surroundings,
         network: MLP,
         energies: Tensor,
         metadata: ModelMetadata,
@@ -130,14 +130,22 @@ class LDOSModel(nn.Module):
         linear = self.network.head
         return linear.weight.double() * self.ldos_scale, linear.bias.double() * self.ldos_scale
 
-    def inputs(self, block: Block) -> Tensor:
-        """The network's inputs at the points of a block, ``[grid, input]``."""
-        features = self.descriptor(block.points, block.atoms, block.species)
-        return (features - self.mean) @ self.projection
+    def prepare(self, structure: Structure) -> Tensor:
+        """What the points need to know of each atom, ``[atom, ...]``, once per structure; see ``prepare_atoms``."""
+        return prepare_atoms(self.descriptor, structure)
 
-    def hidden(self, block: Block) -> Tensor:
-        """Hidden features h at the points of a block, ``[grid, hidden]``."""
-        return self.network.features(self.inputs(block))
+    def inputs(self, block: Block, known: Tensor) -> Tensor:
+        """The network's inputs at the points of a block, ``[grid, input]``.
+
+        Args:
+            block: points and images.
+            known: of the images, ``prepare(structure)[block.owners]``.
+        """
+        return (self.descriptor(block.points, block.atoms, known) - self.mean) @ self.projection
+
+    def hidden(self, block: Block, known: Tensor) -> Tensor:
+        """Hidden features h at the points of a block, ``[grid, hidden]``; arguments as of ``inputs``."""
+        return self.network.features(self.inputs(block, known))
 
     def charges(self, numbers: Tensor) -> Tensor:
         """Valence charges of atoms, e, float64 ``[atom]``, of elements that the model knows."""
@@ -172,12 +180,13 @@ class LDOSModel(nn.Module):
         path = model_path(name)
         tensors, header = _read(path)
         try:
-            network = MLP(**header["network"])
+            dtype = tensors["mean"].dtype
+            descriptor = make_surroundings(header["descriptor"])
             known = {item.name for item in fields(ModelMetadata)}
             metadata = ModelMetadata(**{key: value for key, value in header["metadata"].items() if key in known})
             model = cls(
-                make_descriptor(header["descriptor"]),
-                network.to(tensors["mean"].dtype),
+                descriptor.to(dtype) if isinstance(descriptor, nn.Module) else descriptor,
+                MLP(**header["network"]).to(dtype),
                 tensors.pop("energies"),
                 metadata,
                 mean=tensors["mean"],

@@ -126,10 +126,11 @@ def predict_ldos(
     weight, bias = (part.to(model.dtype) for part in model.head)
     ldos = torch.empty(grid.n_points, len(bias), dtype=model.dtype, device=model.device)
     with torch.no_grad():
+        known = model.prepare(structure)
         for block in iterate_blocks(
             model.descriptor, structure, grid, max_points=chunk_size or DEFAULT_BLOCK, dtype=model.dtype
         ):
-            ldos[block.flat] = torch.addmm(bias, model.hidden(block), weight.T)
+            ldos[block.flat] = torch.addmm(bias, model.hidden(block, known[block.owners]), weight.T)
     return ldos.reshape(*grid.shape, -1)
 
 
@@ -210,6 +211,8 @@ class _Hidden:
     def __init__(self, model: LDOSModel, structure: Structure, grid: Grid, chunk_size: int) -> None:
         self.model, self.structure, self.grid, self.chunk_size = model, structure, grid, chunk_size
         self._kept: list[Tensor] | None = [] if hidden_bytes(model, grid) <= KEEP_BYTES else None
+        with torch.no_grad(), record_function("ase_ldos::atoms"):
+            self._known = model.prepare(structure)
 
     def blocks(self) -> Iterator[Block]:
         return iterate_blocks(
@@ -220,7 +223,7 @@ class _Hidden:
         """Σ_r h(r), float64 ``[hidden]``."""
         total = torch.zeros(self.model.network.n_features, dtype=torch.float64, device=self.model.device)
         for block in self.blocks():
-            hidden = self.model.hidden(block)
+            hidden = self.model.hidden(block, self._known[block.owners])
             total += hidden.sum(dim=0, dtype=torch.float64)
             if self._kept is not None:
                 self._kept.append(hidden)
@@ -237,22 +240,52 @@ class _Hidden:
                 result[flat] = hidden.double() @ columns + constants
         else:
             for block in self.blocks():
-                result[block.flat] = self.model.hidden(block).double() @ columns + constants
+                hidden = self.model.hidden(block, self._known[block.owners])
+                result[block.flat] = hidden.double() @ columns + constants
         return list(result.unbind(-1))
 
     def pull_back(self, adjoint: _Adjoint, *, strained: bool) -> tuple[Tensor, Tensor]:
         """Forces ``[atom, 3]`` and stress ``[3, 3]`` (only explicit terms unless ``strained``)."""
         gradient, virial = adjoint.positions.clone(), adjoint.strain.clone()
+        by_known = torch.zeros_like(self._known) if self._known.is_floating_point() else None
         for block in self.blocks():
-            points = block.points.requires_grad_(strained)
-            atoms = block.atoms.requires_grad_()
-            with torch.enable_grad():
-                hidden = self.model.hidden(block)
-                pull = adjoint.constant + adjoint.potential[block.flat, None] * adjoint.varying
-                leaves = (atoms, points) if strained else (atoms,)
-                found = [part.double() for part in torch.autograd.grad(hidden, leaves, pull.to(hidden))]
-            gradient.index_add_(0, block.owners, found[0])
-            for leaf, part in zip(leaves, found):
-                virial += leaf.detach().double().T @ part
+            pull = adjoint.constant + adjoint.potential[block.flat, None] * adjoint.varying
+            by_atoms, by_points, by_images = self._pull_back_block(block, pull, strained)
+            gradient.index_add_(0, block.owners, by_atoms)
+            virial += block.atoms.detach().double().T @ by_atoms
+            if by_points is not None:
+                virial += block.points.detach().double().T @ by_points
+            if by_known is not None and by_images is not None:
+                by_known.index_add_(0, block.owners, by_images)
+        if by_known is not None:
+            by_positions, by_strain = self._pull_back_atoms(by_known)
+            gradient, virial = gradient + by_positions, virial + by_strain
         stress = (virial + virial.T) / (2 * self.grid.volume)
         return -gradient, stress
+
+    def _pull_back_block(
+        self, block: Block, pull: Tensor, strained: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Derivatives of Σ pull · h in the images, the points (if ``strained``) and what is known (if learned)."""
+        known = self._known[block.owners]
+        wanted = (True, strained, known.is_floating_point())
+        leaves = [leaf.requires_grad_() for leaf, want in zip((block.atoms, block.points, known), wanted) if want]
+        with torch.enable_grad():
+            hidden = self.model.hidden(block, known)
+            found = iter(torch.autograd.grad(hidden, leaves, pull.to(hidden)))
+        by_atoms, by_points, by_known = (next(found) if want else None for want in wanted)
+        assert by_atoms is not None
+        return by_atoms.double(), None if by_points is None else by_points.double(), by_known
+
+    def _pull_back_atoms(self, by_known: Tensor) -> tuple[Tensor, Tensor]:
+        """Through the layers on the atoms, once for all blocks: derivatives in positions and strain."""
+        with torch.enable_grad():
+            strain = torch.zeros_like(self.structure.cell, requires_grad=True)
+            positions = self.structure.positions.detach().requires_grad_()
+            known = self.model.prepare(replace(self.structure, positions=positions).strained(strain))
+            if not known.requires_grad:  # no layers: nothing depends on where the atoms are
+                return torch.zeros_like(positions), torch.zeros_like(strain)
+            by_positions, by_strain = torch.autograd.grad(
+                known, (positions, strain), by_known, allow_unused=True, materialize_grads=True
+            )
+        return by_positions, by_strain

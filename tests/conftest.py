@@ -13,7 +13,10 @@ from ase.data import atomic_numbers
 
 from ase_ldos.descriptors.power_spectrum import PowerSpectrum
 from ase_ldos.model import LDOSModel, ModelMetadata, bundled_models
+from ase_ldos.networks.factory import Surroundings, prepare_atoms
 from ase_ldos.networks.mlp import MLP
+from ase_ldos.networks.se3_transformer import SE3Transformer
+from ase_ldos.structure import Structure
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -49,15 +52,24 @@ def dft_folder() -> Path:
     return _folder("dft")
 
 
-def small_model(symbols: tuple[str, ...] = ("Be",), *, cutoff: float = 4.2) -> LDOSModel:
+def small_model(symbols: tuple[str, ...] = ("Be",), *, cutoff: float = 4.2, kind: str = "power_spectrum") -> LDOSModel:
     """A deterministic model with random weights, float64, that gives any compact structure a plausible LDOS."""
     generator = torch.Generator().manual_seed(7)
-    descriptor = PowerSpectrum(tuple(atomic_numbers[s] for s in symbols), cutoff=cutoff, n_radial=3, lmax=2)
+    species = tuple(atomic_numbers[s] for s in symbols)
+    descriptor: Surroundings
+    if kind == "se3_transformer":
+        sizes = {"channels": 4, "heads": 2, "n_radial": 3, "fields": 4, "point_heads": 2}
+        descriptor = SE3Transformer(species, cutoff=cutoff, atom_cutoff=3.6, **sizes, generator=generator).double()
+    else:
+        descriptor = PowerSpectrum(species, cutoff=cutoff, n_radial=3, lmax=2)
     network = MLP(10, 60, hidden=(16, 16), generator=generator).double()
     # features of points among typical atoms, so that the inputs of the network are of order one
     points = 2 * torch.rand(200, 3, generator=generator, dtype=torch.float64) - 1
     atoms = 10 * torch.rand(125, 3, generator=generator, dtype=torch.float64) - 5
-    features = descriptor(points, atoms, torch.arange(125) % len(symbols))
+    numbers = torch.tensor(species)[torch.arange(125) % len(symbols)]
+    with torch.no_grad():
+        cell = 10 * torch.eye(3, dtype=torch.float64)
+        features = descriptor(points, atoms, prepare_atoms(descriptor, Structure(numbers, atoms, cell)))
     mix = torch.randn(descriptor.n_features, 10, generator=generator, dtype=torch.float64)
     projection = 2 * mix / features.std(dim=0)[:, None] / descriptor.n_features**0.5
     with torch.no_grad():
@@ -80,6 +92,12 @@ def small_model(symbols: tuple[str, ...] = ("Be",), *, cutoff: float = 4.2) -> L
 def be_model() -> LDOSModel:
     """The small model of beryllium."""
     return small_model()
+
+
+@pytest.fixture(params=["power_spectrum", "se3_transformer"])
+def either_model(request: pytest.FixtureRequest) -> LDOSModel:
+    """A small model of beryllium with a fixed descriptor, and one with the graph network."""
+    return small_model(kind=request.param)
 
 
 @pytest.fixture

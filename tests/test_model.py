@@ -25,6 +25,12 @@ def rewrite(path: Path, **changes: object) -> Path:
 
 
 @pytest.fixture
+def be_model(either_model: LDOSModel) -> LDOSModel:
+    """Every test here runs with a fixed descriptor and with the graph network."""
+    return either_model
+
+
+@pytest.fixture
 def model_file(be_model: LDOSModel, tmp_path: Path) -> Path:
     path = tmp_path / "small.safetensors"
     be_model.save(path)
@@ -104,6 +110,8 @@ def test_a_newer_version_is_refused(model_file: Path) -> None:
     [
         {"descriptor": {"kind": "tea leaves", "species": [4]}},
         {"descriptor": {"kind": "power_spectrum", "species": [4], "cutoff": 5.0, "n_radial": 4, "lmax": 2}},
+        {"descriptor": {"kind": "se3_transformer", "species": [4], "lmax": 3}},
+        {"descriptor": {"kind": "se3_transformer", "species": [4], "sharpness": 3}},
         {"network": {"n_inputs": 10, "n_outputs": 59, "hidden": [16, 16]}},
         {"network": None},
         {"metadata": {"valence": {"Be": 2.0}}},

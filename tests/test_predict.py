@@ -21,11 +21,17 @@ from ase_ldos.structure import Structure
 from ase_ldos.units import BOLTZMANN
 
 
+@pytest.fixture
+def be_model(either_model: LDOSModel) -> LDOSModel:
+    """Every test here runs with a fixed descriptor and with the graph network."""
+    return either_model
+
+
 def plain_free_energy(model: LDOSModel, structure: Structure, shape: tuple[int, int, int], kT: float) -> Tensor:
     """A with the whole LDOS as one array and one graph: the definition."""
     grid = Grid(structure.cell, shape)
     (block,) = iterate_blocks(model.descriptor, structure, grid, max_points=grid.n_points)
-    ldos = model.network(model.inputs(block)) * model.ldos_scale
+    ldos = model.network(model.inputs(block, model.prepare(structure)[block.owners])) * model.ldos_scale
     ldos = torch.zeros_like(ldos).index_copy(0, block.flat, ldos).reshape(*shape, -1)
     dos = density_of_states(ldos, grid)
     charges = model.charges(structure.numbers)
