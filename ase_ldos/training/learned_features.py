@@ -19,6 +19,7 @@ from ase_ldos.grid import Grid
 from ase_ldos.model import LDOSModel
 from ase_ldos.neighbours import Images
 from ase_ldos.networks.factory import Surroundings
+from ase_ldos.networks.mlp import MLP
 from ase_ldos.networks.se3_transformer import SE3Transformer
 from ase_ldos.structure import Structure
 from ase_ldos.training.batches import Scaler, snapshot_grid
@@ -72,6 +73,20 @@ def whole_scaler(
     width = features.std(dim=0).clamp(min=1e-6)
     projection = torch.block_diag(fixed.projection, torch.diag(1 / width))
     return Scaler(torch.cat((fixed.mean, features.mean(dim=0))), projection)
+
+
+def graft(start: MLP, network: MLP) -> None:
+    """Let a network with more inputs compute what ``start`` computes: the weights of inputs that come last are zero.
+
+    Args:
+        start: the smaller network, of the same hidden layers and outputs.
+        network: the larger one, which is set.
+    """
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            old = start.get_parameter(name)
+            parameter.zero_()
+            parameter[tuple(slice(size) for size in old.shape)] = old.to(parameter)
 
 
 def complete_inputs(model: LDOSModel, fixed: Tensor, structure: Structure, grid: Grid) -> Tensor:

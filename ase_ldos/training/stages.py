@@ -14,10 +14,9 @@ from ase_ldos.descriptors.power_spectrum import PowerSpectrum
 from ase_ldos.model import LDOSModel, ModelMetadata
 from ase_ldos.networks.factory import Surroundings, make_surroundings
 from ase_ldos.networks.mlp import MLP
-from ase_ldos.networks.se3_transformer import SE3Transformer
 from ase_ldos.training.batches import Scaler, TrainingSnapshot, fit_scaler, prepare_snapshots
 from ase_ldos.training.history import History
-from ase_ldos.training.learned_features import fixed_part, fixed_scaler, whole_scaler
+from ase_ldos.training.learned_features import fixed_part, fixed_scaler, graft, whole_scaler
 from ase_ldos.training.loop import fit
 from ase_ldos.training.losses import LDOSLoss, LDOSPoints, Trainee, measure, relative_square
 from ase_ldos.training.recipe import Recipe, TrainingRecipe
@@ -80,15 +79,7 @@ def train_model(
         )
     plan = recipe.training
     generator = torch.Generator().manual_seed(recipe.seed)
-    surroundings = _surroundings(recipe, generator)
-    if start is None:
-        scaler = _fit_scaler(recipe, with_ldos, fixed_part(surroundings), progress)
-        whole = whole_scaler(surroundings, scaler, with_ldos, recipe.model.grid_spacing)
-        model = build_model(recipe, surroundings, whole, generator)
-    elif start.descriptor.settings() != surroundings.settings() and isinstance(surroundings, SE3Transformer):
-        model = graft(recipe, start, surroundings, with_ldos, generator)
-    else:
-        model = _check_start(recipe, start, surroundings)
+    model = _first_model(recipe, start, with_ldos, generator, progress)
     descriptor, scaler = fixed_part(model.descriptor), fixed_scaler(model)
     ready, held_back = (_prepare(recipe, part, descriptor, scaler, progress) for part in (training, validation))
     points = LDOSPoints.gather(ready)
@@ -133,57 +124,65 @@ def _fit_scaler(
     return fit_scaler(descriptor, snapshots, settings.n_inputs, floor=floor, spacing=spacing, progress=progress)
 
 
-def graft(
+def _first_model(
     recipe: Recipe,
-    start: LDOSModel,
-    surroundings: SE3Transformer,
+    start: LDOSModel | None,
     snapshots: Sequence[Snapshot],
     generator: torch.Generator,
+    progress: bool,
 ) -> LDOSModel:
-    """The graph network that computes what a model of its power spectrum computes: learned inputs get zero weights.
-
-    Args:
-        recipe: of the graph network.
-        start: the model of the power spectrum.
-        surroundings: the graph network with initial weights.
-        snapshots: from which the learned features get their scale.
-        generator: for the weights that are overwritten.
+    """The model before the first step: a fresh one, the one to go on from, or a fresh one with the latter's knowledge.
 
     Raises:
-        ValueError: ``start`` has another power spectrum, other hidden layers or other energies.
+        ValueError: ``start`` is not of this recipe.
     """
-    spectrum = surroundings.spectrum
-    settings, n_fixed = recipe.model, start.network.n_inputs
-    wanted = (spectrum and spectrum.settings(), settings.n_inputs, list(settings.hidden), settings.activation, True)
-    found = (
-        start.descriptor.settings(),
-        n_fixed,
-        start.network.settings()["hidden"],
-        start.network.activation,
-        torch.equal(start.energies, torch.as_tensor(settings.energies)) and start.network.skip,
-    )
-    if wanted != found:
-        raise ValueError(f"the model to start from is not of this recipe: it has {found}, the recipe asks for {wanted}")
-    scaler = whole_scaler(surroundings, fixed_scaler(start), snapshots, settings.grid_spacing)
-    model = build_model(recipe, surroundings, scaler, generator)
-    with torch.no_grad():
-        for name, parameter in model.network.named_parameters():
-            old = start.network.get_parameter(name)
-            parameter.zero_()
-            # learned inputs come last, in the first layer as in the head
-            parameter[tuple(slice(size) for size in old.shape)] = old
-    return model.train()
+    surroundings = _surroundings(recipe, generator)
+    if start is None:
+        scaler = _fit_scaler(recipe, snapshots, fixed_part(surroundings), progress)
+    else:
+        _check_start(recipe, start, surroundings)
+        if start.descriptor.settings() == surroundings.settings():
+            return start.train().requires_grad_(True)
+        scaler = fixed_scaler(start)
+    whole = whole_scaler(surroundings, scaler, snapshots, recipe.model.grid_spacing)
+    model = build_model(recipe, surroundings, whole, generator)
+    if start is not None:
+        graft(start.network, model.network)
+    return model
 
 
-def _check_start(recipe: Recipe, start: LDOSModel, surroundings: Surroundings) -> LDOSModel:
-    """The model to go on from, if it is what the recipe asks for."""
-    same_energies = torch.equal(start.energies, torch.as_tensor(recipe.model.energies))
-    n_inputs = fixed_scaler(start).projection.shape[1]
-    wanted = (surroundings.settings(), recipe.model.n_inputs, list(recipe.model.hidden), True)
-    found = (start.descriptor.settings(), n_inputs, start.network.settings()["hidden"], same_energies)
-    if wanted != found:
-        raise ValueError(f"the model to start from is not of this recipe: it has {found}, the recipe asks for {wanted}")
-    return start.train().requires_grad_(True)
+def _check_start(recipe: Recipe, start: LDOSModel, surroundings: Surroundings) -> None:
+    """Refuse a model that the recipe's model does not contain: the same one, or that of its power spectrum alone."""
+    settings, fixed = recipe.model, fixed_part(surroundings)
+    wanted = {
+        "descriptor": surroundings.settings(),
+        "inputs of fixed features": settings.n_inputs,
+        "hidden": list(settings.hidden),
+        "activation": settings.activation,
+        "energies": settings.energies.tolist(),
+    }
+    found = {
+        "descriptor": start.descriptor.settings(),
+        "inputs of fixed features": fixed_scaler(start).projection.shape[1],
+        "hidden": list(start.network.hidden),
+        "activation": start.network.activation,
+        "energies": start.energies.tolist(),
+    }
+    if fixed is not None and found["descriptor"] == fixed.settings():
+        wanted["descriptor"] = fixed.settings()
+    for name, value in wanted.items():
+        if found[name] != value:
+            raise ValueError(
+                f"the model to start from is not of this recipe: {name} {_shown(found[name])}, the recipe asks for "
+                f"{_shown(value)}"
+            )
+
+
+def _shown(value: object) -> str:
+    """A setting in a message; energies by their range."""
+    if isinstance(value, list) and len(value) > 10:
+        return f"{len(value)} from {value[0]} to {value[-1]} eV"
+    return str(value)
 
 
 def _prepare(
