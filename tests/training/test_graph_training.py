@@ -12,6 +12,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
+from safetensors.torch import load_file
 
 from ase_ldos.calculator import LDOSCalculator
 from ase_ldos.cli import main
@@ -290,6 +291,11 @@ def test_command_line_calculator_and_evaluation(
     assert "RMS" in capsys.readouterr().out
     assert main(["evaluate", str(out), str(tmp_path / "data"), "--every", "3", "--offset", "2"]) == 0
     assert "be_02" in capsys.readouterr().out
+    assert main(["info", str(out)]) == 0
+    n_weights = sum(
+        value.numel() for name, value in load_file(out).items() if name.startswith(("descriptor", "network"))
+    )
+    assert f"parameters              {n_weights}, float32" in capsys.readouterr().out
     atoms = bulk("Be", "hcp", a=2.27, c=3.57)
     atoms.rattle(0.05, seed=2)
     atoms.calc = LDOSCalculator(out, device="cpu", dtype="float64")
