@@ -52,6 +52,10 @@ def check_parameter(name: str, value: object) -> float | int:
         CalculatorSetupError: an unknown name or a value out of range.
     """
     units = {"electronic_temperature": " K", "grid_spacing": " Å", "chunk_size": " grid points"}
+    if name in ("cutoff", "atom_cutoff", "lmax"):
+        raise CalculatorSetupError(
+            f"{name!r} cannot be set: a model keeps what it was trained with; take another model"
+        )
     if name not in units:
         raise CalculatorSetupError(
             f"{name!r} cannot be set; {', '.join(units)} can, for anything else make a new LDOSCalculator"

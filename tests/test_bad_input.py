@@ -117,6 +117,13 @@ def test_options_that_make_no_sense(be_model: LDOSModel, options: dict[str, obje
         LDOSCalculator(be_model, **{"device": "cpu", **options})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("name", ["cutoff", "atom_cutoff", "lmax"])
+def test_what_a_model_was_built_with_cannot_be_set(either_model: LDOSModel, name: str) -> None:
+    calculator = LDOSCalculator(either_model, device="cpu")
+    with pytest.raises(CalculatorSetupError, match=f"'{name}' cannot be set: a model keeps what it was trained with"):
+        calculator.set(**{name: 3})
+
+
 def test_model_files(tmp_path: Path) -> None:
     with pytest.raises(CalculatorSetupError, match="no bundled model of that name"):
         LDOSCalculator("unobtainium")
