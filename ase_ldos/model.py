@@ -37,6 +37,8 @@ class ModelMetadata:
         fermi_level: a typical μ, eV, from which the search for the Fermi level starts.
         minimum_distance: closest pair of atoms that the model accepts, Å.
         errors: measured on held-back structures: names and units as in ``evaluate.COLUMNS``.
+        novelty: distances of held-back structures from the training data: ``threshold`` (the largest), ``median``,
+            number of ``structures``; empty if not calibrated, see ``ase_ldos.novelty``.
         provenance: data, recipe, versions; for people.
     """
 
@@ -49,6 +51,7 @@ class ModelMetadata:
     fermi_level: float = 0.0
     minimum_distance: float = 1.0
     errors: dict[str, float] = field(default_factory=dict)
+    novelty: dict[str, float] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
@@ -73,6 +76,10 @@ class LDOSModel(nn.Module):
 
     mean: Tensor
     projection: Tensor
+    #: Inputs at the places of training atoms: mean ``[species, input]`` and axes over standard deviations
+    #: ``[species, input, input]``; None if not calibrated.
+    novelty_mean: Tensor | None
+    novelty_whitening: Tensor | None
 
     def __init__(
         self,
@@ -106,6 +113,8 @@ class LDOSModel(nn.Module):
         dtype = network.head.weight.dtype
         self.register_buffer("mean", mean.to(dtype).clone())
         self.register_buffer("projection", projection.to(dtype).clone())
+        self.register_buffer("novelty_mean", None)
+        self.register_buffer("novelty_whitening", None)
         # not a buffer: it stays float64 whatever the network's dtype
         self._energies = energies.detach().to("cpu", torch.float64).clone()
 
@@ -193,6 +202,8 @@ class LDOSModel(nn.Module):
                 projection=tensors["projection"],
                 ldos_scale=header["ldos_scale"],
             )
+            if "novelty_mean" in tensors:
+                model.novelty_mean, model.novelty_whitening = tensors["novelty_mean"], tensors["novelty_whitening"]
             model.load_state_dict(tensors)
         except (KeyError, TypeError, RuntimeError, ValueError) as error:
             raise ValueError(f"{path} is a damaged model file: {error}") from error

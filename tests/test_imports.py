@@ -30,6 +30,7 @@ FLOORS = {
     "models": 5,
     "data": 5.3,
     "training": 5.6,
+    "novelty": 6,
     "predict": 6,
     "evaluate": 7,
     "cli_train": 7,
