@@ -80,7 +80,6 @@ class LDOSCalculator(Calculator):
         chunk_size: int | None = None,
     ) -> None:
         self._prediction: Prediction | None = None
-        self._fermi_guess: float | None = None
         self._wants_stress = False
         self._grid = GridKeeper()
         self._model = prepare_model(model, device, dtype)
@@ -185,12 +184,11 @@ class LDOSCalculator(Calculator):
                 electronic_temperature=self.parameters["electronic_temperature"],
                 grid=grid,
                 chunk_size=self.parameters["chunk_size"],
-                fermi_guess=self._fermi_guess,
             )
 
         with _input_errors():
             prediction = self._within_memory(run, structure, grid, backward=bool(want))
-        self._prediction, self._fermi_guess = prediction, prediction.fermi_level
+        self._prediction = prediction
         self.results = {"energy": prediction.free_energy, "free_energy": prediction.free_energy}
         if prediction.forces is not None:
             self.results["forces"] = prediction.forces.cpu().numpy()

@@ -46,6 +46,15 @@ EXAMPLES = [
         "trajectory.extxyz: 1 frames",
         ("--steps", "1"),
     ),
+    *(
+        Example(
+            "molecular_dynamics.py",
+            tuple(ensemble + end for end in (".npz", "_energy.png", "_dos.png", "_density.png")),
+            "means of the second half",
+            ("--ensemble", ensemble, "--steps", "2", "--interval", "1"),
+        )
+        for ensemble in ("nve", "nvt", "npt")
+    ),
     Example("socket_client.py", ("socket_client.png",), "received and directly calculated", ("--steps", "1")),
     Example("phonons.py", ("phonons.png",), "no imaginary modes", ("--supercell", "2", "2", "1"), needs="phonopy"),
 ]
@@ -63,7 +72,10 @@ def _quiet_plots() -> Iterator[None]:
 @pytest.mark.usefixtures("_quiet_plots")
 @pytest.mark.parametrize(
     "example",
-    [pytest.param(e, id=e.script, marks=[pytest.mark.slow] if e.slow else []) for e in EXAMPLES],
+    [
+        pytest.param(e, id=" ".join((e.script, *e.arguments[:2])), marks=[pytest.mark.slow] if e.slow else [])
+        for e in EXAMPLES
+    ],
 )
 def test_example_runs(
     example: Example, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
