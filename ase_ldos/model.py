@@ -150,7 +150,8 @@ class LDOSModel(nn.Module):
             block: points and images.
             known: of the images, ``prepare(structure)[block.owners]``.
         """
-        return (self.descriptor(block.points, block.atoms, known) - self.mean) @ self.projection
+        features = self.descriptor(block.points, block.atoms, known)
+        return (features - self.mean.to(features)) @ self.projection.to(features)
 
     def hidden(self, block: Block, known: Tensor) -> Tensor:
         """Hidden features h at the points of a block, ``[grid, hidden]``; arguments as of ``inputs``."""

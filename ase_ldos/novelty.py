@@ -101,13 +101,20 @@ def atom_distances(model: LDOSModel, structure: Structure) -> Tensor:
             f"the model {model.metadata.name!r} does not know its training range; see `ase-ldos calibrate --help`"
         )
     species = species_indices(structure.numbers, model.descriptor.species)
-    shifted = atom_inputs(model, structure) - means[species]
-    # summed in float64: beyond the range the squares of float32 lose their sense first
-    return torch.einsum("ai,aij->aj", shifted, whitenings[species]).double().square().mean(dim=1).sqrt()
+    shifted = atom_inputs(model, structure) - means.double()[species]
+    distances = torch.empty(len(structure), dtype=torch.float64, device=model.device)
+    for index, whitening in enumerate(whitenings.double()):
+        mine = species == index
+        distances[mine] = (shifted[mine] @ whitening).square().mean(dim=1).sqrt()
+    return distances
 
 
 def atom_inputs(model: LDOSModel, structure: Structure) -> Tensor:
-    """The network's inputs at the atoms' places, ``[atom, input]``, found box by box."""
+    """The network's inputs at the atoms' places, float64 ``[atom, input]``, found box by box.
+
+    A fixed descriptor is evaluated in float64: directions in which the training set hardly differs are scaled up so
+    much that float32 would show the rounding of a box of this size. A graph network keeps its own number type.
+    """
     cell = structure.cell
     fractional = structure.positions @ torch.linalg.inv(cell)
     # Images knows the surroundings of the cell: atoms that have left it are looked at where they come in again
@@ -116,7 +123,8 @@ def atom_inputs(model: LDOSModel, structure: Structure) -> Tensor:
     radii = [float((points[box] - points[box].mean(dim=0)).norm(dim=1).max()) + 1e-6 for box in boxes]
     images = Images(structure, model.descriptor.cutoff + max(radii))
     species = species_indices(structure.numbers, model.descriptor.species)
-    inputs = torch.empty(len(structure), model.network.n_inputs, dtype=model.dtype, device=model.device)
+    dtype = model.dtype if isinstance(model.descriptor, torch.nn.Module) else torch.float64
+    inputs = torch.empty(len(structure), model.network.n_inputs, dtype=torch.float64, device=model.device)
     with torch.no_grad():
         known = model.prepare(structure)
         for box, radius in zip(boxes, radii):
@@ -124,9 +132,8 @@ def atom_inputs(model: LDOSModel, structure: Structure) -> Tensor:
             near = images.near(centre, model.descriptor.cutoff + radius)
             owners = images.atoms[near]
             around = structure.positions[owners] + images.shifts[near] @ cell - centre
-            here = (points[box] - centre).to(model.dtype)
-            block = Block(box, here, around.to(model.dtype), species[owners], owners)
-            inputs[box] = model.inputs(block, known[owners])
+            block = Block(box, (points[box] - centre).to(dtype), around.to(dtype), species[owners], owners)
+            inputs[box] = model.inputs(block, known[owners]).double()
     return inputs
 
 
@@ -162,7 +169,7 @@ def calibrate(
         for item in (*training, *held_back)
     ]
     bar = tqdm(structures[: len(training)], desc="training range", disable=not progress)
-    inputs = torch.cat([atom_inputs(model, structure) for structure in bar]).double()
+    inputs = torch.cat([atom_inputs(model, structure) for structure in bar])
     numbers = torch.cat([structure.numbers for structure in structures[: len(training)]])
     species = species_indices(numbers, model.descriptor.species)
     means, whitenings = [], []

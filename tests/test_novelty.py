@@ -73,6 +73,15 @@ def test_symmetries_and_boxes(calibrated: LDOSModel) -> None:
     assert atom_distances(calibrated, Structure.from_atoms(many)).numpy() == pytest.approx(np.tile(expected, 48))
 
 
+def test_a_large_cell_shows_no_rounding(be_model: LDOSModel) -> None:
+    """A model in float32: equivalent atoms of many boxes have the distance of the primitive cell's."""
+    calibrate(be_model, snapshots(40, seed=1), snapshots(10, seed=2), progress=False)
+    model = be_model.to(torch.float32)
+    expected = atom_distances(model, Structure.from_atoms(crystal(1))).numpy()
+    many = atom_distances(model, Structure.from_atoms(crystal(1).repeat((6, 6, 4)))).numpy()
+    assert many == pytest.approx(np.tile(expected, 144), rel=1e-4)
+
+
 def test_elements_have_their_own_range(alloy_model: LDOSModel) -> None:
     random = np.random.default_rng(5)
     cells = [rattled(crystal(1).repeat((2, 1, 1)), 0.08, random) for _ in range(30)]
