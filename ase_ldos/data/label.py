@@ -20,7 +20,10 @@ from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
-from ase_ldos.data.espresso import PID_FILE, CalculationError, calculate, check_setup
+from ase_ldos.data.espresso import PREFIX, calculate, check_setup
+from ase_ldos.data.espresso_files import read_creator
+from ase_ldos.data.programs import PID_FILE, CalculationError
+from ase_ldos.data.provenance import extend_record, write_record
 from ase_ldos.data.recipe import Recipe, load_recipe
 from ase_ldos.data.snapshot import PathLike, load_snapshot, save_snapshot
 
@@ -63,7 +66,7 @@ def label_structures(
 
     Each snapshot becomes ``folder/NAME.npz``, complete or not at all; NAME is ``atoms.info["name"]`` or the
     structure's number. So the process may be killed at any moment and started again. A structure that fails is
-    noted in ``failures.json`` with its reason and the others go on.
+    noted in ``failures.json`` with its reason and the others go on. ``provenance.json`` tells set-up and programs.
 
     Args:
         structures: periodic ASE atoms.
@@ -79,13 +82,15 @@ def label_structures(
         ValueError: bad structures or recipe, or the folder belongs to other structures or is in use.
     """
     named = _named(structures)
-    check_setup([symbol for atoms in structures for symbol in atoms.get_chemical_symbols()], recipe)
+    symbols = {symbol for atoms in structures for symbol in atoms.symbols}
+    check_setup(symbols, recipe, launcher=launcher)
     if workers < 1 or cores_per_worker < 1:
         raise ValueError(f"{workers} workers of {cores_per_worker} cores are asked for; at least 1 of each is needed")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
         found = [name for name in named if _is_labelled(folder, name, named[name])]
+        record = extend_record(folder, recipe, symbols)
         failed = _read_failures(folder)
         if retry_failed:
             failed = {}
@@ -94,10 +99,10 @@ def label_structures(
         queue = _core_sets(workers, cores_per_worker, pin=not launcher)
         _end_leftovers(folder / ".work")
 
-        def work(name: str) -> None:
+        def work(name: str) -> str:
             cores = queue.get()
             try:
-                _label_one(name, named[name], recipe, folder, cores, launcher)
+                return _label_one(name, named[name], recipe, folder, cores, launcher)
             finally:
                 queue.put(cores)
 
@@ -108,6 +113,9 @@ def label_structures(
                     name, error = jobs[job], job.exception()
                     if error is None:
                         finished.append(name)
+                        if job.result() not in record["programs"]:
+                            record["programs"].append(job.result())
+                            write_record(folder, record)
                     elif isinstance(error, CalculationError | ValueError):
                         failed[name] = str(error)
                         _write_failures(folder, failed)
@@ -124,13 +132,15 @@ def label_structures(
     return LabelReport(tuple(finished), tuple(found), {name: failed[name] for name in failed if name in named})
 
 
-def _label_one(name: str, atoms: Atoms, recipe: Recipe, folder: Path, cores: set[int], launcher: str) -> None:
+def _label_one(name: str, atoms: Atoms, recipe: Recipe, folder: Path, cores: set[int], launcher: str) -> str:
+    """Label one structure; returns which program did it."""
     if cores:
         os.sched_setaffinity(0, cores)  # of this thread only; pw.x inherits it
     (folder / ".work").mkdir(exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f"{name}.", dir=folder / ".work")).resolve()
     try:
         save_snapshot(folder / f"{name}.npz", calculate(name, atoms, recipe, work, launcher=launcher))
+        return read_creator(work / f"{PREFIX}.save")
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

@@ -149,6 +149,21 @@ def _build(kind: type[Table], table: Mapping[str, Any], source: str) -> Table:
         raise ValueError(f"{source}: {error}".replace("__init__() ", "")) from error
 
 
+def data_paths(recipe: Recipe) -> list[Path]:
+    """Where the data of a recipe lie: in its own folder or the working directory.
+
+    Raises:
+        FileNotFoundError: a source is not there.
+    """
+    paths = []
+    for source in recipe.data:
+        path = next((p for p in (recipe.folder / source, Path(source)) if p.exists()), None)
+        if path is None:
+            raise FileNotFoundError(f"no data at {source}, neither in {recipe.folder} nor in the working directory")
+        paths.append(path)
+    return paths
+
+
 def split_data(recipe: Recipe) -> tuple[list[Snapshot], list[Snapshot]]:
     """Load the data and hold back whole snapshots: training set and validation set.
 
@@ -157,10 +172,7 @@ def split_data(recipe: Recipe) -> tuple[list[Snapshot], list[Snapshot]]:
     """
     training: list[Snapshot] = []
     validation: list[Snapshot] = []
-    for source in recipe.data:
-        path = next((p for p in (recipe.folder / source, Path(source)) if p.exists()), None)
-        if path is None:
-            raise FileNotFoundError(f"no data at {source}, neither in {recipe.folder} nor in the working directory")
+    for path in data_paths(recipe):
         for number, snapshot in enumerate(sorted(load_snapshots(path), key=lambda item: item.name)):
             held_back = number % recipe.hold_back == recipe.hold_back_offset
             (validation if held_back else training).append(snapshot)

@@ -12,16 +12,9 @@ import torch
 from ase import Atoms
 from ase.build import bulk
 
-from ase_ldos.data.espresso import (
-    PREFIX,
-    CalculationError,
-    calculate,
-    check_setup,
-    input_text,
-    kpoint_mesh,
-    run_pw,
-)
+from ase_ldos.data.espresso import PREFIX, calculate, check_setup, input_text, kpoint_mesh
 from ase_ldos.data.espresso_files import band_densities, read_density, read_wavefunctions, read_xml, sample_ldos
+from ase_ldos.data.programs import CalculationError, program_version, run_program
 from ase_ldos.data.recipe import LDOSRecipe, Recipe
 from ase_ldos.data.snapshot import load_snapshots
 from ase_ldos.data.upf import core_density, read_pseudopotential
@@ -199,7 +192,9 @@ def test_failures_have_reasons(dft_folder: Path, tmp_path: Path) -> None:
 
 def test_launcher_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(CalculationError, match="no-such-launcher could not be started"):
-        run_pw("", tmp_path, launcher="no-such-launcher -n 2")
+        run_program("pw.x", "", tmp_path, launcher="no-such-launcher -n 2")
+    with pytest.raises(ValueError, match="no-such-launcher could not be started"):
+        program_version("pw.x", launcher="no-such-launcher -n 2")
 
 
 def test_setup_is_checked_before_the_run(dft_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,12 +208,12 @@ def test_setup_is_checked_before_the_run(dft_folder: Path, tmp_path: Path, monke
     wrong = replace(recipe(dft_folder), pseudopotentials={"Be": "Al.pbe-gth-q3.gth"})
     with pytest.raises(ValueError, match="is a pseudopotential of Al, not Be"):
         check_setup(["Be"], wrong)
-    soft = '<PP_HEADER element="Be" pseudo_type="US" core_correction="F" functional="PBE" z_valence="2"/>'
-    (tmp_path / "Be.UPF").write_text(soft)
-    soft_setup = replace(recipe(tmp_path), pseudopotentials={"Be": "Be.UPF"})
-    with pytest.raises(ValueError, match="needs a norm-conserving"):
-        check_setup(["Be"], soft_setup)
-    check_setup(["Be"], replace(soft_setup, ldos=None))
+    paw = '<PP_HEADER element="Be" pseudo_type="PAW" core_correction="F" functional="PBE" z_valence="2"/>'
+    (tmp_path / "Be.UPF").write_text(paw)
+    paw_setup = replace(recipe(tmp_path), pseudopotentials={"Be": "Be.UPF"})
+    with pytest.raises(ValueError, match=r"Be\.UPF is of the kind PAW"):
+        check_setup(["Be"], paw_setup)
+    check_setup(["Be"], replace(paw_setup, ldos=None))
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ValueError, match=r"pw\.x is not on the PATH"):
         check_setup(["Be"], recipe(dft_folder))
