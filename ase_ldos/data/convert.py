@@ -135,6 +135,14 @@ def _write_ldos(out: Path, snapshots: Sequence[Snapshot]) -> None:
         write_ldos_cubes(out / snapshot.name, snapshot)
 
 
+def _write_openpmd(out: Path, snapshots: Sequence[Snapshot]) -> None:
+    from ase_ldos.data.openpmd import write_openpmd
+
+    out.mkdir(parents=True, exist_ok=True)
+    for snapshot in snapshots:
+        write_openpmd(out / f"{snapshot.name}.h5", snapshot)
+
+
 def _write_extxyz(out: Path, snapshots: Sequence[Snapshot]) -> None:
     temporary = out.with_name(f".{out.name}.part")
     try:
@@ -152,6 +160,7 @@ WRITERS: dict[str, Callable[[Path, Sequence[Snapshot]], None]] = {
     "mala": _write_mala,
     "density-cube": _write_densities,
     "ldos-cube": _write_ldos,
+    "openpmd": _write_openpmd,
     "extxyz": _write_extxyz,
 }
 
