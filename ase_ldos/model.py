@@ -14,6 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ase_ldos.descriptors.blocks import Block
+from ase_ldos.energies.core_charge import CoreCharge, core_density
+from ase_ldos.grid import Grid
 from ase_ldos.networks.factory import Surroundings, make_surroundings, prepare_atoms
 from ase_ldos.networks.mlp import MLP
 from ase_ldos.structure import Structure
@@ -35,6 +37,7 @@ class ModelMetadata:
         smearing: standard deviation of the Gaussian that broadens the LDOS, eV.
         grid_spacing: distance of grid points it was trained on and that a prediction aims at, Å.
         fermi_level: a typical μ, eV, from which the search for the Fermi level starts.
+        core_charges: partial core charges of pseudopotentials that have one, by chemical symbol.
         minimum_distance: closest pair of atoms that the model accepts, Å.
         errors: measured on held-back structures: names and units as in ``evaluate.COLUMNS``.
         provenance: data, recipe, versions; for people.
@@ -47,6 +50,7 @@ class ModelMetadata:
     smearing: float = 0.0
     grid_spacing: float = 0.25
     fermi_level: float = 0.0
+    core_charges: dict[str, CoreCharge] = field(default_factory=dict)
     minimum_distance: float = 1.0
     errors: dict[str, float] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -152,6 +156,10 @@ class LDOSModel(nn.Module):
         table = {atomic_numbers[symbol]: charge for symbol, charge in self.metadata.valence.items()}
         return torch.tensor([table[int(n)] for n in numbers], dtype=torch.float64, device=numbers.device)
 
+    def core_density(self, structure: Structure, grid: Grid) -> Tensor | None:
+        """Partial core charge of the atoms, e/Å³, ``[nx, ny, nz]``; ``None`` if they have none."""
+        return core_density(structure, grid, self.metadata.core_charges)
+
     def save(self, path: str | Path) -> None:
         """Write a safetensors file whose header holds everything else as JSON; atomically."""
         header = {
@@ -183,7 +191,9 @@ class LDOSModel(nn.Module):
             dtype = tensors["mean"].dtype
             descriptor = make_surroundings(header["descriptor"])
             known = {item.name for item in fields(ModelMetadata)}
-            metadata = ModelMetadata(**{key: value for key, value in header["metadata"].items() if key in known})
+            table = {key: value for key, value in header["metadata"].items() if key in known}
+            cores = {symbol: CoreCharge.from_table(core) for symbol, core in table.pop("core_charges", {}).items()}
+            metadata = ModelMetadata(**table, core_charges=cores)
             model = cls(
                 descriptor.to(dtype) if isinstance(descriptor, nn.Module) else descriptor,
                 MLP(**header["network"]).to(dtype),

@@ -165,6 +165,7 @@ def _physics(
             structure=strained,
             charges=charges,
             functional=model.metadata.functional,
+            core_density=model.core_density(strained, moved),
         )
         free_energy = energies.free_energy
     prediction = Prediction(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +73,9 @@ def evaluate_snapshot(
     inputs = snapshot.inputs.to(model.dtype).detach().requires_grad_(forces)
     strain = torch.zeros(3, 3, dtype=torch.float64, requires_grad=forces)
     deformation = torch.eye(3, dtype=torch.float64) + strain
+    positions = snapshot.structure.positions.detach().requires_grad_(forces)
     grid = Grid(snapshot.grid.cell @ deformation, snapshot.grid.shape)
+    moved = replace(snapshot.structure, positions=positions @ deformation, cell=grid.cell)
     weight, bias = model.head
     hidden = model.network.features(inputs)
     dos = (weight @ hidden.sum(dim=0, dtype=torch.float64) + bias * grid.n_points) * grid.voxel_volume
@@ -83,12 +85,15 @@ def evaluate_snapshot(
     # the projection in the network's dtype: double precision here would double the cost of the whole step
     density = (hidden @ (weights.number @ weight).to(hidden.dtype)).double() + weights.number @ bias
     field = density.reshape(grid.shape)
-    xc, xc_potential = xc_energies(field, grid, model.metadata.functional)
+    xc, xc_potential = xc_energies(field, grid, model.metadata.functional, model.core_density(moved, grid))
     electrons = (weights.band + weights.entropy) @ dos - hartree_energy(field, grid) + xc - xc_potential
     found = Evaluation(hidden, dos, density, electrons + snapshot.ewald, level)
     if not forces or snapshot.jacobian is None:
         return found
-    by_inputs, by_strain = torch.autograd.grad(electrons, (inputs, strain), create_graph=create_graph)
+    # of the positions only a core charge knows beside the inputs
+    by_inputs, by_strain, by_positions = torch.autograd.grad(
+        electrons, (inputs, strain, positions), create_graph=create_graph, materialize_grads=True
+    )
     slope = JacobianProduct.apply(snapshot.jacobian, by_inputs.flatten()).double() + snapshot.ewald_slope
     n_atoms = len(snapshot.structure)
     explicit = voigt((by_strain + by_strain.T) / 2)
@@ -98,7 +103,7 @@ def evaluate_snapshot(
         density,
         electrons + snapshot.ewald,
         level,
-        forces=-slope[: 3 * n_atoms].reshape(n_atoms, 3),
+        forces=-slope[: 3 * n_atoms].reshape(n_atoms, 3) - by_positions,
         stress=(slope[3 * n_atoms :] + explicit) / snapshot.grid.volume,
     )
 

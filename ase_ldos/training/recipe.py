@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ase_ldos.data.snapshot import Snapshot, load_snapshots
+from ase_ldos.data.upf import read_pseudopotential
+from ase_ldos.energies.core_charge import CoreCharge
 from ase_ldos.training.losses import LossWeights
 
 Table = TypeVar("Table")
@@ -35,6 +37,8 @@ class ModelRecipe:
         electronic_temperature: default of predictions, K.
         grid_spacing: Å.
         minimum_distance: Å.
+        pseudopotentials: files of those that have a partial core charge, by chemical symbol, relative to the recipe's
+            folder or the working directory.
     """
 
     valence: dict[str, float]
@@ -50,6 +54,7 @@ class ModelRecipe:
     electronic_temperature: float = 300.0
     grid_spacing: float = 0.25
     minimum_distance: float = 1.0
+    pseudopotentials: dict[str, str] = field(default_factory=dict)
 
     @property
     def energies(self) -> np.ndarray:
@@ -150,18 +155,64 @@ def _build(kind: type[Table], table: Mapping[str, Any], source: str) -> Table:
 
 
 def data_paths(recipe: Recipe) -> list[Path]:
-    """Where the data of a recipe lie: in its own folder or the working directory.
+    """Where the data of a recipe lie.
 
     Raises:
         FileNotFoundError: a source is not there.
     """
-    paths = []
-    for source in recipe.data:
-        path = next((p for p in (recipe.folder / source, Path(source)) if p.exists()), None)
-        if path is None:
-            raise FileNotFoundError(f"no data at {source}, neither in {recipe.folder} nor in the working directory")
-        paths.append(path)
-    return paths
+    return [find_source(recipe, source) for source in recipe.data]
+
+
+def core_charges(recipe: Recipe) -> dict[str, CoreCharge]:
+    """The partial core charges of the recipe's pseudopotentials, by chemical symbol.
+
+    Raises:
+        FileNotFoundError: a file is not there.
+        ValueError: it is of another element, or its valence charge is not the model's.
+    """
+    found = {}
+    for symbol, name in recipe.model.pseudopotentials.items():
+        pseudo = read_pseudopotential(find_source(recipe, name))
+        if pseudo.symbol != symbol or pseudo.valence != recipe.model.valence.get(symbol):
+            raise ValueError(
+                f"{name} is a pseudopotential of {pseudo.symbol} with {pseudo.valence:g} valence electrons; "
+                f"the recipe has {symbol} with {recipe.model.valence.get(symbol)}"
+            )
+        if pseudo.core is not None:
+            found[symbol] = pseudo.core
+    return found
+
+
+def check_core_charges(recipe: Recipe, sources: Iterable[Mapping[str, Any]]) -> None:
+    """Check that no label was made with a core charge that the model would lack.
+
+    Args:
+        recipe: of the model.
+        sources: what ``describe_source`` tells of the data.
+
+    Raises:
+        ValueError: there is one; the message tells what to add to the recipe.
+    """
+    known = core_charges(recipe)
+    for source in sources:
+        for symbol, pseudo in source.get("labels", {}).get("pseudopotentials", {}).items():
+            if pseudo["core_charge"] and symbol not in known:
+                raise ValueError(
+                    f"{source['name']} was labelled with {pseudo['file']}, which has a partial core charge that the "
+                    f'energy needs; add pseudopotentials = {{ {symbol} = "{pseudo["file"]}" }} to the recipe\'s [model]'
+                )
+
+
+def find_source(recipe: Recipe, source: str) -> Path:
+    """Where a file or folder of a recipe lies: in the recipe's own folder or the working directory.
+
+    Raises:
+        FileNotFoundError: in neither.
+    """
+    path = next((p for p in (recipe.folder / source, Path(source)) if p.exists()), None)
+    if path is None:
+        raise FileNotFoundError(f"there is no {source}, neither in {recipe.folder} nor in the working directory")
+    return path
 
 
 def split_data(recipe: Recipe) -> tuple[list[Snapshot], list[Snapshot]]:

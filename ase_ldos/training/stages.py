@@ -18,7 +18,7 @@ from ase_ldos.training.batches import Scaler, TrainingSnapshot, fit_scaler, prep
 from ase_ldos.training.history import History
 from ase_ldos.training.loop import fit
 from ase_ldos.training.losses import LDOSLoss, LDOSPoints, Trainee, measure, relative_square
-from ase_ldos.training.recipe import Recipe, TrainingRecipe
+from ase_ldos.training.recipe import Recipe, TrainingRecipe, core_charges
 from ase_ldos.training.soap import SOAP
 
 #: Unit of the network's outputs, 1/(eV Å³): the size of an LDOS in a metal.
@@ -39,6 +39,7 @@ def build_model(recipe: Recipe, descriptor: PowerSpectrum, scaler: Scaler, gener
         grid_spacing=settings.grid_spacing,
         fermi_level=sum(settings.window) / 2,
         minimum_distance=settings.minimum_distance,
+        core_charges=core_charges(recipe),
     )
     return LDOSModel(
         descriptor, network, energies, metadata, mean=scaler.mean, projection=scaler.projection, ldos_scale=LDOS_SCALE

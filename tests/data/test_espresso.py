@@ -17,7 +17,8 @@ from ase_ldos.data.espresso_files import band_densities, read_density, read_wave
 from ase_ldos.data.programs import CalculationError, program_version, run_program
 from ase_ldos.data.recipe import LDOSRecipe, Recipe
 from ase_ldos.data.snapshot import load_snapshots
-from ase_ldos.data.upf import core_density, read_pseudopotential
+from ase_ldos.data.upf import read_pseudopotential
+from ase_ldos.energies.core_charge import core_density
 from ase_ldos.energies.xc import xc_energies
 from ase_ldos.grid import Grid
 from ase_ldos.structure import Structure
@@ -158,7 +159,9 @@ def test_core_charge_gives_the_xc_energy_of_espresso(tmp_path: Path) -> None:
     fine = tuple(int(n) for n in read_xml(tmp_path / f"{PREFIX}.save")["fft_grid"])
     density = torch.as_tensor(read_density(tmp_path / f"{PREFIX}.save" / "charge-density.dat", fine))
     grid = Grid(structure.cell, fine)
-    core = core_density(structure, grid, {"Mg": read_pseudopotential(folder / "Mg.pz-n-vbc.UPF")})
+    charge = read_pseudopotential(folder / "Mg.pz-n-vbc.UPF").core
+    assert charge is not None
+    core = core_density(structure, grid, {"Mg": charge})
     assert float(xc_energies(density, grid, "pbe", core)[0]) == pytest.approx(snapshot.xc, abs=1e-3)
     assert abs(float(xc_energies(density, grid)[0]) - snapshot.xc) > 1.0
 
