@@ -20,7 +20,9 @@ from typing import Any
 import numpy as np
 
 from ase_ldos.data.keys import SHAPES
-from ase_ldos.data.snapshot import PathLike, Snapshot, snapshot_from_arrays, snapshot_to_arrays
+from ase_ldos.data.labels import Snapshot, snapshot_from_arrays, snapshot_to_arrays
+
+PathLike = str | os.PathLike[str]
 
 FORMAT = "ase-ldos dataset"
 VERSION = 1

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import logging
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -204,6 +204,10 @@ def _write_failures(folder: Path, failed: dict[str, str]) -> None:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Hold the folder for this process; the system frees it when the process ends, however it ends."""
+    try:
+        import fcntl
+    except ImportError as error:
+        raise ValueError("labelling needs file locks of Linux or macOS; on Windows run it in WSL") from error
     file: IO[str]
     with (folder / ".lock").open("w") as file:
         try:
@@ -246,8 +250,10 @@ def run(args: argparse.Namespace) -> int:
     if args.no_ldos:
         recipe = replace(recipe, ldos=None)
     structures = [atoms for path in args.structures for atoms in read(path, ":")]
-    missing = sum(not (Path(args.out) / f"{name}.npz").exists() for name in _named(structures))
-    with tqdm(total=missing, unit="structure", smoothing=0.1) as bar:
+    names = _named(structures).keys()
+    there = {name for name in names if (Path(args.out) / f"{name}.npz").exists()}
+    given_up = set() if args.retry_failed else names & _read_failures(Path(args.out)).keys()
+    with tqdm(total=len(names - there - given_up), unit="structure", smoothing=0.1) as bar:
 
         def show(name: str, reason: str | None) -> None:
             if reason is not None:
@@ -264,4 +270,6 @@ def run(args: argparse.Namespace) -> int:
             retry_failed=args.retry_failed,
             progress=show,
         )
+    failed = f", {len(report.failed)} failed (see {Path(args.out) / FAILURES})" if report.failed else ""
+    sys.stdout.write(f"{len(report.finished)} labelled, {len(report.found)} were there{failed}\n")
     return 1 if report.failed else 0

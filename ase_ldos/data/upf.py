@@ -28,8 +28,8 @@ _LONG_NAMES = {
 _ABINIT_FUNCTIONALS = {1: "lda", 7: "lda", 11: "pbe"}
 #: Quantum ESPRESSO integrates radial functions to this radius (bohr) only; so do we, to agree with its energies.
 CORE_RADIUS = 10.0
-#: Nodes of the core charge's transform, 1/Å; the interpolation's error is of order (0.05 r)⁴/384 for a core of size r.
-_SPACING = 0.05
+#: Nodes of the core charge's transform, 1/Å; the interpolation's error is of order (0.1 r)⁴/384 for a core of size r.
+_SPACING = 0.1
 #: The last of them, beyond what a grid of 0.1 Å carries.
 _LARGEST = 60.0
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from ase_ldos.data.snapshot import Snapshot, load_snapshots
+from ase_ldos.data.tables import build, read_toml
 from ase_ldos.data.upf import read_pseudopotential
 from ase_ldos.energies.core_charge import CoreCharge
 from ase_ldos.training.losses import LossWeights
-
-Table = TypeVar("Table")
 
 
 @dataclass(frozen=True)
@@ -125,33 +123,18 @@ def load_recipe(path: str | os.PathLike[str]) -> Recipe:
         ValueError: not TOML, or a key that is unknown or missing; the message names it.
     """
     path = Path(path)
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a TOML file: {error}") from error
+    table = read_toml(path)
     training = dict(table.pop("training", {}))
-    training["weights"] = _build(LossWeights, training.pop("weights", {}), f"{path}: [training.weights]")
-    table["training"] = _build(TrainingRecipe, training, f"{path}: [training]")
-    table["model"] = _build(ModelRecipe, table.pop("model", {}), f"{path}: [model]")
-    recipe = _build(Recipe, table | {"folder": path.parent}, str(path))
+    training["weights"] = build(LossWeights, training.pop("weights", {}), f"{path}, [training.weights]")
+    table["training"] = build(TrainingRecipe, training, f"{path}, [training]")
+    table["model"] = build(ModelRecipe, table.pop("model", {}), f"{path}, [model]")
+    recipe = build(Recipe, table | {"folder": path.parent}, str(path))
     if recipe.hold_back < 2 or not 0 <= recipe.hold_back_offset < recipe.hold_back:
         raise ValueError(
             f"{path}: hold_back is {recipe.hold_back} with offset {recipe.hold_back_offset}; at least every second "
             "snapshot must stay for training and the offset lie below hold_back"
         )
     return recipe
-
-
-def _build(kind: type[Table], table: Mapping[str, Any], source: str) -> Table:
-    known = {item.name for item in fields(kind)}  # type: ignore[arg-type]
-    unknown = sorted(set(table) - known)
-    if unknown:
-        raise ValueError(f"{source}: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
-    try:
-        return kind(**values)
-    except TypeError as error:
-        raise ValueError(f"{source}: {error}".replace("__init__() ", "")) from error
 
 
 def data_paths(recipe: Recipe) -> list[Path]:

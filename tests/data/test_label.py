@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -221,8 +222,38 @@ def test_command_reports_failures(tmp_path: Path, dft_folder: Path, capsys: pyte
         "--out",
         str(tmp_path / "set"),
     ]
-    assert run(parser.parse_args([*arguments, "--pseudo-dir", str(dft_folder), "--no-ldos"])) == 1
-    assert "be1 failed: pw.x stopped" in "".join(capsys.readouterr())
+    chosen = parser.parse_args([*arguments, "--pseudo-dir", str(dft_folder), "--no-ldos"])
+    assert run(chosen) == 1
+    printed = capsys.readouterr()
+    assert "be1 failed: pw.x stopped" in printed.out
+    assert "0 labelled, 0 were there, 2 failed" in printed.out
+    assert re.search(r"2/2 \[.*structure", printed.err)
+    # what failed before is not tried again, and the bar does not wait for it
+    assert run(chosen) == 1
+    assert "0/2" not in capsys.readouterr().err
+
+
+@pytest.mark.skipif(len(getattr(os, "sched_getaffinity", lambda _: ())(0)) < 2, reason="needs two cores")
+def test_workers_are_pinned_to_cores_of_their_own(recipe: Recipe, tmp_path: Path, broken_pw: Path) -> None:
+    # each waits until both run
+    script = broken_pw.with_name("pw.x")
+    seen = tmp_path / "seen"
+    seen.mkdir()
+    script.write_text(
+        f"#!/bin/sh\ngrep Cpus_allowed_list /proc/self/status > {seen}/$$\n"
+        f"for i in $(seq 100); do [ $(ls {seen} | wc -l) -ge 2 ] && break; sleep 0.1; done\nexit 1\n"
+    )
+    label_structures(structures(2), recipe, tmp_path / "set", workers=2)
+    cores = [file.read_text().split()[-1] for file in seen.iterdir()]
+    assert len(cores) == len(set(cores)) == 2
+    assert all(core.isdigit() for core in cores)
+    shutil.rmtree(tmp_path / "set")
+    for file in seen.iterdir():
+        file.unlink()
+    label_structures(structures(2), recipe, tmp_path / "set", workers=2, launcher="env")
+    everywhere = {file.read_text().split()[-1] for file in seen.iterdir()}
+    assert len(everywhere) == 1
+    assert not everywhere & set(cores)
 
 
 def snapshot(name: str, atoms: Atoms) -> Snapshot:

@@ -54,7 +54,7 @@ def test_header_and_gaussian_core(tmp_path: Path, version: int) -> None:
     assert pseudo.core is not None
     np.testing.assert_allclose(pseudo.core.form_factor(torch.as_tensor(wavenumbers)), exact, atol=2e-6)
     np.testing.assert_allclose(
-        pseudo.core.slopes[20], -np.exp(-0.5 * (WIDTH * BOHR) ** 2) * CHARGE * (WIDTH * BOHR) ** 2, atol=2e-6
+        pseudo.core.slopes[10], -np.exp(-0.5 * (WIDTH * BOHR) ** 2) * CHARGE * (WIDTH * BOHR) ** 2, atol=2e-6
     )
 
 

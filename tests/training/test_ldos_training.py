@@ -291,11 +291,11 @@ def test_grid_of_a_snapshot_without_fields(be_model: LDOSModel) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('name = "toy"', 'nome = "toy"', "unknown key 'nome'"),
-        ("smearing = 0.3", "", "smearing"),
+        ('name = "toy"', 'nome = "toy"', "key 'nome' is unknown"),
+        ("smearing = 0.3", "", r"\[model\]: key 'smearing' is missing"),
         ("hold_back = 3", "hold_back = 1", "at least every second"),
         ("epochs = 6", "epochs = [", "not a TOML file"),
-        ("ldos_points", "points", "unknown key 'points'"),
+        ("ldos_points", "points", "key 'points' is unknown"),
     ],
 )
 def test_bad_recipes_are_named(toy: Recipe, old: str, new: str, message: str) -> None:
