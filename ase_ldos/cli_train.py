@@ -8,10 +8,10 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-from ase_ldos.data.provenance import describe_source
 from ase_ldos.evaluate import evaluate_model, format_table, summarise
 from ase_ldos.model import LDOSModel
-from ase_ldos.training.recipe import check_core_charges, data_paths, find_source, load_recipe, split_data
+from ase_ldos.training.recipe import load_recipe, split_data
+from ase_ldos.training.sources import describe_sources
 from ase_ldos.training.stages import train_model
 
 
@@ -38,8 +38,7 @@ def run(args: argparse.Namespace) -> int:
     out = Path(args.out or f"{recipe.name}.safetensors")
     if not out.parent.is_dir():
         raise FileNotFoundError(f"the folder {out.parent} of the model file does not exist")
-    sources = [describe_source(path) for path in data_paths(recipe)]
-    check_core_charges(recipe, sources)
+    sources = describe_sources(recipe)
     training, validation = split_data(recipe)
     checkpoint = Path(args.checkpoint) if args.checkpoint else None
     start = LDOSModel.load(args.start) if args.start else None
@@ -47,14 +46,12 @@ def run(args: argparse.Namespace) -> int:
         recipe, training, validation, start=start, checkpoint=checkpoint, time_limit=args.time_limit
     )
     errors = evaluate_model(model, validation)
-    pseudopotentials = recipe.model.pseudopotentials.values()
     model.metadata = replace(
         model.metadata,
         errors=summarise(errors),
         provenance={
             "recipe": Path(args.recipe).name,
-            "data": sources,
-            "pseudopotentials": [describe_source(find_source(recipe, name)) for name in pseudopotentials],
+            **sources,
             "training": sorted(snapshot.name for snapshot in training),
             "held back": sorted(snapshot.name for snapshot in validation),
             "epochs": len(history.records),

@@ -72,10 +72,9 @@ def evaluate_snapshot(
     """Evaluate the model on prepared inputs; the same physics as ``predict``, on the whole grid at once."""
     inputs = snapshot.inputs.to(model.dtype).detach().requires_grad_(forces)
     strain = torch.zeros(3, 3, dtype=torch.float64, requires_grad=forces)
-    deformation = torch.eye(3, dtype=torch.float64) + strain
     positions = snapshot.structure.positions.detach().requires_grad_(forces)
-    grid = Grid(snapshot.grid.cell @ deformation, snapshot.grid.shape)
-    moved = replace(snapshot.structure, positions=positions @ deformation, cell=grid.cell)
+    structure = replace(snapshot.structure, positions=positions).strained(strain)
+    grid = Grid(structure.cell, snapshot.grid.shape)
     weight, bias = model.head
     hidden = model.network.features(inputs)
     dos = (weight @ hidden.sum(dim=0, dtype=torch.float64) + bias * grid.n_points) * grid.voxel_volume
@@ -85,26 +84,27 @@ def evaluate_snapshot(
     # the projection in the network's dtype: double precision here would double the cost of the whole step
     density = (hidden @ (weights.number @ weight).to(hidden.dtype)).double() + weights.number @ bias
     field = density.reshape(grid.shape)
-    xc, xc_potential = xc_energies(field, grid, model.metadata.functional, model.core_density(moved, grid))
+    core = model.core_density(structure, grid)
+    xc, xc_potential = xc_energies(field, grid, model.metadata.functional, core)
     electrons = (weights.band + weights.entropy) @ dos - hartree_energy(field, grid) + xc - xc_potential
     found = Evaluation(hidden, dos, density, electrons + snapshot.ewald, level)
     if not forces or snapshot.jacobian is None:
         return found
-    # of the positions only a core charge knows beside the inputs
-    by_inputs, by_strain, by_positions = torch.autograd.grad(
-        electrons, (inputs, strain, positions), create_graph=create_graph, materialize_grads=True
+    # positions and strain act through the fixed inputs by the Jacobian, through the learned ones and the grid directly
+    by_inputs, by_positions, by_strain = torch.autograd.grad(
+        electrons, (inputs, positions, strain), create_graph=create_graph, allow_unused=True, materialize_grads=True
     )
     slope = JacobianProduct.apply(snapshot.jacobian, by_inputs.flatten()).double() + snapshot.ewald_slope
+    slope = slope + torch.cat((by_positions.flatten(), voigt((by_strain + by_strain.T) / 2)))
     n_atoms = len(snapshot.structure)
-    explicit = voigt((by_strain + by_strain.T) / 2)
     return Evaluation(
         hidden,
         dos,
         density,
         electrons + snapshot.ewald,
         level,
-        forces=-slope[: 3 * n_atoms].reshape(n_atoms, 3) - by_positions,
-        stress=(slope[3 * n_atoms :] + explicit) / snapshot.grid.volume,
+        forces=-slope[: 3 * n_atoms].reshape(n_atoms, 3),
+        stress=slope[3 * n_atoms :] / snapshot.grid.volume,
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,6 @@ import numpy as np
 
 from ase_ldos.data.snapshot import Snapshot, load_snapshots
 from ase_ldos.data.tables import build, read_toml
-from ase_ldos.data.upf import read_pseudopotential
-from ase_ldos.energies.core_charge import CoreCharge
 from ase_ldos.training.losses import LossWeights
 
 
@@ -144,46 +141,6 @@ def data_paths(recipe: Recipe) -> list[Path]:
         FileNotFoundError: a source is not there.
     """
     return [find_source(recipe, source) for source in recipe.data]
-
-
-def core_charges(recipe: Recipe) -> dict[str, CoreCharge]:
-    """The partial core charges of the recipe's pseudopotentials, by chemical symbol.
-
-    Raises:
-        FileNotFoundError: a file is not there.
-        ValueError: it is of another element, or its valence charge is not the model's.
-    """
-    found = {}
-    for symbol, name in recipe.model.pseudopotentials.items():
-        pseudo = read_pseudopotential(find_source(recipe, name))
-        if pseudo.symbol != symbol or pseudo.valence != recipe.model.valence.get(symbol):
-            raise ValueError(
-                f"{name} is a pseudopotential of {pseudo.symbol} with {pseudo.valence:g} valence electrons; "
-                f"the recipe has {symbol} with {recipe.model.valence.get(symbol)}"
-            )
-        if pseudo.core is not None:
-            found[symbol] = pseudo.core
-    return found
-
-
-def check_core_charges(recipe: Recipe, sources: Iterable[Mapping[str, Any]]) -> None:
-    """Check that no label was made with a core charge that the model would lack.
-
-    Args:
-        recipe: of the model.
-        sources: what ``describe_source`` tells of the data.
-
-    Raises:
-        ValueError: there is one; the message tells what to add to the recipe.
-    """
-    known = core_charges(recipe)
-    for source in sources:
-        for symbol, pseudo in source.get("labels", {}).get("pseudopotentials", {}).items():
-            if pseudo["core_charge"] and symbol not in known:
-                raise ValueError(
-                    f"{source['name']} was labelled with {pseudo['file']}, which has a partial core charge that the "
-                    f'energy needs; add pseudopotentials = {{ {symbol} = "{pseudo["file"]}" }} to the recipe\'s [model]'
-                )
 
 
 def find_source(recipe: Recipe, source: str) -> Path:

@@ -18,8 +18,9 @@ from ase_ldos.training.batches import Scaler, TrainingSnapshot, fit_scaler, prep
 from ase_ldos.training.history import History
 from ase_ldos.training.loop import fit
 from ase_ldos.training.losses import LDOSLoss, LDOSPoints, Trainee, measure, relative_square
-from ase_ldos.training.recipe import Recipe, TrainingRecipe, core_charges
+from ase_ldos.training.recipe import Recipe, TrainingRecipe
 from ase_ldos.training.soap import SOAP
+from ase_ldos.training.sources import core_charges
 
 #: Unit of the network's outputs, 1/(eV Å³): the size of an LDOS in a metal.
 LDOS_SCALE = 0.03

@@ -13,8 +13,9 @@ from ase.build import bulk
 
 from ase_ldos.cli import main
 from ase_ldos.data.dataset import write_dataset
-from ase_ldos.data.provenance import content_hash
+from ase_ldos.data.provenance import content_hash, write_record
 from ase_ldos.data.snapshot import Snapshot, load_snapshots, save_snapshot
+from ase_ldos.data.upf import read_pseudopotential
 from ase_ldos.descriptors.power_spectrum import PowerSpectrum
 from ase_ldos.energies.core_charge import CoreCharge
 from ase_ldos.grid import Grid
@@ -31,7 +32,8 @@ from ase_ldos.training.losses import (
     evaluate_snapshot,
     relative_square,
 )
-from ase_ldos.training.recipe import Recipe, check_core_charges, core_charges, load_recipe, split_data
+from ase_ldos.training.recipe import Recipe, load_recipe, split_data
+from ase_ldos.training.sources import core_charges, describe_sources
 from ase_ldos.training.stages import start_linear, train_model
 
 RECIPE = """
@@ -342,13 +344,15 @@ def test_core_charge_of_the_labels_must_be_in_the_recipe(toy: Recipe) -> None:
     folder = Path("/usr/share/espresso/pseudo")
     if not (folder / "Mg.pz-n-vbc.UPF").exists():
         pytest.skip("quantum-espresso-data with Mg.pz-n-vbc.UPF is not installed")
-    labels = {"pseudopotentials": {"Mg": {"file": "Mg.pz-n-vbc.UPF", "core_charge": True}}}
-    sources = [{"name": "mg", "sha256": "", "labels": labels}]
+    pseudo = {"file": "Mg.pz-n-vbc.UPF", "core_charge": True}
+    write_record(toy.folder / "data", {"pseudopotentials": {"Mg": pseudo}})
     with pytest.raises(ValueError, match=r'add pseudopotentials = \{ Mg = "Mg\.pz-n-vbc\.UPF" \} to the recipe'):
-        check_core_charges(toy, sources)
+        describe_sources(toy)
     files = {"Mg": str(folder / "Mg.pz-n-vbc.UPF")}
     ready = replace(toy, model=replace(toy.model, valence={"Mg": 2.0}, pseudopotentials=files))
-    check_core_charges(ready, sources)
+    assert describe_sources(ready)["pseudopotentials"] == [
+        {"name": "Mg.pz-n-vbc.UPF", "sha256": read_pseudopotential(files["Mg"]).sha256}
+    ]
     assert core_charges(ready)["Mg"].values[0] > 0.5
     with pytest.raises(ValueError, match="of Mg with 2 valence electrons; the recipe has Mg with 10"):
         core_charges(replace(ready, model=replace(ready.model, valence={"Mg": 10.0})))
