@@ -140,6 +140,38 @@ def test_forces_are_derivatives_of_the_energy(dft_folder: Path, tmp_path: Path) 
 
 
 @pytest.mark.qe
+def test_a_launcher_gives_the_same_labels(dft_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two MPI processes each holds half of the waves, so that their order in the files is another."""
+    if shutil.which("mpirun") is None or shutil.which("pw.x") is None:
+        pytest.skip("mpirun and pw.x are not on the PATH")
+    # as root in a container, and kind to whatever else runs there
+    options = {
+        "OMPI_ALLOW_RUN_AS_ROOT": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+        "OMPI_MCA_rmaps_base_oversubscribe": "1",
+        "OMPI_MCA_mpi_yield_when_idle": "1",
+        "OMPI_MCA_hwloc_base_binding_policy": "none",
+    }
+    for name, value in options.items():
+        monkeypatch.setenv(name, value)
+    few_waves = replace(recipe(dft_folder), cutoff=8.0, kspacing=2.5)
+    assert few_waves.ldos is not None
+    few_waves = replace(few_waves, ldos=replace(few_waves.ldos, kspacing=2.5))
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    serial = calculate("be2", beryllium(), few_waves, tmp_path / "one")
+    parallel = calculate("be2", beryllium(), few_waves, tmp_path / "two", launcher="mpirun -n 2")
+    assert "running on     2 processors" in (tmp_path / "two/pw.out").read_text()
+    assert parallel.forces is not None
+    assert parallel.density is not None
+    assert serial.density is not None
+    assert parallel.free_energy == pytest.approx(serial.free_energy, abs=1e-7)
+    np.testing.assert_allclose(parallel.forces, serial.forces, atol=1e-4)  # both are converged to no more
+    np.testing.assert_allclose(parallel.density, serial.density, atol=1e-5 * serial.density.max())
+    np.testing.assert_allclose(parallel.ldos_values(), serial.ldos_values(), atol=1e-3 * serial.ldos_values().max())
+
+
+@pytest.mark.qe
 @needs_pw
 def test_core_charge_gives_the_xc_energy_of_espresso(tmp_path: Path) -> None:
     folder = Path("/usr/share/espresso/pseudo")
