@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
@@ -28,7 +28,7 @@ from ase_ldos.data.recipe import Recipe, load_recipe
 from ase_ldos.data.snapshot import PathLike, load_snapshot, save_snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
     from ase import Atoms
 
@@ -91,9 +91,7 @@ def label_structures(
     with _locked(folder):
         found = [name for name in named if _is_labelled(folder, name, named[name])]
         record = extend_record(folder, recipe, symbols)
-        failed = _read_failures(folder)
-        if retry_failed:
-            failed = {}
+        failed = {} if retry_failed else _read_failures(folder)
         waiting = [name for name in named if name not in found and name not in failed]
         finished: list[str] = []
         queue = _core_sets(workers, cores_per_worker, pin=not launcher)
@@ -106,30 +104,37 @@ def label_structures(
             finally:
                 queue.put(cores)
 
-        with ThreadPoolExecutor(workers) as pool:
-            jobs = {pool.submit(work, name): name for name in waiting}
-            try:
-                for job in as_completed(jobs):
-                    name, error = jobs[job], job.exception()
-                    if error is None:
-                        finished.append(name)
-                        if job.result() not in record["programs"]:
-                            record["programs"].append(job.result())
-                            write_record(folder, record)
-                    elif isinstance(error, CalculationError | ValueError):
-                        failed[name] = str(error)
-                        _write_failures(folder, failed)
-                        logger.warning("%s failed: %s", name, error)
-                    else:
-                        raise error
-                    if progress is not None:
-                        progress(name, failed.get(name))
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        with closing(_outcomes(work, waiting, workers)) as outcomes:
+            for name, outcome in outcomes:
+                if isinstance(outcome, str):
+                    finished.append(name)
+                    if outcome not in record["programs"]:
+                        record["programs"].append(outcome)
+                        write_record(folder, record)
+                else:
+                    failed[name] = str(outcome)
+                    _write_failures(folder, failed)
+                    logger.warning("%s failed: %s", name, outcome)
+                if progress is not None:
+                    progress(name, failed.get(name))
         shutil.rmtree(folder / ".work", ignore_errors=True)
         _write_failures(folder, failed)
     return LabelReport(tuple(finished), tuple(found), {name: failed[name] for name in failed if name in named})
+
+
+def _outcomes(
+    work: Callable[[str], str], names: Sequence[str], workers: int
+) -> Generator[tuple[str, str | Exception], None, None]:
+    """Names with what the work returned or why it failed, as they end; an error of another kind ends all."""
+    with ThreadPoolExecutor(workers) as pool:
+        jobs = {pool.submit(work, name): name for name in names}
+        try:
+            for job in as_completed(jobs):
+                error = job.exception()
+                yield jobs[job], error if isinstance(error, CalculationError | ValueError) else job.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _label_one(name: str, atoms: Atoms, recipe: Recipe, folder: Path, cores: set[int], launcher: str) -> str:
