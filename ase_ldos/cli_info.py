@@ -34,6 +34,12 @@ def run(args: argparse.Namespace) -> int:
         "network": f"{layers}, {network.activation}" + (", linear skip" if network.skip else ""),
         "parameters": f"{sum(p.numel() for p in network.parameters())}, {str(model.dtype).removeprefix('torch.')}",
     }
+    novelty = metadata.novelty
+    rows["training range"] = (
+        f"distances up to {novelty['threshold']:.2f} on {novelty['structures']:.0f} held-back structures, warns beyond"
+        if novelty
+        else "not calibrated, no warning of extrapolation"
+    )
     _print_rows(rows)
     if metadata.errors:
         print("\nerrors on held-back structures")

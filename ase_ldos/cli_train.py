@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ase_ldos.evaluate import evaluate_model, format_table, summarise
 from ase_ldos.model import LDOSModel
+from ase_ldos.novelty import calibrate
 from ase_ldos.training.recipe import load_recipe, split_data
 from ase_ldos.training.sources import describe_sources
 from ase_ldos.training.stages import train_model
@@ -45,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
     model, history = train_model(
         recipe, training, validation, start=start, checkpoint=checkpoint, time_limit=args.time_limit
     )
+    calibrate(model, training, validation)
     errors = evaluate_model(model, validation)
     model.metadata = replace(
         model.metadata,

@@ -40,6 +40,8 @@ class ModelMetadata:
         core_charges: partial core charges of pseudopotentials that have one, by chemical symbol.
         minimum_distance: closest pair of atoms that the model accepts, Å.
         errors: measured on held-back structures: names and units as in ``evaluate.COLUMNS``.
+        novelty: distances of held-back structures from the training data: ``threshold`` (the largest), ``median``,
+            number of ``structures``; empty if not calibrated, see ``ase_ldos.novelty``.
         provenance: data, recipe, versions; for people.
     """
 
@@ -53,6 +55,7 @@ class ModelMetadata:
     core_charges: dict[str, CoreCharge] = field(default_factory=dict)
     minimum_distance: float = 1.0
     errors: dict[str, float] = field(default_factory=dict)
+    novelty: dict[str, float] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
@@ -77,6 +80,10 @@ class LDOSModel(nn.Module):
 
     mean: Tensor
     projection: Tensor
+    #: Inputs at the places of training atoms: mean ``[species, input]`` and axes over standard deviations
+    #: ``[species, input, input]``; None if not calibrated.
+    novelty_mean: Tensor | None
+    novelty_whitening: Tensor | None
 
     def __init__(
         self,
@@ -110,6 +117,8 @@ class LDOSModel(nn.Module):
         dtype = network.head.weight.dtype
         self.register_buffer("mean", mean.to(dtype).clone())
         self.register_buffer("projection", projection.to(dtype).clone())
+        self.register_buffer("novelty_mean", None)
+        self.register_buffer("novelty_whitening", None)
         # not a buffer: it stays float64 whatever the network's dtype
         self._energies = energies.detach().to("cpu", torch.float64).clone()
 
@@ -145,7 +154,8 @@ class LDOSModel(nn.Module):
             block: points and images.
             known: of the images, ``prepare(structure)[block.owners]``.
         """
-        return (self.descriptor(block.points, block.atoms, known) - self.mean) @ self.projection
+        features = self.descriptor(block.points, block.atoms, known)
+        return (features - self.mean.to(features)) @ self.projection.to(features)
 
     def hidden(self, block: Block, known: Tensor) -> Tensor:
         """Hidden features h at the points of a block, ``[grid, hidden]``; arguments as of ``inputs``."""
@@ -203,6 +213,8 @@ class LDOSModel(nn.Module):
                 projection=tensors["projection"],
                 ldos_scale=header["ldos_scale"],
             )
+            if "novelty_mean" in tensors:
+                model.novelty_mean, model.novelty_whitening = tensors["novelty_mean"], tensors["novelty_whitening"]
             model.load_state_dict(tensors)
         except (KeyError, TypeError, RuntimeError, ValueError) as error:
             raise ValueError(f"{path} is a damaged model file: {error}") from error

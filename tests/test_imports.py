@@ -16,6 +16,7 @@ ROOT = Path(ase_ldos.__file__).parent
 #: A file imports only from a lower floor or from its own folder. Decimals order the rooms of floor 5.
 FLOORS = {
     "build": 0,
+    "restart": 0,
     "elasticity": 0,
     "structure": 0,
     "units": 0,
@@ -30,6 +31,7 @@ FLOORS = {
     "models": 5,
     "data": 5.3,
     "training": 5.6,
+    "novelty": 6,
     "predict": 6,
     "evaluate": 7,
     "cli_train": 7,
