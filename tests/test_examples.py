@@ -37,6 +37,7 @@ class Example:
 
 
 EXAMPLES = [
+    Example("cost_vs_qe.py", ("cost_vs_qe.png",), "only the model is measured", ("--atoms", "2", "--steps", "2")),
     Example(
         "learning_primitives.py", ("perceptron.png", "colors.png", "confusion.png"), "held-out colours 0.", slow=True
     ),
