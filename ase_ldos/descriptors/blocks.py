@@ -65,8 +65,10 @@ def iterate_blocks(
 ) -> Iterator[Block]:
     """Walk over the whole grid; gradients flow from points and atoms to the structure's positions and cell.
 
-    Memory is one block's: the caller lets go of a block before the next.
+    Memory is one block's: the caller lets go of a block before the next. Blocks of one shape share one tensor of
+    points, unless it carries gradients, so that a descriptor may keep what depends on the points alone.
     """
+    shapes: list[tuple[Tensor, Tensor]] = []
     species = species_indices(structure.numbers, descriptor.species)
     flats = grid.blocks(max_points)
     radius = _radius(grid.points(max(flats, key=len)).detach())
@@ -77,7 +79,21 @@ def iterate_blocks(
         near = images.near(centre, descriptor.cutoff + _radius(points.detach()))
         owners = images.atoms[near]
         atoms = structure.positions[owners] + images.shifts[near] @ structure.cell
-        yield Block(flat, (points - centre).to(dtype), (atoms - centre).to(dtype), species[owners], owners)
+        yield Block(flat, _shared(points - centre, shapes, dtype), (atoms - centre).to(dtype), species[owners], owners)
+
+
+def _shared(points: Tensor, shapes: list[tuple[Tensor, Tensor]], dtype: torch.dtype) -> Tensor:
+    """The points in the wanted precision; those of an earlier block where they are the same."""
+    if points.requires_grad:
+        return points.to(dtype)
+    for place, (known, converted) in enumerate(shapes):
+        if known.shape == points.shape and torch.allclose(known, points, rtol=0, atol=1e-9):
+            shapes.insert(0, shapes.pop(place))
+            return converted
+    converted = points.to(dtype, copy=True)
+    shapes.insert(0, (points, converted))
+    del shapes[4:]
+    return converted
 
 
 def _radius(points: Tensor) -> float:
