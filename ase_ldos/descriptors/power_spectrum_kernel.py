@@ -41,7 +41,8 @@ class PowerSpectrumKernel(torch.autograd.Function):
         channels, size = scale.shape
         n_radial = channels // len(rows)
         harmonics = solid_harmonics(atoms, round(size**0.5) - 1)
-        moments = points.new_empty(len(points), channels, size)
+        padded = _padded(harmonics)
+        moments = points.new_empty(len(points), channels, padded.shape[1])
         bells: list[Tensor] = []
         keep = any(ctx.needs_input_grad)  # type: ignore[attr-defined]
         for index, mine in enumerate(rows):
@@ -52,10 +53,10 @@ class PowerSpectrumKernel(torch.autograd.Function):
             for radial in range(n_radial):
                 if radial > 0:
                     bell = bell * bell if keep else bell.mul_(bell)
-                torch.mm(bell, harmonics[mine], out=moments[:, index * n_radial + radial])
+                torch.mm(bell, padded[mine], out=moments[:, index * n_radial + radial])
                 if keep:
                     bells.append(bell)
-        amplitudes = torch.bmm(moments, translation)
+        amplitudes = torch.bmm(moments[..., :size], translation)
         scaled = torch.empty(channels, size, len(points), dtype=points.dtype, device=points.device)
         torch.mul(amplitudes.permute(1, 2, 0), scale[..., None], out=scaled)
         ctx.save_for_backward(points, atoms, translation, scale, harmonics, scaled, *bells)
@@ -73,7 +74,7 @@ class PowerSpectrumKernel(torch.autograd.Function):
         rows, cutoff = ctx.rows, ctx.cutoff  # type: ignore[attr-defined]
         by_scaled = _products_adjoint(scaled, slope)
         by_amplitudes = (by_scaled * scale[..., None]).permute(2, 0, 1).contiguous()
-        by_moments = torch.bmm(by_amplitudes, translation.mT)
+        by_moments = _padded(torch.bmm(by_amplitudes, translation.mT))
         gradient = gradient_tensor(round(scale.shape[1] ** 0.5) - 1).to(points)
         by_points = None
         if ctx.needs_input_grad[0]:  # type: ignore[attr-defined]
@@ -95,6 +96,11 @@ class PowerSpectrumKernel(torch.autograd.Function):
             if by_points is not None:
                 by_points += (by_height @ images - points * by_height.sum(dim=1)[:, None]) * (2 / cutoff**2)
         return by_points, by_atoms, None, None, None, None
+
+
+def _padded(values: Tensor) -> Tensor:
+    """Zeros behind the last axis up to a multiple of eight numbers, which products of matrices are faster with."""
+    return torch.nn.functional.pad(values, (0, -values.shape[-1] % 8))
 
 
 def bell_height(points: Tensor, atoms: Tensor, cutoff: float) -> Tensor:
@@ -144,13 +150,14 @@ def _bells_adjoint(
     height: Tensor, bells: Sequence[Tensor], harmonics: Tensor, by_moments: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Derivatives in the height ``[grid, image]`` and in the harmonics ``[image, lm]``."""
-    last = len(bells) - 1
-    by_bell = by_moments[:, last] @ harmonics.T
+    last, size = len(bells) - 1, harmonics.shape[1]
+    turned = harmonics.T
+    by_bell = by_moments[:, last, :size] @ turned
     by_harmonics = bells[last].T @ by_moments[:, last]
     for radial in range(last - 1, -1, -1):
         # w_n+1 = w_n²
         by_bell.mul_(bells[radial])
-        by_bell = torch.addmm(by_bell, by_moments[:, radial], harmonics.T, beta=2, out=by_bell)
+        by_bell = torch.addmm(by_bell, by_moments[:, radial, :size], turned, beta=2, out=by_bell)
         by_harmonics.addmm_(bells[radial].T, by_moments[:, radial])
     # w_0 = h³
-    return by_bell.mul_(height).mul_(height).mul_(3), by_harmonics
+    return by_bell.mul_(height).mul_(height).mul_(3), by_harmonics[:, :size]
