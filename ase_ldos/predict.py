@@ -97,6 +97,8 @@ def predict(
     temperature = model.metadata.electronic_temperature if electronic_temperature is None else electronic_temperature
     thermal_energy = BOLTZMANN * temperature
     grid = Grid.with_spacing(structure.cell, model.metadata.grid_spacing) if grid is None else grid
+    # no rank without a block
+    chunk_size = min(chunk_size, max(1, grid.n_points // team.size))
     charges = model.charges(structure.numbers)
     model = model.folded()
     journal = _journal(checkpoint, model, structure, grid, chunk_size, thermal_energy, team)

@@ -110,7 +110,8 @@ class Stream:
         """n(r) and ∂n(r)/∂μ at μ, ``[2, grid]``, on rank 0; None on the others."""
         if self._keeps:
             columns, constants = self._columns(number_weights(self.model.energies, level, self.thermal_energy))
-            mine = torch.cat([(hidden @ columns + constants).T for hidden in self._kept], dim=1)
+            parts = [columns.new_empty(2, 0), *((hidden @ columns + constants).T for hidden in self._kept)]
+            mine = torch.cat(parts, dim=1)
             self._kept = []
         else:
             mine = self._interpolation.at(level)
@@ -155,7 +156,7 @@ class Stream:
         blocks = iterate_blocks(
             self.model.descriptor, self.structure, self.grid, dtype=self.model.dtype, boxes=boxes[done:]
         )
-        bar = tqdm(blocks, name, total=len(boxes), initial=done, unit="block", disable=not self._progress)
+        bar = tqdm(blocks, name, total=len(boxes), initial=done, unit="block", delay=2, disable=not self._progress)
         yield from enumerate(bar, start=done + 1)
 
     def _hidden(self, block: Block) -> Tensor:
