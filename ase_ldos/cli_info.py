@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
         "descriptor": f"{model.descriptor.settings()['kind']}, {model.descriptor.n_features} features, "
         + ", ".join(f"{key} {value}" for key, value in settings.items()),
         "network": f"{layers}, {network.activation}" + (", linear skip" if network.skip else ""),
-        "parameters": f"{sum(p.numel() for p in network.parameters())}, {str(model.dtype).removeprefix('torch.')}",
+        "parameters": f"{sum(p.numel() for p in model.parameters())}, {str(model.dtype).removeprefix('torch.')}",
     }
     novelty = metadata.novelty
     rows["training range"] = (

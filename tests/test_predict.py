@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -64,6 +65,26 @@ def test_streamed_energy_forces_and_stress_are_those_of_the_plain_graph(be_atoms
     torch.testing.assert_close(found.forces, -by_positions, rtol=0, atol=1e-9)
     symmetric = (by_strain + by_strain.T) / 2
     torch.testing.assert_close(found.stress, symmetric / structure.volume, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("lmax", range(5))
+@pytest.mark.parametrize("kind", ["power_spectrum", "se3_transformer"])
+def test_forces_are_central_differences_at_every_lmax(
+    make_model: Callable[..., LDOSModel], kind: str, lmax: int
+) -> None:
+    model, cell = make_model(kind=kind, lmax=lmax), bulk("Be", "hcp", a=2.27, c=3.57)
+    cell.rattle(0.08, seed=3)
+    structure = Structure.from_atoms(cell)
+    grid = Grid(structure.cell, (4, 5, 6))
+    step = torch.randn(2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = predict(model, structure, ("forces",), grid=grid).forces
+    assert found is not None
+    h = 1e-3
+    a, b, c, d = (
+        predict(model, replace(structure, positions=structure.positions + k * h * step), grid=grid).free_energy
+        for k in (-2, -1, 1, 2)
+    )
+    assert float((found * step).sum()) == pytest.approx(-(a - 8 * b + 8 * c - d) / (12 * h), rel=1e-6, abs=1e-7)
 
 
 def test_ldos_density_and_dos_agree(be_atoms: Atoms, be_model: LDOSModel) -> None:

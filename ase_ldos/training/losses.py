@@ -15,6 +15,7 @@ from ase_ldos.grid import Grid
 from ase_ldos.model import LDOSModel
 from ase_ldos.occupation import fermi_level, occupation_weights
 from ase_ldos.training.batches import JacobianProduct, TrainingSnapshot, voigt
+from ase_ldos.training.learned_features import complete_inputs, complete_inputs_at, fixed_part
 from ase_ldos.units import BOLTZMANN
 
 
@@ -76,7 +77,7 @@ def evaluate_snapshot(
     structure = replace(snapshot.structure, positions=positions).strained(strain)
     grid = Grid(structure.cell, snapshot.grid.shape)
     weight, bias = model.head
-    hidden = model.network.features(inputs)
+    hidden = model.network.features(complete_inputs(model, inputs, structure, grid))
     dos = (weight @ hidden.sum(dim=0, dtype=torch.float64) + bias * grid.n_points) * grid.voxel_volume
     thermal_energy = BOLTZMANN * snapshot.temperature
     level = fermi_level(dos, model.energies, snapshot.n_electrons, thermal_energy, model.metadata.fermi_level)
@@ -113,20 +114,46 @@ class LDOSPoints:
     """All points of all snapshots with LDOS, from which every step draws some: LDOS labels are rare.
 
     Attributes:
-        inputs: float32 ``[point, input]``.
+        inputs: of the fixed features, float32 ``[point, input]``.
         ldos: 1/(eV Å³), float32 ``[point, energy]``, NaN where it is not known.
+        snapshots: whose points these are, one after the other.
     """
 
     inputs: Tensor
     ldos: Tensor
+    snapshots: tuple[TrainingSnapshot, ...] = ()
 
     @classmethod
     def gather(cls, snapshots: Iterable[TrainingSnapshot]) -> LDOSPoints | None:
         """Collect the points; ``None`` if no snapshot has an LDOS."""
-        pairs = [(s.inputs, s.labels.ldos) for s in snapshots if s.labels.ldos is not None]
-        if not pairs:
+        known = tuple(snapshot for snapshot in snapshots if snapshot.labels.ldos is not None)
+        if not known:
             return None
-        return cls(torch.cat([inputs for inputs, _ in pairs]), torch.cat([ldos for _, ldos in pairs]))
+        ldos = [s.labels.ldos for s in known if s.labels.ldos is not None]
+        return cls(torch.cat([s.inputs for s in known]), torch.cat(ldos), known)
+
+    def completed(self, model: LDOSModel) -> LDOSPoints:
+        """The same points with the inputs of all features, as the model's weights now give them."""
+        with torch.no_grad():
+            inputs = [complete_inputs(model, s.inputs, s.structure, s.grid) for s in self.snapshots]
+        return replace(self, inputs=torch.cat(inputs))
+
+    def draw(self, model: LDOSModel, number: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Complete inputs and LDOS of random points: of all snapshots, or of one if there are learned features.
+
+        A step of learned features would cost a pass through the atoms for every snapshot that its points come from.
+        """
+        chosen = torch.randint(len(self.inputs), (number,), generator=generator)
+        if fixed_part(model.descriptor) is model.descriptor:
+            return self.inputs[chosen].to(model.dtype), self.ldos[chosen]
+        ends = torch.tensor([snapshot.grid.n_points for snapshot in self.snapshots]).cumsum(0)
+        place = int(torch.searchsorted(ends, chosen[0], right=True))  # a snapshot is as likely as it is large
+        snapshot = self.snapshots[place]
+        first = int(ends[place]) - snapshot.grid.n_points
+        flat = torch.randint(snapshot.grid.n_points, (number,), generator=generator)
+        inputs = self.inputs[first + flat].to(model.dtype)
+        found = complete_inputs_at(model, inputs, snapshot.structure, snapshot.grid, flat)
+        return found, self.ldos[first + flat]
 
 
 class Trainee(nn.Module):
@@ -197,10 +224,10 @@ class LDOSLoss:
         return loss, {name: float(value.detach().sqrt()) for name, value in squares.items()}
 
     def _ldos(self, model: LDOSModel, points: LDOSPoints) -> Tensor:
-        chosen = torch.randint(len(points.inputs), (self.weights.ldos_points,), generator=self.generator)
+        inputs, ldos = points.draw(model, self.weights.ldos_points, self.generator)
         weight, bias = model.head
-        hidden = model.network.features(points.inputs[chosen].to(model.dtype))
-        return relative_square(torch.addmm(bias.to(hidden), hidden, weight.to(hidden).T), points.ldos[chosen])
+        hidden = model.network.features(inputs)
+        return relative_square(torch.addmm(bias.to(hidden), hidden, weight.to(hidden).T), ldos)
 
 
 def relative_square(found: Tensor, reference: Tensor) -> Tensor:
