@@ -47,6 +47,7 @@ EXAMPLES = [
         ("--steps", "1"),
     ),
     Example("socket_client.py", ("socket_client.png",), "received and directly calculated", ("--steps", "1")),
+    Example("stacking_fault.py", ("fault_across.png", "fault_within.png"), "32 atoms", ("--size", "2", "2", "8")),
     Example("phonons.py", ("phonons.png",), "no imaginary modes", ("--supercell", "2", "2", "1"), needs="phonopy"),
 ]
 
