@@ -95,7 +95,8 @@ class Stream:
             total = self._keep()
             return total, find_level(total, self.grid.n_points)
         # the ranks were not killed at the same moment: that of the lead counts
-        begun = self.team.spread(torch.tensor([float(self.journal.stage("sums").get("guess", math.nan))]).double())
+        begun = torch.tensor([self.journal.stage("sums").get("guess", math.nan)], dtype=torch.float64)
+        self.team.spread(begun)
         guess = guess if bool(begun.isnan()) else float(begun)
         if guess is None:
             guess = find_level(*self._sample())
