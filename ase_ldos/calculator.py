@@ -28,12 +28,14 @@ from torch import Tensor
 
 from ase_ldos.calculator_setup import check_parameter, prepare_model
 from ase_ldos.descriptors.blocks import DEFAULT_BLOCK, species_indices
+from ase_ldos.distributed import Team
 from ase_ldos.grid import Grid
 from ase_ldos.grid_keeper import GridKeeper
 from ase_ldos.memory import is_out_of_memory, largest_fitting_block
 from ase_ldos.model import LDOSModel
 from ase_ldos.neighbours import check_distances
 from ase_ldos.novelty import ExtrapolationWatch, atom_distances
+from ase_ldos.orders import Order
 from ase_ldos.predict import Prediction, predict, predict_ldos
 from ase_ldos.structure import Structure
 
@@ -59,6 +61,10 @@ class LDOSCalculator(Calculator):
         grid_spacing: target distance of grid points, Å; default is the model's.
         chunk_size: grid points that are handled at once; memory grows with it.
 
+    Attributes:
+        team: ranks that share the work, see ``ase_ldos.serving``.
+        progress: show bars in calculations that take long.
+
     Raises:
         CalculatorSetupError: no such model, a damaged one, or a parameter that makes no sense.
     """
@@ -79,6 +85,7 @@ class LDOSCalculator(Calculator):
         grid_spacing: float | None = None,
         chunk_size: int | None = None,
     ) -> None:
+        self.team, self.progress = Team(), False
         self._prediction: Prediction | None = None
         self._wants_stress = False
         self._grid = GridKeeper()
@@ -177,13 +184,19 @@ class LDOSCalculator(Calculator):
         self._watch.look(structure)
 
         def run() -> Prediction:
+            temperature, chunk_size = self.parameters["electronic_temperature"], self.parameters["chunk_size"]
+            if self.team.size > 1:
+                where = (structure.numbers, structure.positions, structure.cell, grid.shape)
+                Order(1, *where, want, temperature, chunk_size).give(self.team)
             return predict(
                 self._model,
                 structure,
                 want,
-                electronic_temperature=self.parameters["electronic_temperature"],
+                electronic_temperature=temperature,
                 grid=grid,
-                chunk_size=self.parameters["chunk_size"],
+                chunk_size=chunk_size,
+                team=self.team,
+                progress=self.progress,
             )
 
         with _input_errors():

@@ -67,6 +67,9 @@ def _is_expected(error: Exception) -> bool:
     """Whether the error is the user's to mend: bad input or a file that cannot be had, not a bug."""
     from ase.calculators.calculator import CalculatorError
 
+    lost = sys.modules.get("ase_ldos.distributed")
+    if lost is not None and isinstance(error, lost.RankLostError):
+        return True
     return isinstance(error, (ValueError, OSError, CalculatorError))
 
 

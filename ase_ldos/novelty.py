@@ -131,7 +131,7 @@ def atom_inputs(model: LDOSModel, structure: Structure) -> Tensor:
             centre = points[box].mean(dim=0)
             near = images.near(centre, model.descriptor.cutoff + radius)
             owners = images.atoms[near]
-            around = structure.positions[owners] + images.shifts[near] @ cell - centre
+            around = images.positions[near] - centre
             block = Block(box, (points[box] - centre).to(dtype), around.to(dtype), species[owners], owners)
             inputs[box] = model.inputs(block, known[owners]).double()
     return inputs
