@@ -108,7 +108,7 @@ EXAMPLES = [
     Example("extrapolation.py", ("extrapolation.png",), "Warned at V/V0", calibrated=True),
     Example("relaxation.py", ("relaxation.png",), "C44 (GPa)", slow=True, check=check_lattice),
     Example(
-        "stacking_faults.py", ("stacking_faults.png",), "I2 of hcp", ("--faults", "I2"), slow=True, check=check_fault
+        "fault_energies.py", ("fault_energies.png",), "I2 of hcp", ("--faults", "I2"), slow=True, check=check_fault
     ),
     Example(
         "fault_energy_curve.py",
