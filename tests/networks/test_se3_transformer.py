@@ -126,7 +126,7 @@ def test_what_lies_beyond_all_layers_does_not_matter(lmax: int) -> None:
 @pytest.mark.parametrize("radius", [3.4, 3.2], ids=["atom_cutoff", "cutoff"])
 def test_crossing_a_cutoff_is_smooth(lmax: int, radius: float) -> None:
     """Value, slope and curvature along the way of an atom across the cutoff of an atom and of a point."""
-    net = network(lmax, moments=1, point_heads=2, spectrum_radial=2)
+    net = network(lmax, moments=1, point_heads=2)
     direction = torch.nn.functional.normalize(torch.tensor([1.0, -0.6, 0.3], dtype=torch.float64), dim=0)
     fixed = Structure.from_atoms(Atoms("BeMg", [[10, 10, 10], [10, 12.1, 10.4]], cell=[40, 40, 40], pbc=True))
     weights = torch.randn(net.n_features, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
