@@ -177,22 +177,37 @@ class LDOSLoss:
         self.points = points
 
     def __call__(self, trainee: nn.Module, snapshot: TrainingSnapshot) -> tuple[Tensor, dict[str, float]]:
-        """Loss and the root of each squared error."""
+        """Loss and the root of each squared error; the family's offset follows."""
         assert isinstance(trainee, Trainee)
+        loss, metrics, error = self.evaluate(trainee, snapshot)
+        if error is not None:
+            trainee.follow(snapshot.family, error)
+        return loss, metrics
+
+    def evaluate(self, trainee: Trainee, snapshot: TrainingSnapshot) -> tuple[Tensor, dict[str, float], float | None]:
+        """Loss, the root of each squared error, and the error of the energy, eV/atom, if it is known."""
         w, labels, model = self.weights, snapshot.labels, trainee.model
         wants_slopes = (w.forces > 0 and labels.forces is not None) or (w.stress > 0 and labels.stress is not None)
         found = evaluate_snapshot(model, snapshot, forces=wants_slopes, create_graph=True)
         squares = _squared_errors(trainee, snapshot, found)
+        error = None
         if labels.free_energy is not None:
-            error = (found.free_energy - labels.free_energy) / len(snapshot.structure)
-            trainee.follow(snapshot.family, float(error.detach()))
+            error = float((found.free_energy - labels.free_energy).detach()) / len(snapshot.structure)
         if self.points is not None and w.ldos > 0:
             squares["ldos"] = self._ldos(model, self.points)
         loss = torch.stack([getattr(w, name) * value for name, value in squares.items()]).sum()
-        return loss, {name: float(value.detach().sqrt()) for name, value in squares.items()}
+        return loss, {name: float(value.detach().sqrt()) for name, value in squares.items()}, error
+
+    def skip(self) -> None:
+        """Draw what ``evaluate`` would: another rank has this snapshot, and the generators must stay together."""
+        if self.points is not None and self.weights.ldos > 0:
+            self._draw(self.points)
+
+    def _draw(self, points: LDOSPoints) -> Tensor:
+        return torch.randint(len(points.inputs), (self.weights.ldos_points,), generator=self.generator)
 
     def _ldos(self, model: LDOSModel, points: LDOSPoints) -> Tensor:
-        chosen = torch.randint(len(points.inputs), (self.weights.ldos_points,), generator=self.generator)
+        chosen = self._draw(points)
         weight, bias = model.head
         hidden = model.network.features(points.inputs[chosen].to(model.dtype))
         return relative_square(torch.addmm(bias.to(hidden), hidden, weight.to(hidden).T), points.ldos[chosen])
