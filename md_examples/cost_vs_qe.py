@@ -20,7 +20,8 @@ from ase.md.verlet import VelocityVerlet
 from matplotlib.figure import Figure
 
 from ase_ldos import LDOSCalculator
-from ase_ldos.data.espresso import input_text, run_pw
+from ase_ldos.data.espresso import input_text
+from ase_ldos.data.programs import run_program
 from ase_ldos.data.recipe import load_recipe
 from ase_ldos.model import BUNDLED
 
@@ -46,7 +47,7 @@ def espresso_cost(atoms: Atoms, pseudo_dir: str, steps: int) -> tuple[float, flo
     recipe = replace(load_recipe(RECIPE, pseudo_dir=pseudo_dir), ldos=None, convergence=1e-7, options=options)
     before = os.times()
     with tempfile.TemporaryDirectory() as folder:
-        run_pw(input_text(atoms, recipe, "md", Path(folder)), Path(folder))
+        run_program("pw.x", input_text(atoms, recipe, "md", Path(folder)), Path(folder))
         _, later = (Path(folder) / "pw.out").read_text().split("Entering Dynamics", 1)
     after = os.times()
     seconds = after.children_user + after.children_system - before.children_user - before.children_system

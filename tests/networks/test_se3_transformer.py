@@ -187,7 +187,7 @@ def test_slopes_in_atoms_and_strain(lmax: int) -> None:
 @pytest.mark.parametrize("lmax", LMAXES)
 def test_slopes_of_slopes(lmax: int) -> None:
     """A loss on forces: its gradient in the weights of every part of the network against central differences."""
-    net, structure = network(lmax, channels=2, heads=1, point_heads=1, spectrum_radial=2, spectrum_lmax=1), alloy()
+    net, structure = network(lmax, channels=2, heads=1, point_heads=1), alloy()
     generator = torch.Generator().manual_seed(3)
     directions = [torch.randn(p.shape, dtype=torch.float64, generator=generator) for p in net.parameters()]
     start = [p.detach().clone() for p in net.parameters()]
