@@ -8,6 +8,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
+from ase_ldos.distributed import Team
 from ase_ldos.evaluate import evaluate_model, format_table, summarise
 from ase_ldos.model import LDOSModel
 from ase_ldos.novelty import calibrate
@@ -30,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, evaluate on the held-back snapshots, write the model with its errors."""
+    team = Team.join()
     recipe = load_recipe(args.recipe)
     if args.data:
         recipe = replace(recipe, data=tuple(args.data))
@@ -44,8 +46,11 @@ def run(args: argparse.Namespace) -> int:
     checkpoint = Path(args.checkpoint) if args.checkpoint else None
     start = LDOSModel.load(args.start) if args.start else None
     model, history = train_model(
-        recipe, training, validation, start=start, checkpoint=checkpoint, time_limit=args.time_limit
+        recipe, training, validation, start=start, checkpoint=checkpoint, time_limit=args.time_limit, team=team
     )
+    team.leave()
+    if not team.leads:
+        return 0
     calibrate(model, training, validation)
     errors = evaluate_model(model, validation)
     model.metadata = replace(

@@ -42,15 +42,6 @@ def hidden_bytes(model: LDOSModel, grid: Grid) -> int:
     return grid.n_points * model.network.n_features * model.dtype.itemsize
 
 
-def _retain_freed_memory() -> None:
-    """Make the C library keep what a block frees for the next block.
-
-    glibc gives freed memory back to the system above a threshold that follows the largest piece freed so far, up to
-    32 MiB. Without this, pages that come back empty took half of the time of a block.
-    """
-    torch.empty(31 * 2**20, dtype=torch.uint8)
-
-
 class Stream:
     """A structure's grid, walked over in blocks (see the module).
 
@@ -77,7 +68,6 @@ class Stream:
         journal: Journal,
         progress: bool = False,
     ) -> None:
-        _retain_freed_memory()
         self.model, self.structure, self.grid, self.thermal_energy = model, structure, grid, thermal_energy
         self.team, self.journal, self._progress = team, journal, progress and team.leads
         self._all_boxes = grid.boxes(chunk_size)

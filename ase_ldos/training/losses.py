@@ -139,21 +139,28 @@ class LDOSPoints:
         return replace(self, inputs=torch.cat(inputs))
 
     def draw(self, model: LDOSModel, number: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Complete inputs and LDOS of random points: of all snapshots, or of one if there are learned features.
+        """Complete inputs and LDOS of random points; see ``choose``."""
+        rows, snapshot, flat = self.choose(model, number, generator)
+        inputs = self.inputs[rows].to(model.dtype)
+        if snapshot is not None:
+            inputs = complete_inputs_at(model, inputs, snapshot.structure, snapshot.grid, flat)
+        return inputs, self.ldos[rows]
+
+    def choose(
+        self, model: LDOSModel, number: int, generator: torch.Generator
+    ) -> tuple[Tensor, TrainingSnapshot | None, Tensor]:
+        """Numbers of random points: of all snapshots, or of one, with its own numbers, if there are learned features.
 
         A step of learned features would cost a pass through the atoms for every snapshot that its points come from.
         """
         chosen = torch.randint(len(self.inputs), (number,), generator=generator)
         if fixed_part(model.descriptor) is model.descriptor:
-            return self.inputs[chosen].to(model.dtype), self.ldos[chosen]
+            return chosen, None, chosen
         ends = torch.tensor([snapshot.grid.n_points for snapshot in self.snapshots]).cumsum(0)
         place = int(torch.searchsorted(ends, chosen[0], right=True))  # a snapshot is as likely as it is large
         snapshot = self.snapshots[place]
-        first = int(ends[place]) - snapshot.grid.n_points
         flat = torch.randint(snapshot.grid.n_points, (number,), generator=generator)
-        inputs = self.inputs[first + flat].to(model.dtype)
-        found = complete_inputs_at(model, inputs, snapshot.structure, snapshot.grid, flat)
-        return found, self.ldos[first + flat]
+        return int(ends[place]) - snapshot.grid.n_points + flat, snapshot, flat
 
 
 class Trainee(nn.Module):
@@ -209,19 +216,31 @@ class LDOSLoss:
         self.points = points
 
     def __call__(self, trainee: nn.Module, snapshot: TrainingSnapshot) -> tuple[Tensor, dict[str, float]]:
-        """Loss and the root of each squared error."""
+        """Loss and the root of each squared error; the family's offset follows."""
         assert isinstance(trainee, Trainee)
+        loss, metrics, error = self.evaluate(trainee, snapshot)
+        if error is not None:
+            trainee.follow(snapshot.family, error)
+        return loss, metrics
+
+    def evaluate(self, trainee: Trainee, snapshot: TrainingSnapshot) -> tuple[Tensor, dict[str, float], float | None]:
+        """Loss, the root of each squared error, and the error of the energy, eV/atom, if it is known."""
         w, labels, model = self.weights, snapshot.labels, trainee.model
         wants_slopes = (w.forces > 0 and labels.forces is not None) or (w.stress > 0 and labels.stress is not None)
         found = evaluate_snapshot(model, snapshot, forces=wants_slopes, create_graph=True)
         squares = _squared_errors(trainee, snapshot, found)
+        error = None
         if labels.free_energy is not None:
-            error = (found.free_energy - labels.free_energy) / len(snapshot.structure)
-            trainee.follow(snapshot.family, float(error.detach()))
+            error = float((found.free_energy - labels.free_energy).detach()) / len(snapshot.structure)
         if self.points is not None and w.ldos > 0:
             squares["ldos"] = self._ldos(model, self.points)
         loss = torch.stack([getattr(w, name) * value for name, value in squares.items()]).sum()
-        return loss, {name: float(value.detach().sqrt()) for name, value in squares.items()}
+        return loss, {name: float(value.detach().sqrt()) for name, value in squares.items()}, error
+
+    def skip(self, trainee: Trainee) -> None:
+        """Draw what ``evaluate`` would: another rank has this snapshot, and the generators must stay together."""
+        if self.points is not None and self.weights.ldos > 0:
+            self.points.choose(trainee.model, self.weights.ldos_points, self.generator)
 
     def _ldos(self, model: LDOSModel, points: LDOSPoints) -> Tensor:
         inputs, ldos = points.draw(model, self.weights.ldos_points, self.generator)

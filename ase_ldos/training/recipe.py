@@ -66,7 +66,8 @@ class TrainingRecipe:
         ldos_steps: steps of the first stage, on the LDOS alone.
         ldos_batch: points of each of them.
         ldos_learning_rate: their peak learning rate (AdamW).
-        epochs: of the second stage, on everything, one snapshot a step.
+        epochs: of the second stage, on everything.
+        batch: snapshots of a step of it; the ranks of torchrun share them.
         learning_rate: its peak (SOAP).
         warmup: part of the steps before the peak.
         clip_norm: longest gradient.
@@ -79,6 +80,7 @@ class TrainingRecipe:
     ldos_batch: int = 2048
     ldos_learning_rate: float = 2e-3
     epochs: int = 100
+    batch: int = 1
     learning_rate: float = 1e-3
     warmup: float = 0.1
     clip_norm: float = 5.0
