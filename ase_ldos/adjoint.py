@@ -88,8 +88,9 @@ def solve_physics(
 
     def work() -> None:
         assert fields is not None
+        core = model.core_density(structure, grid)
         terms = density_terms(
-            fields[0].reshape(grid.shape), grid, model.metadata.functional, differentiate=differentiate
+            fields[0].reshape(grid.shape), grid, model.metadata.functional, differentiate=differentiate, core=core
         )
         found.append(_differentiate(model, structure, grid, electrons, terms, fields[1], differentiate))
 
@@ -130,6 +131,11 @@ def _differentiate(
         if terms.potential is not None:
             # n moves with μ, which moves with D: the first-order term carries that derivative exactly
             free_energy = free_energy + (mu - mu.detach()) * _dot(terms.potential, response)
+        if terms.core_potential is not None:
+            core = model.core_density(strained, Grid(strained.cell, grid.shape))
+            assert core is not None
+            # the core charges move with their atoms
+            free_energy = free_energy + (core.flatten() - core.flatten().detach()) @ terms.core_potential.to(core)
     values = (band, entropy_term, terms.hartree, terms.xc, terms.xc_potential, ewald)
     total = torch.stack([value.detach() for value in values])
     if terms.potential is None or terms.strain is None:

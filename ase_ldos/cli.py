@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "info": ("ase_ldos.cli_info", "tell what a model is for and how good it is"),
     "train": ("ase_ldos.cli_train", "train a model from a recipe (TOML)"),
     "evaluate": ("ase_ldos.evaluate", "measure a model's errors on reference data"),
+    "calibrate": ("ase_ldos.novelty", "find the range of a model's training data, to warn beyond it"),
     "label": ("ase_ldos.data.label", "make reference data with Quantum ESPRESSO"),
     "convert": ("ase_ldos.data.convert", "convert reference data of other programs"),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -52,16 +53,18 @@ def dft_folder() -> Path:
     return _folder("dft")
 
 
-def small_model(symbols: tuple[str, ...] = ("Be",), *, cutoff: float = 4.2, kind: str = "power_spectrum") -> LDOSModel:
+def small_model(
+    symbols: tuple[str, ...] = ("Be",), *, cutoff: float = 4.2, kind: str = "power_spectrum", lmax: int = 2
+) -> LDOSModel:
     """A deterministic model with random weights, float64, that gives any compact structure a plausible LDOS."""
     generator = torch.Generator().manual_seed(7)
     species = tuple(atomic_numbers[s] for s in symbols)
     descriptor: Surroundings
     if kind == "se3_transformer":
-        sizes = {"channels": 4, "heads": 2, "n_radial": 3, "fields": 4, "point_heads": 2}
+        sizes = {"lmax": lmax, "channels": 4, "heads": 2, "n_radial": 3, "fields": 4, "point_heads": 2}
         descriptor = SE3Transformer(species, cutoff=cutoff, atom_cutoff=3.6, **sizes, generator=generator).double()
     else:
-        descriptor = PowerSpectrum(species, cutoff=cutoff, n_radial=3, lmax=2)
+        descriptor = PowerSpectrum(species, cutoff=cutoff, n_radial=3, lmax=lmax)
     network = MLP(10, 60, hidden=(16, 16), generator=generator).double()
     # features of points among typical atoms, so that the inputs of the network are of order one
     points = 2 * torch.rand(200, 3, generator=generator, dtype=torch.float64) - 1
@@ -98,6 +101,12 @@ def be_model() -> LDOSModel:
 def either_model(request: pytest.FixtureRequest) -> LDOSModel:
     """A small model of beryllium with a fixed descriptor, and one with the graph network."""
     return small_model(kind=request.param)
+
+
+@pytest.fixture
+def make_model() -> Callable[..., LDOSModel]:
+    """Makes small models: see ``small_model``."""
+    return small_model
 
 
 @pytest.fixture

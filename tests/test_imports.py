@@ -16,6 +16,7 @@ ROOT = Path(ase_ldos.__file__).parent
 #: A file imports only from a lower floor or from its own folder. Decimals order the rooms of floor 5.
 FLOORS = {
     "build": 0,
+    "restart": 0,
     "distributed": 0,
     "elasticity": 0,
     "structure": 0,
@@ -32,6 +33,7 @@ FLOORS = {
     "models": 5,
     "data": 5.3,
     "training": 5.6,
+    "novelty": 6,
     "journal": 5.8,
     "adjoint": 6,
     "streaming": 6,

@@ -1,6 +1,6 @@
 """All that depends on the density, with its derivatives, in the memory of a few fields.
 
-    X = −E_H[n] + E_xc[n] − ∫ n v_xc[n] d³r
+    X = −E_H[n] + E_xc[n + n_core] − ∫ n v_xc[n + n_core] d³r
 
 The formulas are those of ``hartree`` and ``xc``; here they are walked through slab by slab and differentiated on the
 way, so that neither a graph nor temporary fields of the whole grid are kept: 80 million points fit into memory.
@@ -36,7 +36,8 @@ class DensityTerms:
         xc: E_xc.
         xc_potential: ∫ n v_xc d³r.
         potential: ∂X/∂n(r) of the discrete sums, eV Å³, flat ``[grid]``, if wanted.
-        strain: ∂X/∂ε with the values of n kept, eV, ``[3, 3]``, if wanted.
+        strain: ∂X/∂ε with the values of n and n_core kept, eV, ``[3, 3]``, if wanted.
+        core_potential: ∂X/∂n_core(r), eV Å³, flat ``[grid]``, if wanted and there is a core charge.
     """
 
     hartree: Tensor
@@ -44,10 +45,17 @@ class DensityTerms:
     xc_potential: Tensor
     potential: Tensor | None = None
     strain: Tensor | None = None
+    core_potential: Tensor | None = None
 
 
 def density_terms(
-    density: Tensor, grid: Grid, functional: str, *, differentiate: bool, fields: torch.dtype | None = None
+    density: Tensor,
+    grid: Grid,
+    functional: str,
+    *,
+    differentiate: bool,
+    core: Tensor | None = None,
+    fields: torch.dtype | None = None,
 ) -> DensityTerms:
     """Energies of a density, and derivatives if wanted, without a graph.
 
@@ -56,6 +64,7 @@ def density_terms(
         grid: of the density.
         functional: ``"lda"`` or ``"pbe"``.
         differentiate: give potential and strain derivative.
+        core: partial core charge n_core, e/Å³, ``[nx, ny, nz]``.
         fields: number type of the transforms; default is float64, float32 on grids of ``SINGLE_FROM`` points or more.
     """
     if fields is None:
@@ -63,28 +72,46 @@ def density_terms(
     with torch.no_grad():
         coefficients = torch.fft.rfftn(density.to(fields), norm="forward")
         strain = torch.zeros(3, 3, dtype=torch.float64, device=density.device)
-        along = None
+        slopes = []
         if functional != "lda":
-            along = torch.empty(3, *grid.shape, dtype=fields, device=density.device)
-            for axis in range(3):
-                wave = fractional_wave(grid.shape, axis, along)
-                along[axis] = torch.fft.irfftn(coefficients * wave, s=grid.shape, norm="forward")
+            slopes = [_slopes(coefficients, grid)]
+            if core is not None:
+                slopes.append(_slopes(torch.fft.rfftn(core.to(fields), norm="forward"), grid) + slopes[0])
         hartree = _hartree(coefficients, grid, strain)
-    terms = _exchange_correlation(density, along, grid, strain, differentiate)
+    terms = _exchange_correlation(density, core, slopes, grid, strain, differentiate)
     if not differentiate:
         return replace(terms, hartree=hartree)
+    assert terms.potential is not None
     with torch.no_grad():
         # of the discrete sum: v_H times the voxel
         coefficients *= -grid.voxel_volume.to(fields)
-        for axis in range(3 if along is not None else 0):
-            # the forward transform's 1/N and the backward one's missing 1/N make the adjoint's factor 1
-            slopes = torch.fft.rfftn(along[axis], norm="forward") if along is not None else coefficients
-            coefficients -= slopes.mul_(fractional_wave(grid.shape, axis, slopes.real))
-        del along
-        potential = torch.fft.irfftn(coefficients, s=grid.shape, norm="forward").flatten()
-        assert terms.potential is not None
+        core_potential = terms.core_potential
+        if slopes and core_potential is not None:
+            # n and n_core both stand in the total
+            core_potential = core_potential + _from_slopes(torch.zeros_like(coefficients), slopes[1], grid)
+            slopes = [slopes[0] + slopes[1]]
+        potential = _from_slopes(coefficients, slopes[0] if slopes else None, grid)
         potential += terms.potential
-    return replace(terms, hartree=hartree, potential=potential, strain=strain)
+    return replace(terms, hartree=hartree, potential=potential, strain=strain, core_potential=core_potential)
+
+
+def _slopes(coefficients: Tensor, grid: Grid) -> Tensor:
+    """Derivatives along the fractional coordinates, ``[3, nx, ny, nz]``, of a field's ``rfftn``."""
+    dtype = coefficients.real.dtype
+    along = torch.empty(3, *grid.shape, dtype=dtype, device=coefficients.device)
+    for axis in range(3):
+        wave = fractional_wave(grid.shape, axis, along)
+        along[axis] = torch.fft.irfftn(coefficients * wave, s=grid.shape, norm="forward")
+    return along
+
+
+def _from_slopes(coefficients: Tensor, along: Tensor | None, grid: Grid) -> Tensor:
+    """Adjoint of ``_slopes``, flat ``[grid]``, on top of a field's ``coefficients``, which are used up."""
+    for axis in range(3 if along is not None else 0):
+        # the forward transform's 1/N and the backward one's missing 1/N make the adjoint's factor 1
+        part = torch.fft.rfftn(along[axis], norm="forward") if along is not None else coefficients
+        coefficients -= part.mul_(fractional_wave(grid.shape, axis, part.real))
+    return torch.fft.irfftn(coefficients, s=grid.shape, norm="forward").flatten()
 
 
 def _hartree(coefficients: Tensor, grid: Grid, strain: Tensor) -> Tensor:
@@ -108,40 +135,56 @@ def _hartree(coefficients: Tensor, grid: Grid, strain: Tensor) -> Tensor:
 
 
 def _exchange_correlation(
-    density: Tensor, along: Tensor | None, grid: Grid, strain: Tensor, differentiate: bool
+    density: Tensor, core: Tensor | None, slopes: list[Tensor], grid: Grid, strain: Tensor, differentiate: bool
 ) -> DensityTerms:
-    """E_xc and ∫ n v_xc; with ``differentiate``, ``along`` is overwritten by the derivatives in it."""
-    voxel = grid.voxel_volume.detach() * (HARTREE / BOHR**3)
+    """E_xc and ∫ n v_xc; with ``differentiate``, ``slopes`` are overwritten by the derivatives in them.
+
+    Args:
+        density: n.
+        core: n_core.
+        slopes: of n and, with a core charge, of n + n_core; none for LDA.
+        grid: of the density.
+        strain: the derivative in it is added.
+        differentiate: give derivatives.
+    """
     sums = torch.zeros(2, dtype=torch.float64, device=density.device)
-    potential = torch.empty(grid.n_points if differentiate else 0, dtype=torch.float64, device=density.device)
-    if differentiate and along is not None:
-        potential = potential.to(along.dtype)
+    kept = slopes[0].dtype if slopes else torch.float64
+    fields = [density] if core is None else [density, core]
+    potentials = [torch.empty(grid.n_points, dtype=kept, device=density.device) for _ in fields if differentiate]
     plane = grid.shape[1] * grid.shape[2]
-    unstrained = torch.zeros_like(strain)
     for rows in _rows(grid):
         with torch.set_grad_enabled(differentiate):
-            values = density[rows].to(torch.float64).detach().requires_grad_(differentiate)
-            slopes = None if along is None else along[:, rows].to(torch.float64).requires_grad_(differentiate)
-            deformation = unstrained.clone().requires_grad_(differentiate)
-            moved = replace(grid, cell=grid.cell.detach() @ (torch.eye(3).to(strain) + deformation))
-            scaled = None if slopes is None else slopes * BOHR**3
-            found = xc_sums(values * BOHR**3, values * BOHR**3, scaled, scaled, metric(moved))
-            energy, pulled = (value * voxel for value in found)
-            difference = energy - pulled
+            leaves = [field[rows].to(torch.float64).detach() for field in fields]
+            leaves += [along[:, rows].to(torch.float64) for along in slopes]
+            leaves.append(torch.zeros_like(strain))
+            for leaf in leaves:
+                leaf.requires_grad_(differentiate)
+            energy, pulled = _slab(leaves[: len(fields)], leaves[len(fields) : -1], leaves[-1], grid)
         sums += torch.stack((energy, pulled)).detach()
         if not differentiate:
             continue
-        leaves = [values, *([] if slopes is None else [slopes, deformation])]
-        by_values, *rest = torch.autograd.grad(difference, leaves)
-        potential[rows.start * plane : rows.stop * plane] = by_values.flatten()
-        if along is not None:
-            along[:, rows] = rest[0].to(along.dtype)
-            strain += rest[1]
-    if differentiate:
-        strain += (sums[0] - sums[1]) * torch.eye(3).to(strain)
-    return DensityTerms(
-        hartree=sums[0], xc=sums[0], xc_potential=sums[1], potential=potential if differentiate else None
-    )
+        found = torch.autograd.grad(energy - pulled, leaves, materialize_grads=True)
+        for potential, part in zip(potentials, found):
+            potential[rows.start * plane : rows.stop * plane] = part.flatten()
+        for along, part in zip(slopes, found[len(fields) :]):
+            along[:, rows] = part.to(along.dtype)
+        strain += found[-1]
+    if not differentiate:
+        return DensityTerms(hartree=sums[0], xc=sums[0], xc_potential=sums[1])
+    # the voxel's own derivative
+    strain += (sums[0] - sums[1]) * torch.eye(3).to(strain)
+    core_potential = potentials[1] if core is not None else None
+    return DensityTerms(sums[0], sums[0], sums[1], potential=potentials[0], core_potential=core_potential)
+
+
+def _slab(fields: list[Tensor], slopes: list[Tensor], deformation: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    """E_xc and ∫ n v_xc of some rows of the grid, eV, in a metric that the strain deforms."""
+    moved = replace(grid, cell=grid.cell.detach() @ (torch.eye(3).to(deformation) + deformation))
+    valence, total = fields[0] * BOHR**3, sum(fields[1:], fields[0]) * BOHR**3
+    scaled = [along * BOHR**3 for along in slopes]
+    found = xc_sums(valence, total, scaled[0] if scaled else None, scaled[-1] if scaled else None, metric(moved))
+    voxel = grid.voxel_volume.detach() * (HARTREE / BOHR**3)
+    return found[0] * voxel, found[1] * voxel
 
 
 def _rows(grid: Grid) -> Iterator[slice]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor
 
 from ase_ldos.descriptors.base import Descriptor
@@ -16,8 +17,12 @@ from ase_ldos.structure import Structure
 Surroundings: TypeAlias = Descriptor | SE3Transformer
 
 
-def make_surroundings(settings: dict[str, Any]) -> Surroundings:
+def make_surroundings(settings: dict[str, Any], generator: torch.Generator | None = None) -> Surroundings:
     """Build the descriptor, or the graph network with fresh weights, whose ``settings()`` these are.
+
+    Args:
+        settings: as ``settings()`` of either gives them.
+        generator: source of the weights; by default a new one with seed 0.
 
     Raises:
         ValueError: an unknown kind or settings that do not fit it.
@@ -26,7 +31,7 @@ def make_surroundings(settings: dict[str, Any]) -> Surroundings:
         return make_descriptor(settings)
     options = {key: value for key, value in settings.items() if key not in ("kind", "species")}
     try:
-        return SE3Transformer(tuple(settings.get("species", ())), **options)
+        return SE3Transformer(tuple(settings.get("species", ())), generator=generator, **options)
     except TypeError as error:
         raise ValueError(f"settings of the network {SE3Transformer.KIND!r} do not fit: {error}") from error
 

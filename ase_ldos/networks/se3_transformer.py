@@ -4,6 +4,9 @@ The steps of Fuchs et al., arXiv:2006.10503: neighbours and relative positions; 
 values; attention and aggregation. They run on the atoms alone and once per structure (``prepare``). Points in space are
 probes that only receive: their features are invariants of atom-centred expansions (``forward``), from which a pointwise
 network gives the LDOS. So the cost of a point depends neither on the layers nor on the number of energies.
+
+Where asked for, the features begin with those of the fixed power spectrum, which has no weights: then a trained
+``PowerSpectrum`` model is this network with learned features that nobody reads, and training may start from it.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ase_ldos.descriptors.blocks import species_indices
+from ase_ldos.descriptors.power_spectrum import PowerSpectrum
 from ase_ldos.descriptors.solid_harmonics import MAXIMUM_DEGREE
 from ase_ldos.neighbours import find_pairs
 from ase_ldos.networks.attention import AtomLayer, Edges
@@ -38,6 +42,8 @@ class SE3Transformer(nn.Module):
         fields: see ``AtomCentredReadout``.
         moments: see ``AtomCentredReadout``.
         point_heads: heads of the attention at the point, a divisor of ``fields``; 0 leaves it out.
+        spectrum_radial: radial functions of the fixed power spectrum; 0 leaves it out.
+        spectrum_lmax: highest degree of the fixed power spectrum.
         generator: source of the initial weights; by default a new one with seed 0.
 
     Raises:
@@ -62,6 +68,8 @@ class SE3Transformer(nn.Module):
         fields: int = 32,
         moments: int = 1,
         point_heads: int = 0,
+        spectrum_radial: int = 0,
+        spectrum_lmax: int = 4,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -77,8 +85,15 @@ class SE3Transformer(nn.Module):
             "fields": fields,
             "moments": moments,
             "point_heads": point_heads,
+            "spectrum_radial": spectrum_radial,
+            "spectrum_lmax": spectrum_lmax,
         }
         self._check()
+        self.spectrum = (
+            PowerSpectrum(self.species, cutoff=self.cutoff, n_radial=spectrum_radial, lmax=spectrum_lmax)
+            if spectrum_radial
+            else None
+        )
         generator = torch.Generator().manual_seed(0) if generator is None else generator
         self.embedding = nn.Parameter(torch.randn(len(self.species), channels, generator=generator))
         # the first layer starts from scalars: all other degrees are still zero
@@ -107,10 +122,12 @@ class SE3Transformer(nn.Module):
                 f"cutoff and atom_cutoff are {self.cutoff} and {self.atom_cutoff} Å; both must be positive"
             )
         options = self._options
-        if not 0 <= options["lmax"] <= MAXIMUM_DEGREE:
-            raise ValueError(f"lmax is {options['lmax']}; degrees from 0 to {MAXIMUM_DEGREE} are available")
+        for name in ("lmax", "spectrum_lmax"):
+            if not 0 <= options[name] <= MAXIMUM_DEGREE:
+                raise ValueError(f"{name} is {options[name]}; degrees from 0 to {MAXIMUM_DEGREE} are available")
+        may_be_zero = ("lmax", "layers", "moments", "point_heads", "spectrum_radial", "spectrum_lmax")
         for name, value in options.items():
-            least = 0 if name in ("lmax", "layers", "moments", "point_heads") else 1
+            least = 0 if name in may_be_zero else 1
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} is {value!r}; it must be an integer of at least {least}")
         for whole, part in (("channels", "heads"), ("fields", "point_heads")):
@@ -120,7 +137,12 @@ class SE3Transformer(nn.Module):
     @property
     def n_features(self) -> int:
         """Number of features of one point."""
-        return self.readout.n_features
+        return self.n_fixed + self.readout.n_features
+
+    @property
+    def n_fixed(self) -> int:
+        """Number of features of the power spectrum; they come first."""
+        return 0 if self.spectrum is None else self.spectrum.n_features
 
     def settings(self) -> dict[str, Any]:
         """JSON-able settings from which ``make_features`` builds the same network with other weights."""
@@ -133,7 +155,7 @@ class SE3Transformer(nn.Module):
         }
 
     def prepare(self, structure: Structure) -> Tensor:
-        """All layers on the atoms: what the points need of each atom, ``[atom, coefficient]``.
+        """All layers on the atoms: what the points need of each atom, ``[atom, known]``: species index, coefficients.
 
         Differentiable in positions and cell as often as one likes.
 
@@ -150,9 +172,16 @@ class SE3Transformer(nn.Module):
         for layer in self.layers:
             features = layer(features, edges)
         features = nn.functional.pad(features, (0, 0, 0, len(edges.harmonics.T) - features.shape[1]))
-        return self.readout.coefficients(self.norm(features))
+        return torch.cat((species[:, None].to(features), self.readout.coefficients(self.norm(features))), dim=1)
 
-    def forward(self, points: Tensor, atoms: Tensor, coefficients: Tensor) -> Tensor:
-        """Features of points, see ``AtomCentredReadout.forward``."""
-        found: Tensor = self.readout(points, atoms, coefficients)
+    def forward(self, points: Tensor, atoms: Tensor, known: Tensor) -> Tensor:
+        """Features of points ``[grid, feature]``; ``known`` of the images by ``prepare``, see ``Descriptor``."""
+        learned = self.learned(points, atoms, known)
+        if self.spectrum is None:
+            return learned
+        return torch.cat((self.spectrum(points, atoms, known[:, 0].long()), learned), dim=1)
+
+    def learned(self, points: Tensor, atoms: Tensor, known: Tensor) -> Tensor:
+        """Those features that depend on weights; arguments as of ``forward``."""
+        found: Tensor = self.readout(points, atoms, known[:, 1:])
         return found

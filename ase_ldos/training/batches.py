@@ -149,7 +149,7 @@ def fit_scaler(
 
 def prepare_snapshot(
     snapshot: Snapshot,
-    descriptor: PowerSpectrum,
+    descriptor: PowerSpectrum | None,
     scaler: Scaler,
     charges: dict[int, float],
     *,
@@ -162,8 +162,8 @@ def prepare_snapshot(
 
     Args:
         snapshot: structure and labels.
-        descriptor: of the model.
-        scaler: of the model.
+        descriptor: fixed features of the model; ``None`` if all are learned, which gives zero inputs.
+        scaler: of these features.
         charges: valence charge by atomic number.
         energies: the model's nodes, eV.
         smearing: σ of the model's LDOS, eV; the data must not be broader.
@@ -198,7 +198,7 @@ def prepare_snapshot(
 
 def prepare_snapshots(
     snapshots: Iterable[Snapshot],
-    descriptor: PowerSpectrum,
+    descriptor: PowerSpectrum | None,
     scaler: Scaler,
     charges: dict[int, float],
     **options: object,
@@ -238,13 +238,15 @@ def voigt(matrix: Tensor) -> Tensor:
 
 
 def _inputs(
-    descriptor: PowerSpectrum, scaler: Scaler, structure: Structure, grid: Grid, jacobian: torch.dtype | None
+    descriptor: PowerSpectrum | None, scaler: Scaler, structure: Structure, grid: Grid, jacobian: torch.dtype | None
 ) -> tuple[Tensor, Tensor | None]:
     n_inputs = scaler.projection.shape[1]
     inputs = torch.empty(grid.n_points, n_inputs)
     slopes = None
     if jacobian is not None:
         slopes = torch.empty(3 * len(structure) + 6, grid.n_points, n_inputs, dtype=jacobian)
+    if descriptor is None:
+        return inputs, None if slopes is None else slopes.flatten(1)
     with torch.no_grad():
         for block in iterate_blocks(descriptor, structure, grid, max_points=_JACOBIAN_BLOCK):
             features = descriptor(block.points, block.atoms, block.species)
@@ -277,7 +279,7 @@ def _labels(snapshot: Snapshot, energies: np.ndarray, smearing: float) -> Labels
     if ldos is not None:
         ldos = ldos.reshape(-1, len(energies)) * float(snapshot.ldos_scale or 1.0)
     dos = widened(snapshot.dos)
-    as_double = lambda array: None if array is None else torch.as_tensor(np.asarray(array, dtype=float))  # noqa: E731
+    as_double = lambda array: None if array is None else torch.tensor(np.asarray(array, dtype=float))  # noqa: E731
     density, stress = as_double(snapshot.density), as_double(snapshot.stress)
     return Labels(
         free_energy=None if snapshot.free_energy is None else float(snapshot.free_energy),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from ase_ldos.grid import Grid
 from ase_ldos.model import LDOSModel
 from ase_ldos.occupation import fermi_level, occupation_weights
 from ase_ldos.training.batches import JacobianProduct, TrainingSnapshot, voigt
+from ase_ldos.training.learned_features import complete_inputs, complete_inputs_at, fixed_part
 from ase_ldos.units import BOLTZMANN
 
 
@@ -72,10 +73,11 @@ def evaluate_snapshot(
     """Evaluate the model on prepared inputs; the same physics as ``predict``, on the whole grid at once."""
     inputs = snapshot.inputs.to(model.dtype).detach().requires_grad_(forces)
     strain = torch.zeros(3, 3, dtype=torch.float64, requires_grad=forces)
-    deformation = torch.eye(3, dtype=torch.float64) + strain
-    grid = Grid(snapshot.grid.cell @ deformation, snapshot.grid.shape)
+    positions = snapshot.structure.positions.detach().requires_grad_(forces)
+    structure = replace(snapshot.structure, positions=positions).strained(strain)
+    grid = Grid(structure.cell, snapshot.grid.shape)
     weight, bias = model.head
-    hidden = model.network.features(inputs)
+    hidden = model.network.features(complete_inputs(model, inputs, structure, grid))
     dos = (weight @ hidden.sum(dim=0, dtype=torch.float64) + bias * grid.n_points) * grid.voxel_volume
     thermal_energy = BOLTZMANN * snapshot.temperature
     level = fermi_level(dos, model.energies, snapshot.n_electrons, thermal_energy, model.metadata.fermi_level)
@@ -83,15 +85,19 @@ def evaluate_snapshot(
     # the projection in the network's dtype: double precision here would double the cost of the whole step
     density = (hidden @ (weights.number @ weight).to(hidden.dtype)).double() + weights.number @ bias
     field = density.reshape(grid.shape)
-    xc, xc_potential = xc_energies(field, grid, model.metadata.functional)
+    core = model.core_density(structure, grid)
+    xc, xc_potential = xc_energies(field, grid, model.metadata.functional, core)
     electrons = (weights.band + weights.entropy) @ dos - hartree_energy(field, grid) + xc - xc_potential
     found = Evaluation(hidden, dos, density, electrons + snapshot.ewald, level)
     if not forces or snapshot.jacobian is None:
         return found
-    by_inputs, by_strain = torch.autograd.grad(electrons, (inputs, strain), create_graph=create_graph)
+    # positions and strain act through the fixed inputs by the Jacobian, through the learned ones and the grid directly
+    by_inputs, by_positions, by_strain = torch.autograd.grad(
+        electrons, (inputs, positions, strain), create_graph=create_graph, allow_unused=True, materialize_grads=True
+    )
     slope = JacobianProduct.apply(snapshot.jacobian, by_inputs.flatten()).double() + snapshot.ewald_slope
+    slope = slope + torch.cat((by_positions.flatten(), voigt((by_strain + by_strain.T) / 2)))
     n_atoms = len(snapshot.structure)
-    explicit = voigt((by_strain + by_strain.T) / 2)
     return Evaluation(
         hidden,
         dos,
@@ -99,7 +105,7 @@ def evaluate_snapshot(
         electrons + snapshot.ewald,
         level,
         forces=-slope[: 3 * n_atoms].reshape(n_atoms, 3),
-        stress=(slope[3 * n_atoms :] + explicit) / snapshot.grid.volume,
+        stress=slope[3 * n_atoms :] / snapshot.grid.volume,
     )
 
 
@@ -108,20 +114,53 @@ class LDOSPoints:
     """All points of all snapshots with LDOS, from which every step draws some: LDOS labels are rare.
 
     Attributes:
-        inputs: float32 ``[point, input]``.
+        inputs: of the fixed features, float32 ``[point, input]``.
         ldos: 1/(eV Å³), float32 ``[point, energy]``, NaN where it is not known.
+        snapshots: whose points these are, one after the other.
     """
 
     inputs: Tensor
     ldos: Tensor
+    snapshots: tuple[TrainingSnapshot, ...] = ()
 
     @classmethod
     def gather(cls, snapshots: Iterable[TrainingSnapshot]) -> LDOSPoints | None:
         """Collect the points; ``None`` if no snapshot has an LDOS."""
-        pairs = [(s.inputs, s.labels.ldos) for s in snapshots if s.labels.ldos is not None]
-        if not pairs:
+        known = tuple(snapshot for snapshot in snapshots if snapshot.labels.ldos is not None)
+        if not known:
             return None
-        return cls(torch.cat([inputs for inputs, _ in pairs]), torch.cat([ldos for _, ldos in pairs]))
+        ldos = [s.labels.ldos for s in known if s.labels.ldos is not None]
+        return cls(torch.cat([s.inputs for s in known]), torch.cat(ldos), known)
+
+    def completed(self, model: LDOSModel) -> LDOSPoints:
+        """The same points with the inputs of all features, as the model's weights now give them."""
+        with torch.no_grad():
+            inputs = [complete_inputs(model, s.inputs, s.structure, s.grid) for s in self.snapshots]
+        return replace(self, inputs=torch.cat(inputs))
+
+    def draw(self, model: LDOSModel, number: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Complete inputs and LDOS of random points: of all snapshots, or of one if there are learned features.
+
+        A step of learned features would cost a pass through the atoms for every snapshot that its points come from.
+        """
+        rows, place = self.choose(model, number, generator)
+        inputs = self.inputs[rows].to(model.dtype)
+        if place is not None:
+            snapshot = self.snapshots[place]
+            first = sum(other.grid.n_points for other in self.snapshots[:place])
+            inputs = complete_inputs_at(model, inputs, snapshot.structure, snapshot.grid, rows - first)
+        return inputs, self.ldos[rows]
+
+    def choose(self, model: LDOSModel, number: int, generator: torch.Generator) -> tuple[Tensor, int | None]:
+        """Rows of random points, and, with learned features, the number of the snapshot that they belong to."""
+        chosen = torch.randint(len(self.inputs), (number,), generator=generator)
+        if fixed_part(model.descriptor) is model.descriptor:
+            return chosen, None
+        ends = torch.tensor([snapshot.grid.n_points for snapshot in self.snapshots]).cumsum(0)
+        place = int(torch.searchsorted(ends, chosen[0], right=True))  # a snapshot is as likely as it is large
+        n_points = self.snapshots[place].grid.n_points
+        flat = torch.randint(n_points, (number,), generator=generator)
+        return int(ends[place]) - n_points + flat, place
 
 
 class Trainee(nn.Module):
@@ -198,19 +237,16 @@ class LDOSLoss:
         loss = torch.stack([getattr(w, name) * value for name, value in squares.items()]).sum()
         return loss, {name: float(value.detach().sqrt()) for name, value in squares.items()}, error
 
-    def skip(self) -> None:
+    def skip(self, trainee: Trainee) -> None:
         """Draw what ``evaluate`` would: another rank has this snapshot, and the generators must stay together."""
         if self.points is not None and self.weights.ldos > 0:
-            self._draw(self.points)
-
-    def _draw(self, points: LDOSPoints) -> Tensor:
-        return torch.randint(len(points.inputs), (self.weights.ldos_points,), generator=self.generator)
+            self.points.choose(trainee.model, self.weights.ldos_points, self.generator)
 
     def _ldos(self, model: LDOSModel, points: LDOSPoints) -> Tensor:
-        chosen = self._draw(points)
+        inputs, ldos = points.draw(model, self.weights.ldos_points, self.generator)
         weight, bias = model.head
-        hidden = model.network.features(points.inputs[chosen].to(model.dtype))
-        return relative_square(torch.addmm(bias.to(hidden), hidden, weight.to(hidden).T), points.ldos[chosen])
+        hidden = model.network.features(inputs)
+        return relative_square(torch.addmm(bias.to(hidden), hidden, weight.to(hidden).T), ldos)
 
 
 def relative_square(found: Tensor, reference: Tensor) -> Tensor:

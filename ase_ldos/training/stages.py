@@ -11,28 +11,31 @@ from ase.data import atomic_numbers
 from torch import Tensor, nn
 
 from ase_ldos.data.snapshot import Snapshot
-from ase_ldos.descriptors.factory import make_descriptor
 from ase_ldos.descriptors.power_spectrum import PowerSpectrum
 from ase_ldos.distributed import Team
 from ase_ldos.model import LDOSModel, ModelMetadata
+from ase_ldos.networks.factory import Surroundings, make_surroundings
 from ase_ldos.networks.mlp import MLP
 from ase_ldos.training.batches import Scaler, TrainingSnapshot, fit_scaler, prepare_snapshots
 from ase_ldos.training.history import History
+from ase_ldos.training.learned_features import fixed_part, fixed_scaler, graft, whole_scaler
 from ase_ldos.training.loop import fit
 from ase_ldos.training.losses import LDOSLoss, LDOSPoints, Trainee, measure, relative_square
 from ase_ldos.training.recipe import Recipe, TrainingRecipe
 from ase_ldos.training.sharing import SharedLoss
 from ase_ldos.training.soap import SOAP
+from ase_ldos.training.sources import core_charges
 
 #: Unit of the network's outputs, 1/(eV Å³): the size of an LDOS in a metal.
 LDOS_SCALE = 0.03
 
 
-def build_model(recipe: Recipe, descriptor: PowerSpectrum, scaler: Scaler, generator: torch.Generator) -> LDOSModel:
+def build_model(recipe: Recipe, surroundings: Surroundings, scaler: Scaler, generator: torch.Generator) -> LDOSModel:
     """The untrained model of a recipe."""
     settings = recipe.model
     energies = torch.as_tensor(settings.energies)
-    network = MLP(settings.n_inputs, len(energies), settings.hidden, settings.activation, True, generator)
+    n_inputs = scaler.projection.shape[1]
+    network = MLP(n_inputs, len(energies), settings.hidden, settings.activation, True, generator)
     metadata = ModelMetadata(
         name=recipe.name,
         valence=dict(settings.valence),
@@ -42,9 +45,10 @@ def build_model(recipe: Recipe, descriptor: PowerSpectrum, scaler: Scaler, gener
         grid_spacing=settings.grid_spacing,
         fermi_level=sum(settings.window) / 2,
         minimum_distance=settings.minimum_distance,
+        core_charges=core_charges(recipe),
     )
     return LDOSModel(
-        descriptor, network, energies, metadata, mean=scaler.mean, projection=scaler.projection, ldos_scale=LDOS_SCALE
+        surroundings, network, energies, metadata, mean=scaler.mean, projection=scaler.projection, ldos_scale=LDOS_SCALE
     )
 
 
@@ -65,7 +69,8 @@ def train_model(
         recipe: what and how.
         training: snapshots to learn from; at least one with LDOS.
         validation: whole snapshots that are never trained on.
-        start: a model of the same recipe whose weights to go on from; the first two stages are left out then.
+        start: a model of the same recipe whose weights to go on from; the first two stages are left out then. For a
+            graph network with a fixed power spectrum also a model of that power spectrum alone.
         checkpoint: file from which a killed run goes on.
         time_limit: seconds for the last stage.
         progress: show bars.
@@ -86,19 +91,15 @@ def train_model(
         )
     progress = progress and team.leads
     generator = torch.Generator().manual_seed(recipe.seed)
-    if start is None:
-        descriptor = _descriptor(recipe)
-        scaler = _fit_scaler(recipe, with_ldos, descriptor, progress)
-        model = build_model(recipe, descriptor, scaler, generator)
-    else:
-        model = _check_start(recipe, start)
-        descriptor, scaler = _descriptor(recipe), Scaler(model.mean.double(), model.projection.double())
+    model = _first_model(recipe, start, with_ldos, generator, progress)
+    descriptor, scaler = fixed_part(model.descriptor), fixed_scaler(model)
     ready, held_back = (_prepare(recipe, part, descriptor, scaler, progress) for part in (training, validation))
     points = LDOSPoints.gather(ready)
     assert points is not None
     if start is None:
-        start_linear(model, points)
-        _train_on_ldos(model, points, plan, generator, progress)
+        complete = points.completed(model)
+        start_linear(model, complete)
+        _train_on_ldos(model, complete, plan, generator, progress)
     trainee = Trainee(model, [snapshot.family for snapshot in ready])
     history = fit(
         trainee,
@@ -123,33 +124,84 @@ def train_model(
     return model.eval(), history
 
 
-def _descriptor(recipe: Recipe) -> PowerSpectrum:
+def _surroundings(recipe: Recipe, generator: torch.Generator) -> Surroundings:
     species = [atomic_numbers[symbol] for symbol in recipe.model.valence]
-    descriptor = make_descriptor({"kind": "power_spectrum", **recipe.model.descriptor, "species": species})
-    if not isinstance(descriptor, PowerSpectrum):
-        kind = recipe.model.descriptor.get("kind")
-        raise ValueError(f"descriptor {kind!r} has no Jacobian; train with power_spectrum")
-    return descriptor
+    return make_surroundings({"kind": "power_spectrum", **recipe.model.descriptor, "species": species}, generator)
 
 
-def _fit_scaler(recipe: Recipe, snapshots: Sequence[Snapshot], descriptor: PowerSpectrum, progress: bool) -> Scaler:
+def _fit_scaler(
+    recipe: Recipe, snapshots: Sequence[Snapshot], descriptor: PowerSpectrum | None, progress: bool
+) -> Scaler:
     settings = recipe.model
+    if descriptor is None:
+        return Scaler(torch.zeros(0, dtype=torch.float64), torch.zeros(0, 0, dtype=torch.float64))
     floor, spacing = settings.whitening_floor, settings.grid_spacing
     return fit_scaler(descriptor, snapshots, settings.n_inputs, floor=floor, spacing=spacing, progress=progress)
 
 
-def _check_start(recipe: Recipe, start: LDOSModel) -> LDOSModel:
-    """The model to go on from, if it is what the recipe asks for."""
-    same_energies = torch.equal(start.energies, torch.as_tensor(recipe.model.energies))
-    wanted = (_descriptor(recipe).settings(), recipe.model.n_inputs, list(recipe.model.hidden), True)
-    found = (start.descriptor.settings(), start.network.n_inputs, start.network.settings()["hidden"], same_energies)
-    if wanted != found:
-        raise ValueError(f"the model to start from is not of this recipe: it has {found}, the recipe asks for {wanted}")
-    return start.train().requires_grad_(True)
+def _first_model(
+    recipe: Recipe,
+    start: LDOSModel | None,
+    snapshots: Sequence[Snapshot],
+    generator: torch.Generator,
+    progress: bool,
+) -> LDOSModel:
+    """The model before the first step: a fresh one, the one to go on from, or a fresh one with the latter's knowledge.
+
+    Raises:
+        ValueError: ``start`` is not of this recipe.
+    """
+    surroundings = _surroundings(recipe, generator)
+    if start is None:
+        scaler = _fit_scaler(recipe, snapshots, fixed_part(surroundings), progress)
+    else:
+        _check_start(recipe, start, surroundings)
+        if start.descriptor.settings() == surroundings.settings():
+            return start.train().requires_grad_(True)
+        scaler = fixed_scaler(start)
+    whole = whole_scaler(surroundings, scaler, snapshots, recipe.model.grid_spacing)
+    model = build_model(recipe, surroundings, whole, generator)
+    if start is not None:
+        graft(start.network, model.network)
+    return model
+
+
+def _check_start(recipe: Recipe, start: LDOSModel, surroundings: Surroundings) -> None:
+    """Refuse a model that the recipe's model does not contain: the same one, or that of its power spectrum alone."""
+    settings, fixed = recipe.model, fixed_part(surroundings)
+    wanted = {
+        "descriptor": surroundings.settings(),
+        "inputs of fixed features": settings.n_inputs,
+        "hidden": list(settings.hidden),
+        "activation": settings.activation,
+        "energies": settings.energies.tolist(),
+    }
+    found = {
+        "descriptor": start.descriptor.settings(),
+        "inputs of fixed features": fixed_scaler(start).projection.shape[1],
+        "hidden": list(start.network.hidden),
+        "activation": start.network.activation,
+        "energies": start.energies.tolist(),
+    }
+    if fixed is not None and found["descriptor"] == fixed.settings():
+        wanted["descriptor"] = fixed.settings()
+    for name, value in wanted.items():
+        if found[name] != value:
+            raise ValueError(
+                f"the model to start from is not of this recipe: {name} {_shown(found[name])}, the recipe asks for "
+                f"{_shown(value)}"
+            )
+
+
+def _shown(value: object) -> str:
+    """A setting in a message; energies by their range."""
+    if isinstance(value, list) and len(value) > 10:
+        return f"{len(value)} from {value[0]} to {value[-1]} eV"
+    return str(value)
 
 
 def _prepare(
-    recipe: Recipe, snapshots: Sequence[Snapshot], descriptor: PowerSpectrum, scaler: Scaler, progress: bool
+    recipe: Recipe, snapshots: Sequence[Snapshot], descriptor: PowerSpectrum | None, scaler: Scaler, progress: bool
 ) -> list[TrainingSnapshot]:
     settings = recipe.model
     return prepare_snapshots(
@@ -215,7 +267,8 @@ def _train_on_ldos(
         found = module.network(points.inputs[chosen]) * module.ldos_scale
         return relative_square(found, points.ldos[chosen])
 
-    optimizer = torch.optim.AdamW(model.parameters(), lr=plan.ldos_learning_rate)
+    # not those of learned features: their inputs are those of the initial weights in this stage
+    optimizer = torch.optim.AdamW(model.network.parameters(), lr=plan.ldos_learning_rate)
     schedule = _one_cycle(optimizer, plan.ldos_learning_rate, plan.ldos_steps, plan.warmup)
     fit(model, batches, loss, optimizer, epochs=1, scheduler=schedule, generator=generator, progress=progress)
 

@@ -15,6 +15,7 @@ from ase.build import bulk
 from torch import Tensor
 
 from ase_ldos.descriptors.blocks import iterate_blocks
+from ase_ldos.descriptors.power_spectrum import PowerSpectrum
 from ase_ldos.grid import Grid
 from ase_ldos.networks.se3_transformer import SE3Transformer
 from ase_ldos.structure import Structure
@@ -60,10 +61,10 @@ def at_points(net: SE3Transformer, structure: Structure, points: Tensor) -> Tens
     return net(points, structure.positions, net.prepare(structure))
 
 
-@pytest.mark.parametrize("point_heads", [0, 2])
+@pytest.mark.parametrize("options", [{}, {"point_heads": 2}, {"spectrum_radial": 2}], ids=str)
 @pytest.mark.parametrize("lmax", LMAXES)
-def test_rotations_and_reflections(lmax: int, point_heads: int, orthogonal: Tensor) -> None:
-    net, structure = network(lmax, point_heads=point_heads), alloy()
+def test_rotations_and_reflections(lmax: int, options: dict[str, int], orthogonal: Tensor) -> None:
+    net, structure = network(lmax, **options), alloy()
     turned = replace(structure, positions=structure.positions @ orthogonal.T, cell=structure.cell @ orthogonal.T)
     expected = features(net, structure)
     assert float(expected.std(dim=0).min().detach()) > 1e-4
@@ -99,9 +100,9 @@ def test_supercell(lmax: int) -> None:
     torch.testing.assert_close(twice, torch.stack((once, once)), rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("point_heads", [0, 2])
-def test_blocks_do_not_matter(point_heads: int) -> None:
-    net, structure = network(2, point_heads=point_heads), alloy()
+@pytest.mark.parametrize("options", [{}, {"point_heads": 2}, {"spectrum_radial": 2}], ids=str)
+def test_blocks_do_not_matter(options: dict[str, int]) -> None:
+    net, structure = network(2, **options), alloy()
     expected = features(net, structure, block=24)
     for block in (1, 5):
         torch.testing.assert_close(features(net, structure, block=block), expected, rtol=1e-10, atol=1e-10)
@@ -125,7 +126,7 @@ def test_what_lies_beyond_all_layers_does_not_matter(lmax: int) -> None:
 @pytest.mark.parametrize("radius", [3.4, 3.2], ids=["atom_cutoff", "cutoff"])
 def test_crossing_a_cutoff_is_smooth(lmax: int, radius: float) -> None:
     """Value, slope and curvature along the way of an atom across the cutoff of an atom and of a point."""
-    net = network(lmax, moments=1, point_heads=2)
+    net = network(lmax, moments=1, point_heads=2, spectrum_radial=2)
     direction = torch.nn.functional.normalize(torch.tensor([1.0, -0.6, 0.3], dtype=torch.float64), dim=0)
     fixed = Structure.from_atoms(Atoms("BeMg", [[10, 10, 10], [10, 12.1, 10.4]], cell=[40, 40, 40], pbc=True))
     weights = torch.randn(net.n_features, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -163,7 +164,7 @@ def test_isolated_atoms_and_vacuum() -> None:
 @pytest.mark.parametrize("lmax", LMAXES)
 def test_slopes_in_atoms_and_strain(lmax: int) -> None:
     """The gradient against central differences, with periodic images of the moved atom everywhere."""
-    net, structure = network(lmax, point_heads=2), alloy()
+    net, structure = network(lmax, point_heads=2, spectrum_radial=2), alloy()
     generator = torch.Generator().manual_seed(2)
     weights = torch.randn(24, net.n_features, dtype=torch.float64, generator=generator)
     step = torch.randn(2, 3, dtype=torch.float64, generator=generator)
@@ -186,7 +187,7 @@ def test_slopes_in_atoms_and_strain(lmax: int) -> None:
 @pytest.mark.parametrize("lmax", LMAXES)
 def test_slopes_of_slopes(lmax: int) -> None:
     """A loss on forces: its gradient in the weights of every part of the network against central differences."""
-    net, structure = network(lmax, channels=2, heads=1, point_heads=1), alloy()
+    net, structure = network(lmax, channels=2, heads=1, point_heads=1, spectrum_radial=2, spectrum_lmax=1), alloy()
     generator = torch.Generator().manual_seed(3)
     directions = [torch.randn(p.shape, dtype=torch.float64, generator=generator) for p in net.parameters()]
     start = [p.detach().clone() for p in net.parameters()]
@@ -247,6 +248,8 @@ def test_without_layers_only_the_kind_of_an_atom_counts() -> None:
     ("options", "message"),
     [
         ({"lmax": 5}, "lmax is 5; degrees from 0 to 4"),
+        ({"spectrum_lmax": 5}, "spectrum_lmax is 5; degrees from 0 to 4"),
+        ({"spectrum_radial": -1}, "spectrum_radial is -1; it must be an integer of at least 0"),
         ({"cutoff": 0.0}, "both must be positive"),
         ({"atom_cutoff": -inf}, "both must be positive"),
         ({"layers": -1}, "layers is -1; it must be an integer of at least 0"),
@@ -259,6 +262,16 @@ def test_without_layers_only_the_kind_of_an_atom_counts() -> None:
 def test_settings_that_make_no_network(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SE3Transformer((4,), **{**SMALL, **options})
+
+
+def test_the_fixed_features_are_those_of_the_power_spectrum() -> None:
+    net, structure = network(1, spectrum_radial=3, spectrum_lmax=2), alloy()
+    alone = PowerSpectrum((4, 12), cutoff=SMALL["cutoff"], n_radial=3, lmax=2)
+    (block,) = iterate_blocks(alone, structure, Grid(structure.cell, (3, 2, 4)), max_points=24)
+    found = net(block.points, block.atoms, net.prepare(structure)[block.owners])
+    assert net.n_fixed == alone.n_features
+    assert torch.equal(found[:, : net.n_fixed], alone(block.points, block.atoms, block.species))
+    assert torch.equal(found[:, net.n_fixed :], features(network(1), structure, block=24)[block.flat])
 
 
 def test_foreign_elements_and_no_species() -> None:

@@ -1,0 +1,145 @@
+"""Features that are learned: evaluated anew in every step, beside the fixed ones that were prepared once.
+
+A graph network may begin its features with a fixed power spectrum. That part is prepared like that of any other model,
+with its Jacobian (``training.batches``); the rest depends on weights, and its forces come by automatic differentiation
+through readout and atom layers. So both kinds of models share losses, loop and physics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from ase_ldos.data.snapshot import Snapshot
+from ase_ldos.descriptors.blocks import Block, iterate_blocks, species_indices
+from ase_ldos.descriptors.power_spectrum import PowerSpectrum
+from ase_ldos.grid import Grid
+from ase_ldos.model import LDOSModel
+from ase_ldos.neighbours import Images
+from ase_ldos.networks.factory import Surroundings
+from ase_ldos.networks.mlp import MLP
+from ase_ldos.networks.se3_transformer import SE3Transformer
+from ase_ldos.structure import Structure
+from ase_ldos.training.batches import Scaler, snapshot_grid
+
+#: Points of a block: fewer mean more calls than work, more mean that each point meets more atoms in vain.
+BLOCK = 1024
+
+
+def fixed_part(surroundings: Surroundings) -> PowerSpectrum | None:
+    """The features without weights, whose Jacobian is known.
+
+    Raises:
+        ValueError: a descriptor without closed-form Jacobian.
+    """
+    found = surroundings.spectrum if isinstance(surroundings, SE3Transformer) else surroundings
+    if found is not None and not isinstance(found, PowerSpectrum):
+        kind = surroundings.settings()["kind"]
+        raise ValueError(f"descriptor {kind!r} has no Jacobian; train with power_spectrum or se3_transformer")
+    return found
+
+
+def fixed_scaler(model: LDOSModel) -> Scaler:
+    """The scaler of the fixed features alone.
+
+    Raises:
+        ValueError: an input that depends on features of both kinds.
+    """
+    network = model.descriptor
+    if not isinstance(network, SE3Transformer):
+        return Scaler(model.mean.double(), model.projection.double())
+    n_fixed, n_inputs = network.n_fixed, model.network.n_inputs - network.readout.n_features
+    if n_inputs < 0 or model.projection[:n_fixed, n_inputs:].any() or model.projection[n_fixed:, :n_inputs].any():
+        raise ValueError("the inputs of this model mix fixed and learned features; only separate ones can be trained")
+    return Scaler(model.mean[:n_fixed].double(), model.projection[:n_fixed, :n_inputs].double())
+
+
+def whole_scaler(
+    surroundings: Surroundings, fixed: Scaler, snapshots: Sequence[Snapshot], spacing: float = 0.25
+) -> Scaler:
+    """The scaler of all features: learned ones are centred and divided by their width under the initial weights."""
+    if not isinstance(surroundings, SE3Transformer):
+        return fixed
+    parts = []
+    with torch.no_grad():
+        for snapshot in snapshots:
+            structure = snapshot.structure
+            known = surroundings.prepare(structure)
+            for block in _blocks(surroundings, structure, snapshot_grid(snapshot, structure, spacing), known.dtype):
+                parts.append(surroundings.learned(block.points, block.atoms, known[block.owners]).double())
+    features = torch.cat(parts)
+    width = features.std(dim=0).clamp(min=1e-6)
+    projection = torch.block_diag(fixed.projection, torch.diag(1 / width))
+    return Scaler(torch.cat((fixed.mean, features.mean(dim=0))), projection)
+
+
+def graft(start: MLP, network: MLP) -> None:
+    """Let a network with more inputs compute what ``start`` computes: the weights of inputs that come last are zero.
+
+    Args:
+        start: the smaller network, of the same hidden layers and outputs.
+        network: the larger one, which is set.
+    """
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            old = start.get_parameter(name)
+            parameter.zero_()
+            parameter[tuple(slice(size) for size in old.shape)] = old.to(parameter)
+
+
+def complete_inputs(model: LDOSModel, fixed: Tensor, structure: Structure, grid: Grid) -> Tensor:
+    """The network's inputs at all points of a grid, ``[grid, input]``, differentiable in structure and grid.
+
+    Args:
+        model: a fixed descriptor's inputs are complete already.
+        fixed: inputs of the fixed features, ``[grid, fixed input]``.
+        structure: the atoms.
+        grid: of the points.
+    """
+    network = model.descriptor
+    if not isinstance(network, SE3Transformer):
+        return fixed
+    known = model.prepare(structure)
+    blocks = list(_blocks(network, structure, grid, model.dtype))
+    learned = torch.cat([_learned_inputs(model, block, known[block.owners]) for block in blocks])
+    order = torch.cat([block.flat for block in blocks]).argsort()
+    return torch.cat((fixed, learned[order]), dim=1)
+
+
+def complete_inputs_at(model: LDOSModel, fixed: Tensor, structure: Structure, grid: Grid, flat: Tensor) -> Tensor:
+    """The same at points scattered over the grid.
+
+    Args:
+        model: as above.
+        fixed: inputs of the fixed features at these points, ``[point, fixed input]``.
+        structure: the atoms.
+        grid: of the points.
+        flat: numbers of the points, int64 ``[point]``.
+    """
+    network = model.descriptor
+    if not isinstance(network, SE3Transformer):
+        return fixed
+    points = grid.points(flat)
+    centre = points.mean(dim=0)
+    reach = network.cutoff + float((points - centre).norm(dim=1).max()) + 1e-6
+    images = Images(structure, reach)
+    near = images.near(centre, reach)
+    owners = images.atoms[near]
+    atoms = images.positions[near]
+    species = species_indices(structure.numbers, network.species)[owners]
+    block = Block(flat, (points - centre).to(model.dtype), (atoms - centre).to(model.dtype), species, owners)
+    return torch.cat((fixed, _learned_inputs(model, block, model.prepare(structure)[owners])), dim=1)
+
+
+def _blocks(network: SE3Transformer, structure: Structure, grid: Grid, dtype: torch.dtype) -> Iterator[Block]:
+    return iterate_blocks(network, structure, grid, max_points=BLOCK, dtype=dtype)
+
+
+def _learned_inputs(model: LDOSModel, block: Block, known: Tensor) -> Tensor:
+    network = model.descriptor
+    assert isinstance(network, SE3Transformer)
+    learned = network.learned(block.points, block.atoms, known)
+    mean = model.mean[network.n_fixed :]
+    return (learned - mean) @ model.projection[network.n_fixed :, -len(mean) :]
