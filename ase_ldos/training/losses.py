@@ -139,28 +139,28 @@ class LDOSPoints:
         return replace(self, inputs=torch.cat(inputs))
 
     def draw(self, model: LDOSModel, number: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Complete inputs and LDOS of random points; see ``choose``."""
-        rows, snapshot, flat = self.choose(model, number, generator)
-        inputs = self.inputs[rows].to(model.dtype)
-        if snapshot is not None:
-            inputs = complete_inputs_at(model, inputs, snapshot.structure, snapshot.grid, flat)
-        return inputs, self.ldos[rows]
-
-    def choose(
-        self, model: LDOSModel, number: int, generator: torch.Generator
-    ) -> tuple[Tensor, TrainingSnapshot | None, Tensor]:
-        """Numbers of random points: of all snapshots, or of one, with its own numbers, if there are learned features.
+        """Complete inputs and LDOS of random points: of all snapshots, or of one if there are learned features.
 
         A step of learned features would cost a pass through the atoms for every snapshot that its points come from.
         """
+        rows, place = self.choose(model, number, generator)
+        inputs = self.inputs[rows].to(model.dtype)
+        if place is not None:
+            snapshot = self.snapshots[place]
+            first = sum(other.grid.n_points for other in self.snapshots[:place])
+            inputs = complete_inputs_at(model, inputs, snapshot.structure, snapshot.grid, rows - first)
+        return inputs, self.ldos[rows]
+
+    def choose(self, model: LDOSModel, number: int, generator: torch.Generator) -> tuple[Tensor, int | None]:
+        """Rows of random points, and, with learned features, the number of the snapshot that they belong to."""
         chosen = torch.randint(len(self.inputs), (number,), generator=generator)
         if fixed_part(model.descriptor) is model.descriptor:
-            return chosen, None, chosen
+            return chosen, None
         ends = torch.tensor([snapshot.grid.n_points for snapshot in self.snapshots]).cumsum(0)
         place = int(torch.searchsorted(ends, chosen[0], right=True))  # a snapshot is as likely as it is large
-        snapshot = self.snapshots[place]
-        flat = torch.randint(snapshot.grid.n_points, (number,), generator=generator)
-        return int(ends[place]) - snapshot.grid.n_points + flat, snapshot, flat
+        n_points = self.snapshots[place].grid.n_points
+        flat = torch.randint(n_points, (number,), generator=generator)
+        return int(ends[place]) - n_points + flat, place
 
 
 class Trainee(nn.Module):

@@ -35,7 +35,7 @@ class SharedLoss:
         assert isinstance(trainee, Trainee)
         mine = set(self.team.share(range(len(batch))))
         # a rank without a snapshot still has a (vanishing) gradient
-        value = torch.stack([0 * parameter.sum() for parameter in trainee.parameters()]).sum()
+        value = torch.stack([0 * parameter.sum().double() for parameter in trainee.parameters()]).sum()
         numbers = torch.zeros(len(batch), len(_NAMES) + 1, 2, dtype=torch.float64)
         for place, snapshot in enumerate(batch):
             if place not in mine:
