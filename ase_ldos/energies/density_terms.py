@@ -160,10 +160,11 @@ def _exchange_correlation(
             for leaf in leaves:
                 leaf.requires_grad_(differentiate)
             energy, pulled = _slab(leaves[: len(fields)], leaves[len(fields) : -1], leaves[-1], grid)
+            difference = energy - pulled
         sums += torch.stack((energy, pulled)).detach()
         if not differentiate:
             continue
-        found = torch.autograd.grad(energy - pulled, leaves, materialize_grads=True)
+        found = torch.autograd.grad(difference, leaves, materialize_grads=True)
         for potential, part in zip(potentials, found):
             potential[rows.start * plane : rows.stop * plane] = part.flatten()
         for along, part in zip(slopes, found[len(fields) :]):
