@@ -36,7 +36,7 @@ from ase_ldos.model import LDOSModel
 from ase_ldos.neighbours import check_distances
 from ase_ldos.novelty import ExtrapolationWatch, atom_distances
 from ase_ldos.orders import Order
-from ase_ldos.predict import Prediction, predict, predict_ldos
+from ase_ldos.predict import Prediction, predict_ldos
 from ase_ldos.structure import Structure
 
 Result = TypeVar("Result")
@@ -183,21 +183,11 @@ class LDOSCalculator(Calculator):
         grid = self._grid.choose(structure, self.parameters["grid_spacing"])
         self._watch.look(structure)
 
+        where = (structure.numbers, structure.positions, structure.cell, grid.shape)
+        order = Order(1, *where, want, self.parameters["electronic_temperature"], self.parameters["chunk_size"])
+
         def run() -> Prediction:
-            temperature, chunk_size = self.parameters["electronic_temperature"], self.parameters["chunk_size"]
-            if self.team.size > 1:
-                where = (structure.numbers, structure.positions, structure.cell, grid.shape)
-                Order(1, *where, want, temperature, chunk_size).give(self.team)
-            return predict(
-                self._model,
-                structure,
-                want,
-                electronic_temperature=temperature,
-                grid=grid,
-                chunk_size=chunk_size,
-                team=self.team,
-                progress=self.progress,
-            )
+            return order.carry_out(self._model, self.team, progress=self.progress)
 
         with _input_errors():
             prediction = self._within_memory(run, structure, grid, backward=bool(want))

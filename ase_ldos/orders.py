@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 import torch
@@ -10,6 +9,8 @@ from torch import Tensor
 
 from ase_ldos.distributed import Team
 from ase_ldos.grid import Grid
+from ase_ldos.model import LDOSModel
+from ase_ldos.predict import Prediction, predict
 from ase_ldos.structure import Structure
 
 _WANT = ("forces", "stress")
@@ -28,7 +29,6 @@ class Order:
         want: any of forces, stress.
         temperature: electronic, K.
         chunk_size: points of a block.
-        fermi_guess: eV.
     """
 
     kind: int = 1
@@ -39,14 +39,12 @@ class Order:
     want: tuple[str, ...] = ()
     temperature: float = 0.0
     chunk_size: int = 0
-    fermi_guess: float | None = None
 
     def give(self, team: Team) -> None:
         """Spread it from rank 0."""
         flags = [int(name in self.want) for name in _WANT]
         team.spread(torch.tensor([self.kind, len(self.numbers), *self.shape, self.chunk_size, *flags]))
-        guess = math.nan if self.fermi_guess is None else self.fermi_guess
-        team.spread(torch.tensor([self.temperature, guess], dtype=torch.float64))
+        team.spread(torch.tensor([self.temperature], dtype=torch.float64))
         for tensor in (self.numbers, self.positions, self.cell):
             team.spread(tensor.detach().cpu().contiguous())
 
@@ -54,12 +52,26 @@ class Order:
     def take(cls, team: Team) -> Order:
         """Wait for the next order of rank 0."""
         kind, n_atoms, nx, ny, nz, chunk_size, *flags = team.spread(torch.zeros(8, dtype=torch.int64)).tolist()
-        temperature, guess = team.spread(torch.zeros(2, dtype=torch.float64)).tolist()
+        temperature = float(team.spread(torch.zeros(1, dtype=torch.float64)))
         numbers = team.spread(torch.zeros(n_atoms, dtype=torch.int64))
         positions, cell = (team.spread(torch.zeros(n, 3, dtype=torch.float64)) for n in (n_atoms, 3))
         want = tuple(name for name, flag in zip(_WANT, flags) if flag)
-        fermi_guess = None if math.isnan(guess) else guess
-        return cls(kind, numbers, positions, cell, (nx, ny, nz), want, temperature, chunk_size, fermi_guess)
+        return cls(kind, numbers, positions, cell, (nx, ny, nz), want, temperature, chunk_size)
+
+    def carry_out(self, model: LDOSModel, team: Team, *, progress: bool = False) -> Prediction:
+        """Predict with all ranks of the team; rank 0 gives the order to the others first."""
+        if team.leads and team.size > 1:
+            self.give(team)
+        return predict(
+            model,
+            self.structure(model.device),
+            self.want,
+            electronic_temperature=self.temperature,
+            grid=self.grid(model.device),
+            chunk_size=self.chunk_size,
+            team=team,
+            progress=progress,
+        )
 
     def structure(self, device: torch.device) -> Structure:
         """The atoms."""

@@ -19,7 +19,6 @@ from collections.abc import Callable
 from ase_ldos.calculator import LDOSCalculator
 from ase_ldos.distributed import Team
 from ase_ldos.orders import STOP, Order
-from ase_ldos.predict import predict
 
 __all__ = ["lead"]
 
@@ -48,19 +47,9 @@ def lead(main: Callable[[LDOSCalculator], None], calculator: LDOSCalculator) -> 
 
 def _serve(calculator: LDOSCalculator, team: Team) -> None:
     """Do this rank's share of what rank 0 orders, until it says stop."""
-    model = calculator.model
     while (order := Order.take(team)).kind != STOP.kind:
         try:
-            predict(
-                model,
-                order.structure(model.device),
-                order.want,
-                electronic_temperature=order.temperature,
-                grid=order.grid(model.device),
-                chunk_size=order.chunk_size,
-                fermi_guess=order.fermi_guess,
-                team=team,
-            )
+            order.carry_out(calculator.model, team)
         except ValueError:
             # it is about the input: rank 0 raises the same, and its caller decides whether to go on
             continue
