@@ -87,16 +87,45 @@ def stacking_fault(
     return atoms.repeat((*size, 1))
 
 
-def fault_energy(faulted: float, n_atoms: int, perfect_per_atom: float, area: float) -> float:
-    """γ = (E − N e) / S in mJ/m².
+def relax_normal(atoms: Atoms, *, fmax: float = 0.01, steps: int = 100) -> None:
+    """Relax the atoms, and the cell's height, along the normal of the layers only: what lies in the layers stays.
 
     Args:
-        faulted: energy E of the cell with one fault, eV.
-        n_atoms: its number of atoms N.
-        perfect_per_atom: energy e of the perfect crystal, eV/atom.
-        area: S of the cell's basal plane, Å².
+        atoms: with a calculator that gives stress; changed in place.
+        fmax: largest remaining force, eV/Å.
+        steps: at most.
+
+    Raises:
+        RuntimeError: not at rest after these steps.
     """
-    return (faulted - n_atoms * perfect_per_atom) / area * 16021.766
+    from ase.constraints import FixedLine
+    from ase.filters import FrechetCellFilter
+    from ase.optimize import BFGS
+
+    constraints = list(atoms.constraints)
+    atoms.set_constraint([*constraints, FixedLine(list(range(len(atoms))), (0, 0, 1))])
+    try:
+        # ASE's filters stand in for atoms, but are not declared to
+        filtered = FrechetCellFilter(atoms, mask=[0, 0, 1, 0, 0, 0])
+        optimizer = BFGS(filtered, logfile=None)  # type: ignore[arg-type]
+        if not optimizer.run(fmax=fmax, steps=steps):
+            raise RuntimeError(f"the layers are not at rest after {steps} steps: forces stay above {fmax} eV/Å")
+    finally:
+        atoms.set_constraint(constraints)
+
+
+def fault_energy(faulted: Atoms | None, perfect: Atoms | None) -> float:
+    """γ = (E − N e) / S in mJ/m²; nan if one of the crystals is missing.
+
+    Args:
+        faulted: N atoms with one fault, whose first two vectors span its area S; with a calculator, as the next.
+        perfect: the perfect crystal, of energy e per atom.
+    """
+    if faulted is None or perfect is None:
+        return float("nan")
+    area = np.linalg.norm(np.cross(*faulted.cell.array[:2]))
+    energy = perfect.get_potential_energy() / len(perfect)
+    return float((faulted.get_potential_energy() - len(faulted) * energy) / area * 16021.766)
 
 
 def _places_by_letter(stacking: str) -> list[int]:

@@ -28,12 +28,15 @@ from torch import Tensor
 
 from ase_ldos.calculator_setup import check_parameter, prepare_model
 from ase_ldos.descriptors.blocks import DEFAULT_BLOCK, species_indices
+from ase_ldos.distributed import Team
 from ase_ldos.grid import Grid
 from ase_ldos.grid_keeper import GridKeeper
 from ase_ldos.memory import is_out_of_memory, largest_fitting_block
 from ase_ldos.model import LDOSModel
 from ase_ldos.neighbours import check_distances
-from ase_ldos.predict import Prediction, predict, predict_ldos
+from ase_ldos.novelty import ExtrapolationWatch, atom_distances
+from ase_ldos.orders import Order
+from ase_ldos.predict import Prediction, predict_ldos
 from ase_ldos.structure import Structure
 
 Result = TypeVar("Result")
@@ -58,6 +61,10 @@ class LDOSCalculator(Calculator):
         grid_spacing: target distance of grid points, Å; default is the model's.
         chunk_size: grid points that are handled at once; memory grows with it.
 
+    Attributes:
+        team: ranks that share the work, see ``ase_ldos.serving``.
+        progress: show bars in calculations that take long.
+
     Raises:
         CalculatorSetupError: no such model, a damaged one, or a parameter that makes no sense.
     """
@@ -78,11 +85,12 @@ class LDOSCalculator(Calculator):
         grid_spacing: float | None = None,
         chunk_size: int | None = None,
     ) -> None:
+        self.team, self.progress = Team(), False
         self._prediction: Prediction | None = None
-        self._fermi_guess: float | None = None
         self._wants_stress = False
         self._grid = GridKeeper()
         self._model = prepare_model(model, device, dtype)
+        self._watch = ExtrapolationWatch(self._model)
         metadata = self._model.metadata
         super().__init__()
         # only plain types, so that trajectories and databases can store them
@@ -155,6 +163,9 @@ class LDOSCalculator(Calculator):
         Once the stress has been asked for, it is found together with the forces: a run under a barostat, which asks
         for one after the other at every step, then needs one calculation per step.
 
+        Atoms in surroundings unlike any of the model's training data are warned of, once per run
+        (``ase_ldos.novelty.ExtrapolationWarning``).
+
         Raises:
             InputError: these atoms are not what the model is for; the message says why.
             OutOfMemoryError: a smaller chunk is needed; the message says which.
@@ -170,21 +181,17 @@ class LDOSCalculator(Calculator):
         with _input_errors():
             structure = self._structure(self.atoms)
         grid = self._grid.choose(structure, self.parameters["grid_spacing"])
+        self._watch.look(structure)
+
+        where = (structure.numbers, structure.positions, structure.cell, grid.shape)
+        order = Order(1, *where, want, self.parameters["electronic_temperature"], self.parameters["chunk_size"])
 
         def run() -> Prediction:
-            return predict(
-                self._model,
-                structure,
-                want,
-                electronic_temperature=self.parameters["electronic_temperature"],
-                grid=grid,
-                chunk_size=self.parameters["chunk_size"],
-                fermi_guess=self._fermi_guess,
-            )
+            return order.carry_out(self._model, self.team, progress=self.progress)
 
         with _input_errors():
             prediction = self._within_memory(run, structure, grid, backward=bool(want))
-        self._prediction, self._fermi_guess = prediction, prediction.fermi_level
+        self._prediction = prediction
         self.results = {"energy": prediction.free_energy, "free_energy": prediction.free_energy}
         if prediction.forces is not None:
             self.results["forces"] = prediction.forces.cpu().numpy()
@@ -223,6 +230,16 @@ class LDOSCalculator(Calculator):
             return predict_ldos(self._model, structure, prediction.grid, chunk_size=self.parameters["chunk_size"])
 
         return self._within_memory(run, structure, prediction.grid, backward=False).cpu().numpy()
+
+    def get_novelty(self, atoms: Atoms | None = None) -> np.ndarray:
+        """How far each atom's surroundings are from the training data, ``[atom]``; see ``ase_ldos.novelty``.
+
+        Raises:
+            InputError: these atoms are not what the model is for, or the model does not know its training range.
+        """
+        with _input_errors():
+            structure = self._structure(self.get_atoms() if atoms is None else atoms)
+            return atom_distances(self._model, structure).cpu().numpy()
 
     def _current(self, atoms: Atoms | None) -> Prediction:
         """The prediction of the atoms, or the last one."""

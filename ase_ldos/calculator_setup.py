@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,9 @@ def prepare_model(
             raise CalculatorSetupError(str(error)) from error
     number_type = own.dtype if dtype is None else _find_dtype(dtype)
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        # each rank of torchrun its own
+        number = os.environ.get("LOCAL_RANK", "0")
+        device = f"cuda:{number}" if torch.cuda.is_available() else "cpu"
     try:
         own = own.to(device=device, dtype=number_type)
     except (RuntimeError, AssertionError) as error:

@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "info": ("ase_ldos.cli_info", "tell what a model is for and how good it is"),
     "train": ("ase_ldos.cli_train", "train a model from a recipe (TOML)"),
     "evaluate": ("ase_ldos.evaluate", "measure a model's errors on reference data"),
+    "calibrate": ("ase_ldos.novelty", "find the range of a model's training data, to warn beyond it"),
     "label": ("ase_ldos.data.label", "make reference data with Quantum ESPRESSO"),
     "convert": ("ase_ldos.data.convert", "convert reference data of other programs"),
 }
@@ -66,6 +67,9 @@ def _is_expected(error: Exception) -> bool:
     """Whether the error is the user's to mend: bad input or a file that cannot be had, not a bug."""
     from ase.calculators.calculator import CalculatorError
 
+    lost = sys.modules.get("ase_ldos.distributed")
+    if lost is not None and isinstance(error, lost.RankLostError):
+        return True
     return isinstance(error, (ValueError, OSError, CalculatorError))
 
 

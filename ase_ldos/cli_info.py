@@ -34,6 +34,12 @@ def run(args: argparse.Namespace) -> int:
         "network": f"{layers}, {network.activation}" + (", linear skip" if network.skip else ""),
         "parameters": f"{sum(p.numel() for p in model.parameters())}, {str(model.dtype).removeprefix('torch.')}",
     }
+    novelty = metadata.novelty
+    rows["training range"] = (
+        f"distances up to {novelty['threshold']:.2f} on {novelty['structures']:.0f} held-back structures, warns beyond"
+        if novelty
+        else "not calibrated, no warning of extrapolation"
+    )
     _print_rows(rows)
     if metadata.errors:
         print("\nerrors on held-back structures")
@@ -53,8 +59,9 @@ def _unit(name: str) -> str:
 
 
 def _readable(value: object) -> str:
-    """Lists as names with commas; of an earlier training only its recipe and length."""
+    """Lists as names with commas, data with their hashes; of an earlier training only its recipe and length."""
     if isinstance(value, list):
+        value = [f"{v['name']} (SHA-256 {v['sha256'][:12]}…)" if isinstance(v, dict) else v for v in value]
         return f"{len(value)}: {', '.join(map(str, value))}"
     if isinstance(value, dict):
         return ", ".join(f"{key} {value[key]}" for key in ("recipe", "epochs") if key in value)

@@ -39,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
     atoms = read_structure(args.file, args.index)
     _check_folders(path for path in (args.dos, args.slice, args.cube) if path is not None)
     from ase_ldos.calculator import LDOSCalculator
+    from ase_ldos.serving import lead
 
     calculator = LDOSCalculator(
         args.model,
@@ -48,13 +49,18 @@ def run(args: argparse.Namespace) -> int:
         grid_spacing=args.spacing,
         chunk_size=args.chunk_size,
     )
-    wanted = [name for name in ("forces", "stress") if getattr(args, name)]
-    calculator.calculate(atoms, ["energy", *wanted])
-    _write_files(args, atoms, calculator)
-    if args.json:
-        print(json.dumps(_as_dict(atoms, calculator, wanted), indent=1))
-    else:
-        _print_tables(atoms, calculator, wanted)
+    calculator.progress = not args.json
+
+    def work(calculator: LDOSCalculator) -> None:
+        wanted = [name for name in ("forces", "stress") if getattr(args, name)]
+        calculator.calculate(atoms, ["energy", *wanted])
+        _write_files(args, atoms, calculator)
+        if args.json:
+            print(json.dumps(_as_dict(atoms, calculator, wanted), indent=1))
+        else:
+            _print_tables(atoms, calculator, wanted)
+
+    lead(work, calculator)
     return 0
 
 

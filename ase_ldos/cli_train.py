@@ -8,9 +8,12 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
+from ase_ldos.distributed import Team
 from ase_ldos.evaluate import evaluate_model, format_table, summarise
 from ase_ldos.model import LDOSModel
+from ase_ldos.novelty import calibrate
 from ase_ldos.training.recipe import load_recipe, split_data
+from ase_ldos.training.sources import describe_sources
 from ase_ldos.training.stages import train_model
 
 
@@ -28,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, evaluate on the held-back snapshots, write the model with its errors."""
+    team = Team.join()
     recipe = load_recipe(args.recipe)
     if args.data:
         recipe = replace(recipe, data=tuple(args.data))
@@ -37,18 +41,24 @@ def run(args: argparse.Namespace) -> int:
     out = Path(args.out or f"{recipe.name}.safetensors")
     if not out.parent.is_dir():
         raise FileNotFoundError(f"the folder {out.parent} of the model file does not exist")
+    sources = describe_sources(recipe)
     training, validation = split_data(recipe)
     checkpoint = Path(args.checkpoint) if args.checkpoint else None
     start = LDOSModel.load(args.start) if args.start else None
     model, history = train_model(
-        recipe, training, validation, start=start, checkpoint=checkpoint, time_limit=args.time_limit
+        recipe, training, validation, start=start, checkpoint=checkpoint, time_limit=args.time_limit, team=team
     )
+    team.leave()
+    if not team.leads:
+        return 0
+    calibrate(model, training, validation)
     errors = evaluate_model(model, validation)
     model.metadata = replace(
         model.metadata,
         errors=summarise(errors),
         provenance={
             "recipe": Path(args.recipe).name,
+            **sources,
             "training": sorted(snapshot.name for snapshot in training),
             "held back": sorted(snapshot.name for snapshot in validation),
             "epochs": len(history.records),

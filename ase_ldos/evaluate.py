@@ -162,6 +162,7 @@ def _ldos_errors(model: LDOSModel, snapshot: Snapshot, structure: Structure, fou
         structure=structure,
         charges=charges,
         functional=model.metadata.functional,
+        core_density=model.core_density(structure, grid),
     )
     occupied = nodes < level
     return {

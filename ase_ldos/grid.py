@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from scipy.fft import next_fast_len
 from torch import Tensor
+
+
+class Box(NamedTuple):
+    """A box of grid points: numbers (i, j, k) of its first point, and of points along its edges."""
+
+    first: tuple[int, int, int]
+    shape: tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -58,24 +67,47 @@ class Grid:
         shape = torch.tensor(self.shape, dtype=self.cell.dtype, device=self.cell.device)
         return (self.indices(flat).to(self.cell.dtype) / shape) @ self.cell
 
-    def blocks(self, max_points: int) -> list[Tensor]:
-        """Divide the grid into compact boxes of at most ``max_points`` points: flat C-order point numbers of each."""
+    def boxes(self, max_points: int) -> list[Box]:
+        """Divide the grid into compact boxes of at most ``max_points`` points."""
         steps = np.linalg.norm(self.cell.detach().cpu().numpy(), axis=1) / self.shape
         edges = _box_edges(self.shape, steps, max_points)
-        parts = [np.array_split(np.arange(n), math.ceil(n / edge)) for n, edge in zip(self.shape, edges)]
-        _, ny, nz = self.shape
+        counts = [math.ceil(n / edge) for n, edge in zip(self.shape, edges)]
+        bounds = [[part * n // count for part in range(count + 1)] for n, count in zip(self.shape, counts)]
         return [
-            torch.as_tensor(((i[:, None, None] * ny + j[:, None]) * nz + k).ravel(), device=self.cell.device)
-            for i in parts[0]
-            for j in parts[1]
-            for k in parts[2]
+            Box((x, y, z), (next_x - x, next_y - y, next_z - z))
+            for x, next_x in pairwise(bounds[0])
+            for y, next_y in pairwise(bounds[1])
+            for z, next_z in pairwise(bounds[2])
         ]
 
-    def g_vectors(self) -> Tensor:
-        """Reciprocal vectors of ``torch.fft.rfftn``'s coefficients, 1/Å, ``[nx, ny, nz // 2 + 1, 3]``."""
+    def numbers(self, box: Box) -> Tensor:
+        """Flat C-order numbers of the points of a box, int64 ``[grid]``."""
+        i, j, k = (torch.arange(a, a + n, device=self.cell.device) for a, n in zip(box.first, box.shape))
+        _, ny, nz = self.shape
+        return ((i[:, None, None] * ny + j[:, None]) * nz + k).flatten()
+
+    def centre(self, box: Box) -> Tensor:
+        """Mean of the points of a box, Å, ``[3]``."""
+        middle = [(first + (n - 1) / 2) / whole for first, n, whole in zip(box.first, box.shape, self.shape)]
+        return torch.tensor(middle, dtype=self.cell.dtype, device=self.cell.device) @ self.cell
+
+    def offsets(self, shape: tuple[int, int, int]) -> Tensor:
+        """Points of a box of this shape about their mean, Å, ``[grid, 3]``: the same wherever the box lies."""
+        axes = [
+            (torch.arange(n, dtype=self.cell.dtype, device=self.cell.device) - (n - 1) / 2) / whole
+            for n, whole in zip(shape, self.shape)
+        ]
+        return torch.cartesian_prod(*axes) @ self.cell
+
+    def g_vectors(self, rows: slice = slice(None)) -> Tensor:
+        """Reciprocal vectors of ``torch.fft.rfftn``'s coefficients, 1/Å, ``[nx, ny, nz // 2 + 1, 3]``.
+
+        Args:
+            rows: which of the first axis; default is all.
+        """
         reciprocal = 2 * math.pi * torch.linalg.inv(self.cell).T
         nx, ny, nz = self.shape
-        axes = (torch.fft.fftfreq(nx, 1 / nx), torch.fft.fftfreq(ny, 1 / ny), torch.fft.rfftfreq(nz, 1 / nz))
+        axes = (torch.fft.fftfreq(nx, 1 / nx)[rows], torch.fft.fftfreq(ny, 1 / ny), torch.fft.rfftfreq(nz, 1 / nz))
         miller = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
         return miller.to(self.cell) @ reciprocal
 

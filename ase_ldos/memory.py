@@ -9,13 +9,13 @@ import torch
 from ase_ldos.descriptors.blocks import iterate_blocks
 from ase_ldos.grid import Grid
 from ase_ldos.model import LDOSModel
-from ase_ldos.predict import KEEP_BYTES, hidden_bytes
+from ase_ldos.streaming import KEEP_BYTES, hidden_bytes
 from ase_ldos.structure import Structure
 
 #: What torch and the system say when an allocation on the CPU fails.
 _PHRASES = ("out of memory", "not enough memory", "allocate memory")
 #: Float64 arrays of the size of the grid that Hartree and exchange-correlation energies hold at once, about.
-_WORK_ARRAYS = 40
+_WORK_ARRAYS = 12
 
 
 def is_out_of_memory(error: BaseException) -> bool:

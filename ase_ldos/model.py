@@ -14,6 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ase_ldos.descriptors.blocks import Block
+from ase_ldos.energies.core_charge import CoreCharge, core_density
+from ase_ldos.grid import Grid
 from ase_ldos.networks.factory import Surroundings, make_surroundings, prepare_atoms
 from ase_ldos.networks.mlp import MLP
 from ase_ldos.structure import Structure
@@ -35,8 +37,11 @@ class ModelMetadata:
         smearing: standard deviation of the Gaussian that broadens the LDOS, eV.
         grid_spacing: distance of grid points it was trained on and that a prediction aims at, Å.
         fermi_level: a typical μ, eV, from which the search for the Fermi level starts.
+        core_charges: partial core charges of pseudopotentials that have one, by chemical symbol.
         minimum_distance: closest pair of atoms that the model accepts, Å.
         errors: measured on held-back structures: names and units as in ``evaluate.COLUMNS``.
+        novelty: distances of held-back structures from the training data: ``threshold`` (the largest), ``median``,
+            number of ``structures``; empty if not calibrated, see ``ase_ldos.novelty``.
         provenance: data, recipe, versions; for people.
     """
 
@@ -47,8 +52,10 @@ class ModelMetadata:
     smearing: float = 0.0
     grid_spacing: float = 0.25
     fermi_level: float = 0.0
+    core_charges: dict[str, CoreCharge] = field(default_factory=dict)
     minimum_distance: float = 1.0
     errors: dict[str, float] = field(default_factory=dict)
+    novelty: dict[str, float] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
@@ -73,6 +80,10 @@ class LDOSModel(nn.Module):
 
     mean: Tensor
     projection: Tensor
+    #: Inputs at the places of training atoms: mean ``[species, input]`` and axes over standard deviations
+    #: ``[species, input, input]``; None if not calibrated.
+    novelty_mean: Tensor | None
+    novelty_whitening: Tensor | None
 
     def __init__(
         self,
@@ -103,9 +114,12 @@ class LDOSModel(nn.Module):
         self.network = network
         self.metadata = metadata
         self.ldos_scale = float(ldos_scale)
+        self._folded = False
         dtype = network.head.weight.dtype
         self.register_buffer("mean", mean.to(dtype).clone())
         self.register_buffer("projection", projection.to(dtype).clone())
+        self.register_buffer("novelty_mean", None)
+        self.register_buffer("novelty_whitening", None)
         # not a buffer: it stays float64 whatever the network's dtype
         self._energies = energies.detach().to("cpu", torch.float64).clone()
 
@@ -141,16 +155,54 @@ class LDOSModel(nn.Module):
             block: points and images.
             known: of the images, ``prepare(structure)[block.owners]``.
         """
-        return (self.descriptor(block.points, block.atoms, known) - self.mean) @ self.projection
+        features = self.descriptor(block.points, block.atoms, known)
+        if self._folded:
+            return features
+        return (features - self.mean.to(features)) @ self.projection.to(features)
 
     def hidden(self, block: Block, known: Tensor) -> Tensor:
         """Hidden features h at the points of a block, ``[grid, hidden]``; arguments as of ``inputs``."""
         return self.network.features(self.inputs(block, known))
 
+    def folded(self) -> LDOSModel:
+        """The same map without the step of the scaler: mean and projection are in the first layer and in the head.
+
+        For predictions, which it makes faster; its h holds the descriptor's features in place of the scaled ones. The
+        products are made in float64; float32 errors stay what they were.
+        """
+        if self._folded:
+            return self
+        settings = self.network.settings() | {"n_inputs": self.descriptor.n_features}
+        network = MLP(**settings).to(device=self.device, dtype=self.dtype)
+        turned, mean = self.projection.double().T, self.mean.double()
+        passes_inputs = self.network.skip or not self.network.hidden
+        n_hidden = self.network.n_features - self.network.n_inputs
+        with torch.no_grad():
+            first_layers = ["head."] * passes_inputs + ["layers.0."]
+            same = {n: v for n, v in self.network.state_dict().items() if not n.startswith(tuple(first_layers))}
+            network.load_state_dict(same, strict=False)
+            pairs = [(self.network.head, network.head, n_hidden)] if passes_inputs else []
+            if self.network.hidden:
+                pairs.append((self.network.layers[0], network.layers[0], 0))  # type: ignore[arg-type]
+            for old, new, first in pairs:
+                weight = old.weight.double()
+                scaled = weight[:, first:] @ turned
+                new.weight.copy_(torch.cat((weight[:, :first], scaled), dim=1))
+                new.bias.copy_(old.bias.double() - scaled @ mean)
+        network.eval().requires_grad_(False)
+        # the descriptor is shared, and stays as it is
+        model = LDOSModel(self.descriptor, network, self.energies, self.metadata, ldos_scale=self.ldos_scale)
+        model._folded = True
+        return model.to(device=self.device, dtype=self.dtype)
+
     def charges(self, numbers: Tensor) -> Tensor:
         """Valence charges of atoms, e, float64 ``[atom]``, of elements that the model knows."""
         table = {atomic_numbers[symbol]: charge for symbol, charge in self.metadata.valence.items()}
         return torch.tensor([table[int(n)] for n in numbers], dtype=torch.float64, device=numbers.device)
+
+    def core_density(self, structure: Structure, grid: Grid) -> Tensor | None:
+        """Partial core charge of the atoms, e/Å³, ``[nx, ny, nz]``; ``None`` if they have none."""
+        return core_density(structure, grid, self.metadata.core_charges)
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file whose header holds everything else as JSON; atomically."""
@@ -183,7 +235,9 @@ class LDOSModel(nn.Module):
             dtype = tensors["mean"].dtype
             descriptor = make_surroundings(header["descriptor"])
             known = {item.name for item in fields(ModelMetadata)}
-            metadata = ModelMetadata(**{key: value for key, value in header["metadata"].items() if key in known})
+            table = {key: value for key, value in header["metadata"].items() if key in known}
+            cores = {symbol: CoreCharge.from_table(core) for symbol, core in table.pop("core_charges", {}).items()}
+            metadata = ModelMetadata(**table, core_charges=cores)
             model = cls(
                 descriptor.to(dtype) if isinstance(descriptor, nn.Module) else descriptor,
                 MLP(**header["network"]).to(dtype),
@@ -193,6 +247,8 @@ class LDOSModel(nn.Module):
                 projection=tensors["projection"],
                 ldos_scale=header["ldos_scale"],
             )
+            if "novelty_mean" in tensors:
+                model.novelty_mean, model.novelty_whitening = tensors["novelty_mean"], tensors["novelty_whitening"]
             model.load_state_dict(tensors)
         except (KeyError, TypeError, RuntimeError, ValueError) as error:
             raise ValueError(f"{path} is a damaged model file: {error}") from error

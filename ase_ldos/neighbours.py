@@ -78,7 +78,7 @@ class Images:
 
     Attributes:
         atoms: atom index of each image, int64 ``[image]``.
-        shifts: cell translations to be added to the atom's position, ``[image, 3]``.
+        positions: Å, ``[image, 3]``, differentiable in the structure's positions and cell.
     """
 
     def __init__(self, structure: Structure, reach: float) -> None:
@@ -100,7 +100,8 @@ class Images:
         index, shift = np.concatenate(atoms), np.concatenate(shifts)
         self._tree = KDTree(positions[index] + shift @ cell)
         self.atoms = torch.as_tensor(index, device=device)
-        self.shifts = torch.as_tensor(shift, device=device).to(structure.cell.dtype)
+        steps = torch.as_tensor(shift, device=device).to(structure.cell.dtype)
+        self.positions = structure.positions[self.atoms] + steps @ structure.cell
 
     def near(self, centre: Tensor, radius: float) -> Tensor:
         """Numbers of the images within ``radius`` (Å) of ``centre`` ``[3]``, ascending, int64 ``[image]``."""

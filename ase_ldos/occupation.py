@@ -61,6 +61,12 @@ def occupation_weights(energies: Tensor, fermi_level: Tensor, thermal_energy: fl
     return OccupationWeights(number, excess + fermi_level * number, entropy)
 
 
+def number_weights(energies: Tensor, level: float, thermal_energy: float) -> tuple[Tensor, Tensor]:
+    """Weights of N and of ∂N/∂μ at μ = ``level`` (eV), without a graph, float64 ``[energy]`` each."""
+    nodes, root = _with_ghosts(energies, thermal_energy), torch.tensor(level, dtype=torch.float64).to(energies.device)
+    return _number(nodes, root, thermal_energy), _number(nodes, root, thermal_energy, 1)
+
+
 def fermi_level(
     dos: Tensor, energies: Tensor, n_electrons: float, thermal_energy: float | Tensor, guess: float | None = None
 ) -> Tensor:

@@ -15,3 +15,4 @@ RYDBERG: float = _codata["Rydberg"]  #: eV
 BOLTZMANN: float = _codata["kB"]  #: eV/K
 GIGAPASCAL: float = 1 / _codata["GPa"]  #: 1 eV/Å³ in GPa
 COULOMB: float = HARTREE * BOHR  #: e²/(4π ε0) in eV Å
+ELECTRONVOLT: float = 1 / _codata["J"]  #: 1 eV in J

@@ -1,6 +1,7 @@
 """Phonons of hcp beryllium by finite displacements: bands, density of states, optical modes at Γ against DFT.
 
-Run: python phonons.py [--supercell 3 3 2]. Needs phonopy (pip install phonopy). Writes phonons.png (under a minute).
+Run: python phonons.py [--supercell 3 3 2]. Needs phonopy (pip install ase-ldos[phonons]). DFT comes from labels in the
+package, or with --pseudo-dir FOLDER (of Be.pbe-gth-q2.gth) from Quantum ESPRESSO. Writes phonons.png (under a minute).
 Of the special points 3×3×2 holds Γ, K and A exactly; M, which it interpolates, moves by up to 5 % in 6×6×4 (288 atoms).
 """
 
@@ -12,8 +13,7 @@ from ase.build import bulk
 from matplotlib.figure import Figure
 
 from ase_ldos import LDOSCalculator
-from ase_ldos.data.snapshot import load_snapshots
-from ase_ldos.model import BUNDLED
+from ase_ldos.data.reference import reference_labels
 
 try:
     from phonopy import Phonopy
@@ -21,7 +21,6 @@ try:
 except ImportError as error:
     raise SystemExit(f"phonons.py needs phonopy, which is not installed: pip install phonopy ({error})") from error
 
-LABELS = BUNDLED / "recipes" / "be-reference.npz"
 GRID = (9, 9, 14)  # points per hcp cell, so that all cells of a supercell see the same grid
 
 
@@ -35,6 +34,7 @@ def frozen_frequency(pair: list[Atoms], forces: list[np.ndarray]) -> float:
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--model", default="be")
+parser.add_argument("--pseudo-dir", help="folder of the pseudopotential: calculate DFT's answers into the folder dft")
 parser.add_argument("--supercell", type=int, nargs=3, default=(3, 3, 2), metavar="N")
 options = parser.parse_args()
 cell = bulk("Be", "hcp", a=2.245, c=2.245 * 1.573)  # the lattice constants of DFT
@@ -56,18 +56,17 @@ lowest = min(bands.min(), phonon.mesh.frequencies.min())
 verdict = "no imaginary modes" if lowest > -0.05 else "imaginary modes"
 print(f"{len(rest)} atoms: frequencies {lowest:.3f} to {bands.max():.2f} THz, {verdict}")
 # One sublattice moved by ±0.02 Å along x or z: by model and DFT, at the same places.
-labels = {snapshot.name: snapshot for snapshot in load_snapshots(LABELS)} if LABELS.exists() else {}
 calculator.fix_grid(GRID)
 print(f"{'optical mode at Γ, THz':24}{'phonopy':>9}{'frozen':>9}{'DFT':>9}{'error':>9}")
 for mode, direction, band in (("E2g", "x", 3), ("B1g", "z", 5)):
     pair = [cell.copy() for _ in range(2)]
     for atoms, sign in zip(pair, (1, -1)):
         atoms.positions[0, "xyz".index(direction)] += 0.02 * sign
+        atoms.info["name"] = f"elastic_move_0{direction}_{sign:+d}"
     model = frozen_frequency(pair, [calculator.get_forces(atoms) for atoms in pair])
-    known = [labels[f"elastic_move_0{direction}_{sign}"] for sign in ("+1", "-1")] if labels else []
-    dft = frozen_frequency([s.to_atoms() for s in known], [s.forces for s in known]) if known else np.nan
+    labels = list(reference_labels(pair, pseudo_dir=options.pseudo_dir).values())
+    dft = frozen_frequency(labels, [atoms.get_forces() for atoms in labels])
     print(f"{mode:24}{bands[0, band]:9.2f}{model:9.2f}{dft:9.2f}{model / dft - 1:9.1%}")
-print(f"DFT: {LABELS.name}" + ("" if labels else " is not beside the recipes of the models"))
 
 figure = Figure(figsize=(8, 4.5), layout="constrained")
 left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1))

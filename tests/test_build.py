@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
+from ase.calculators.lj import LennardJones
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.neighborlist import neighbor_list
 
-from ase_ldos.build import fault_energy, polytype, stacking_fault
+from ase_ldos.build import fault_energy, polytype, relax_normal, stacking_fault
 from ase_ldos.data.snapshot import load_snapshot
 
 A, C = 2.245, 2.245 * np.sqrt(8 / 3)
@@ -97,7 +99,31 @@ def test_the_end_of_the_slide_is_the_fault_of_kinds() -> None:
 
 
 def test_fault_energy_is_an_excess_per_area() -> None:
-    assert fault_energy(-9.5, 10, -1.0, 4.0) == pytest.approx(0.5 / 4 * 16021.766)
+    faulted, perfect = Atoms("Be10", cell=[[2, 0, 0], [1, 2, 0], [0, 0, 20]]), Atoms("Be2")
+    faulted.calc = SinglePointCalculator(faulted, energy=-9.5)
+    perfect.calc = SinglePointCalculator(perfect, energy=-2.0)
+    assert fault_energy(faulted, perfect) == pytest.approx(0.5 / 4 * 16021.766)
+    assert np.isnan(fault_energy(None, perfect))
+    assert np.isnan(fault_energy(faulted, None))
+
+
+def test_layers_relax_along_their_normal_only() -> None:
+    atoms = stacking_fault("Be", A, C, 0.5, layers=4)
+    atoms.calc = LennardJones(sigma=A * 0.89, epsilon=0.3, rc=7.0, smooth=True)
+    before, cell = atoms.positions.copy(), atoms.cell.array.copy()
+    start = atoms.get_potential_energy()
+    relax_normal(atoms, fmax=1e-4)
+    assert atoms.get_potential_energy() < start - 1e-3
+    assert np.abs(atoms.get_forces()[:, 2]).max() < 2e-4
+    assert abs(atoms.get_stress()[2]) * atoms.get_volume() < 2e-3
+    np.testing.assert_allclose(atoms.positions[:, :2], before[:, :2], atol=1e-9)
+    cell[2, 2] = atoms.cell[2, 2]
+    np.testing.assert_allclose(atoms.cell.array, cell, atol=1e-9)
+    assert not atoms.constraints
+    atoms.positions[0, 2] += 0.2
+    with pytest.raises(RuntimeError, match="not at rest after 1 steps"):
+        relax_normal(atoms, steps=1)
+    assert not atoms.constraints
 
 
 @pytest.mark.parametrize("bad", ["A", "", "AAB", "ABA", "ABX", "hhc h", "hhh", "chc"])

@@ -108,13 +108,26 @@ def test_spacing_must_be_positive(spacing: float) -> None:
 @pytest.mark.parametrize("shape", [(6, 10, 12), (5, 1, 7)])
 def test_blocks_cover_each_point_once(max_points: int, shape: tuple[int, int, int]) -> None:
     grid = Grid(CELL, shape)
-    blocks = grid.blocks(max_points)
+    blocks = [grid.numbers(box) for box in grid.boxes(max_points)]
     assert all(len(block) <= max_points for block in blocks)
     torch.testing.assert_close(torch.cat(blocks).sort().values, torch.arange(grid.n_points))
 
 
 def test_blocks_are_compact() -> None:
     grid = Grid(6 * torch.eye(3, dtype=torch.float64), (24, 24, 24))
-    for block in grid.blocks(512):
-        points = grid.points(block)
+    for box in grid.boxes(512):
+        points = grid.points(grid.numbers(box))
         assert float((points - points.mean(0)).norm(dim=1).max()) < 1.01 * math.sqrt(3) * 3.5 * 0.25
+
+
+def test_points_of_a_box_about_its_centre() -> None:
+    grid = Grid(CELL, (6, 10, 12))
+    for box in grid.boxes(50):
+        expected = grid.points(grid.numbers(box))
+        torch.testing.assert_close(grid.centre(box), expected.mean(dim=0), rtol=0, atol=1e-12)
+        torch.testing.assert_close(grid.centre(box) + grid.offsets(box.shape), expected, rtol=0, atol=1e-12)
+
+
+def test_reciprocal_vectors_in_rows() -> None:
+    grid = Grid(CELL, (6, 10, 12))
+    assert torch.equal(grid.g_vectors(slice(2, 5)), grid.g_vectors()[2:5])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from ase_ldos.data.snapshot import Snapshot
+    from ase_ldos.data.labels import Snapshot
 
 #: An energy counts as known when it lies this many widths below the first state that DFT left out.
 _MARGIN = 2.0

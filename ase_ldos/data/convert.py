@@ -14,6 +14,7 @@ from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 
 from ase_ldos.data.cube import read_ldos_cubes, write_cube, write_ldos_cubes
 from ase_ldos.data.dataset import write_dataset
+from ase_ldos.data.provenance import read_record, write_record
 from ase_ldos.data.snapshot import PathLike, Snapshot, load_snapshots, pack_snapshots, save_snapshot
 
 
@@ -135,6 +136,14 @@ def _write_ldos(out: Path, snapshots: Sequence[Snapshot]) -> None:
         write_ldos_cubes(out / snapshot.name, snapshot)
 
 
+def _write_openpmd(out: Path, snapshots: Sequence[Snapshot]) -> None:
+    from ase_ldos.data.openpmd import write_openpmd
+
+    out.mkdir(parents=True, exist_ok=True)
+    for snapshot in snapshots:
+        write_openpmd(out / f"{snapshot.name}.h5", snapshot)
+
+
 def _write_extxyz(out: Path, snapshots: Sequence[Snapshot]) -> None:
     temporary = out.with_name(f".{out.name}.part")
     try:
@@ -152,6 +161,7 @@ WRITERS: dict[str, Callable[[Path, Sequence[Snapshot]], None]] = {
     "mala": _write_mala,
     "density-cube": _write_densities,
     "ldos-cube": _write_ldos,
+    "openpmd": _write_openpmd,
     "extxyz": _write_extxyz,
 }
 
@@ -177,6 +187,10 @@ def convert(
         raise ValueError(f"the format {to!r} is unknown; known are {', '.join(WRITERS)}")
     snapshots = read_any(sources, energies)
     WRITERS[to](Path(out), snapshots)
+    records = [record for source in sources if Path(source).is_dir() and (record := read_record(source))]
+    # a mixture of set-ups has no single record
+    if Path(out).is_dir() and records and all(record == records[0] for record in records[1:]):
+        write_record(out, records[0])
     return snapshots
 
 

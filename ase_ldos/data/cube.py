@@ -13,6 +13,7 @@ from ase import Atoms
 from ase.io.cube import read_cube as _ase_read_cube
 from ase.io.cube import write_cube as _ase_write_cube
 
+from ase_ldos.data.resample import resample
 from ase_ldos.data.snapshot import Snapshot
 from ase_ldos.units import BOHR, RYDBERG
 
@@ -69,7 +70,12 @@ def read_cube(path: PathLike) -> tuple[Atoms, np.ndarray]:
 
 
 def read_ldos_cubes(
-    paths: Sequence[PathLike], energies: np.ndarray, *, name: str = "cubes", sigma: float | None = None
+    paths: Sequence[PathLike],
+    energies: np.ndarray,
+    *,
+    name: str = "cubes",
+    sigma: float | None = None,
+    shape: tuple[int, int, int] | None = None,
 ) -> Snapshot:
     """Read the LDOS from the cube files of ``pp.x`` with ``plot_num = 3``, one energy each.
 
@@ -80,6 +86,7 @@ def read_ldos_cubes(
         energies: their energies, eV, ``[energy]``.
         name: of the snapshot.
         sigma: standard deviation of the Gaussian in the data, eV (``degauss_ldos`` / √2).
+        shape: grid onto which the fields are resampled; default: their own.
 
     Raises:
         ValueError: another number of files than of energies, or files of different grids or structures.
@@ -88,12 +95,13 @@ def read_ldos_cubes(
     if len(ordered) != len(energies):
         raise ValueError(f"there are {len(ordered)} cube files and {len(energies)} energies; one file each is expected")
     atoms, first = read_cube(ordered[0])
-    ldos = np.empty((*first.shape, len(ordered)), dtype=np.float32)
+    shape = first.shape if shape is None else shape
+    ldos = np.empty((*shape, len(ordered)), dtype=np.float32)
     for i, path in enumerate(ordered):
         other, field = read_cube(path) if i else (atoms, first)
         if field.shape != first.shape or np.abs(other.positions - atoms.positions).max(initial=0) > 1e-4:
             raise ValueError(f"{path} has another grid or structure than {ordered[0]}; a series of one run is expected")
-        ldos[..., i] = field * (BOHR**3 * LDOS_UNIT)
+        ldos[..., i] = resample(field, shape) * (BOHR**3 * LDOS_UNIT)
     volume = atoms.get_volume()
     return Snapshot(
         name=name,

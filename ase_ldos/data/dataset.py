@@ -13,14 +13,16 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ase_ldos.data.keys import SHAPES
-from ase_ldos.data.snapshot import PathLike, Snapshot, snapshot_from_arrays, snapshot_to_arrays
+from ase_ldos.data.labels import Snapshot, snapshot_from_arrays, snapshot_to_arrays
+
+PathLike = str | os.PathLike[str]
 
 FORMAT = "ase-ldos dataset"
 VERSION = 1
@@ -110,7 +112,7 @@ def check_hashes(folder: PathLike) -> None:
     _check_version(folder)
     for name in snapshot_names(folder):
         for key, entry in _read_json(folder / name / _ENTRY)["arrays"].items():
-            if _file_hash(folder / name / f"{key}.npy") != entry["sha256"]:
+            if file_hash(folder / name / f"{key}.npy") != entry["sha256"]:
                 raise ValueError(f"{folder / name / key}.npy is damaged: its hash is not that of its snapshot.json")
 
 
@@ -123,7 +125,7 @@ def _write_entry(folder: Path, snapshot: Snapshot) -> None:
             continue
         path = folder / f"{key}.npy"
         np.save(path, np.ascontiguousarray(array))
-        arrays[key] = {"shape": list(array.shape), "dtype": array.dtype.str, "sha256": _file_hash(path)}
+        arrays[key] = {"shape": list(array.shape), "dtype": array.dtype.str, "sha256": file_hash(path)}
     _write_json(folder / _ENTRY, {"name": snapshot.name, "values": scalars, "arrays": arrays})
 
 
@@ -169,14 +171,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
     temporary.replace(path)
 
 
-def _file_hash(path: Path) -> str:
-    digest = hashlib.sha256()
-    for chunk in _chunks(path):
-        digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _chunks(path: Path) -> Iterator[bytes]:
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file."""
     with path.open("rb") as file:
-        while chunk := file.read(1 << 22):
-            yield chunk
+        return hashlib.file_digest(file, "sha256").hexdigest()

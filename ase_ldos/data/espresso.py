@@ -1,4 +1,4 @@
-"""One structure through Quantum ESPRESSO's pw.x: input, run, results."""
+"""One structure through Quantum ESPRESSO: input, runs, results."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ import io
 import logging
 import math
 import re
-import shlex
-import shutil
-import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +15,18 @@ from ase import Atoms
 from ase.io.espresso import write_espresso_in
 
 from ase_ldos.data.espresso_files import read_density, read_xml, sample_dos, sample_ldos
-from ase_ldos.data.recipe import Recipe
+from ase_ldos.data.postproc import check_postproc, sample_ldos_by_postproc
+from ase_ldos.data.programs import CalculationError, check_installed, run_program
+from ase_ldos.data.recipe import LDOSRecipe, Recipe
 from ase_ldos.data.snapshot import Snapshot, snapshot_from_arrays
 from ase_ldos.data.upf import read_pseudopotential
 from ase_ldos.units import BOLTZMANN, RYDBERG
 
 PREFIX = "pwscf"
-#: Holds the number of the running process, by which one that outlived its parent is found again.
-PID_FILE = "pid"
-#: Unit of the stored float16 LDOS, 1/(eV Å³): values up to 64, resolution 5e-4 of each value.
+#: Unit of the stored float16 LDOS, 1/(eV Å³), for values up to 63; resolution 5e-4 of each value.
 LDOS_SCALE = 2.0**-10
 
 logger = logging.getLogger(__name__)
-
-
-class CalculationError(RuntimeError):
-    """A calculation did not finish or did not converge; the message is the reason."""
 
 
 def kpoint_mesh(cell: np.ndarray, spacing: float) -> tuple[int, int, int]:
@@ -46,24 +39,34 @@ def kpoint_mesh(cell: np.ndarray, spacing: float) -> tuple[int, int, int]:
     return (numbers[0], numbers[1], numbers[2])
 
 
-def check_setup(symbols: Sequence[str], recipe: Recipe) -> None:
+def check_setup(symbols: Iterable[str], recipe: Recipe, *, launcher: str = "") -> None:
     """Check everything that can be wrong before a calculation starts.
+
+    Args:
+        symbols: the elements of the structures.
+        recipe: the set-up.
+        launcher: see ``run_program``.
 
     Raises:
         ValueError: pw.x or a pseudopotential is missing, of another element, or one from which the LDOS cannot be
-            sampled.
+            sampled with the installed programs.
     """
-    if shutil.which("pw.x") is None:
-        raise ValueError("pw.x is not on the PATH; install Quantum ESPRESSO (Debian: quantum-espresso)")
+    check_installed("pw.x")
     for symbol in sorted(set(symbols)):
-        pseudo = read_pseudopotential(recipe.pseudopotential_path(symbol))
+        pseudo, name = read_pseudopotential(recipe.pseudopotential_path(symbol)), recipe.pseudopotentials[symbol]
         if pseudo.symbol != symbol:
-            raise ValueError(f"{recipe.pseudopotentials[symbol]} is a pseudopotential of {pseudo.symbol}, not {symbol}")
-        if recipe.ldos is not None and pseudo.kind != "NC":
+            raise ValueError(f"{name} is a pseudopotential of {pseudo.symbol}, not {symbol}")
+        if recipe.ldos is not None and pseudo.kind == "PAW":
             raise ValueError(
-                f"{recipe.pseudopotentials[symbol]} is of the kind {pseudo.kind}; the LDOS is sampled from the "
-                "wavefunctions, which needs a norm-conserving pseudopotential"
+                f"{name} is of the kind PAW, whose energy has terms that the LDOS does not give; use NC or US"
             )
+    if recipe.ldos is not None and _has_ultrasoft(symbols, recipe):
+        check_postproc(launcher=launcher)
+
+
+def _has_ultrasoft(symbols: Iterable[str], recipe: Recipe) -> bool:
+    """Whether the LDOS has to come from pp.x; states of norm-conserving potentials are read from their files."""
+    return any(read_pseudopotential(recipe.pseudopotential_path(symbol)).kind != "NC" for symbol in set(symbols))
 
 
 def input_text(atoms: Atoms, recipe: Recipe, calculation: str, folder: Path) -> str:
@@ -122,40 +125,6 @@ def input_text(atoms: Atoms, recipe: Recipe, calculation: str, folder: Path) -> 
     return head + "ATOMIC_POSITIONS angstrom\n" + "\n".join(rows) + "\n"
 
 
-def run_pw(text: str, folder: Path, *, launcher: str = "") -> None:
-    """Run pw.x on an input within ``folder``.
-
-    Args:
-        text: the input.
-        folder: working folder; pw.x's output goes into ``pw.out`` there.
-        launcher: what to put before ``pw.x``, e.g. ``"mpirun -n 4"``.
-
-    Raises:
-        CalculationError: it could not be started, stopped, or did not converge.
-    """
-    (folder / "pw.in").write_text(text)
-    command = [*shlex.split(launcher), "pw.x", "-in", "pw.in"]
-    try:
-        with (folder / "pw.out").open("w") as output:
-            process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
-            (folder / PID_FILE).write_text(str(process.pid))
-            exit_code = process.wait()
-    except OSError as error:
-        raise CalculationError(f"{command[0]} could not be started: {error}") from error
-    output_text = (folder / "pw.out").read_text(errors="replace")
-    if "convergence NOT achieved" in output_text:
-        raise CalculationError("the self-consistent cycle did not converge; lower mixing_beta in the recipe's options")
-    if "JOB DONE" not in output_text:
-        raise CalculationError(f"pw.x stopped (exit code {exit_code}): {_reason(output_text)}")
-
-
-def _reason(output: str) -> str:
-    """What pw.x says between its lines of per cent signs, or else its last lines."""
-    blocks = re.findall(r"%{20,}\n(.*?)%{20,}", output, re.DOTALL)
-    words = " ".join((blocks[0] if blocks else output[-300:]).split())
-    return words or "it wrote nothing"
-
-
 def calculate(name: str, atoms: Atoms, recipe: Recipe, folder: Path, *, launcher: str = "") -> Snapshot:
     """Energy, forces, stress, density and, if the recipe asks for it, LDOS and DOS of a structure.
 
@@ -164,18 +133,18 @@ def calculate(name: str, atoms: Atoms, recipe: Recipe, folder: Path, *, launcher
         atoms: the structure.
         recipe: the set-up.
         folder: an empty working folder; its content is of no use afterwards.
-        launcher: see :func:`run_pw`.
+        launcher: see ``run_program``.
 
     Raises:
-        CalculationError: pw.x failed.
-        ValueError: its files are cut off.
+        CalculationError: pw.x or pp.x failed.
+        ValueError: their files are cut off.
     """
     from ase_ldos.grid import grid_shape
 
-    cell = atoms.cell.array
+    cell, folder = atoms.cell.array, folder.resolve()
     shape = grid_shape(cell, recipe.grid_spacing)
     save = folder / f"{PREFIX}.save"
-    run_pw(input_text(atoms, recipe, "scf", folder), folder, launcher=launcher)
+    run_program("pw.x", input_text(atoms, recipe, "scf", folder), folder, launcher=launcher)
     arrays = read_xml(save)
     arrays |= {
         "numbers": atoms.numbers,
@@ -191,20 +160,33 @@ def calculate(name: str, atoms: Atoms, recipe: Recipe, folder: Path, *, launcher
     if abs(counted - arrays["n_electrons"]) > 1e-4 * arrays["n_electrons"]:
         raise CalculationError(f"the density holds {counted:.4f} electrons instead of {arrays['n_electrons']}")
     if recipe.ldos is not None:
-        run_pw(input_text(atoms, recipe, "nscf", folder), folder, launcher=launcher)
-        energies, sigma = recipe.ldos.energies, recipe.ldos.sigma
-        dense = read_xml(save)
-        ldos = sample_ldos(save, shape, atoms.get_volume(), energies, sigma)
-        arrays |= {
-            "energies": energies,
-            "ldos": (ldos / LDOS_SCALE).astype(np.float16),
-            "ldos_scale": np.array(LDOS_SCALE),
-            "ldos_sigma": np.array(sigma),
-            "dos": sample_dos(energies, sigma, dense["eigenvalues"], dense["k_weights"]),
-            "kpoints_dense": np.array(kpoint_mesh(cell, recipe.ldos.kspacing)),
-            "k_weights_dense": dense["k_weights"],
-            "eigenvalues_dense": dense["eigenvalues"].astype(np.float32),
-            "fermi_level_dense": dense["fermi_level"],
-        }
+        run_program("pw.x", input_text(atoms, recipe, "nscf", folder), folder, launcher=launcher)
+        arrays |= _ldos_arrays(atoms, recipe, recipe.ldos, folder, shape, launcher)
     logger.info("%s: free energy %.6f eV", name, float(arrays["free_energy"]))
     return snapshot_from_arrays(name, arrays, name)
+
+
+def _ldos_arrays(
+    atoms: Atoms, recipe: Recipe, sampling: LDOSRecipe, folder: Path, shape: tuple[int, int, int], launcher: str
+) -> dict[str, np.ndarray]:
+    """LDOS, DOS and the states of the dense mesh, under the keys of a snapshot."""
+    energies, sigma = sampling.energies, sampling.sigma
+    save = folder / f"{PREFIX}.save"
+    dense = read_xml(save)
+    dos = sample_dos(energies, sigma, dense["eigenvalues"], dense["k_weights"])
+    if _has_ultrasoft(atoms.get_chemical_symbols(), recipe):
+        ldos = sample_ldos_by_postproc(folder, PREFIX, shape, energies, sigma, dos, launcher=launcher)
+    else:
+        ldos = sample_ldos(save, shape, atoms.get_volume(), energies, sigma)
+    scale = max(LDOS_SCALE, float(ldos.max()) / float(np.finfo(np.float16).max))
+    return {
+        "energies": energies,
+        "ldos": (ldos / scale).astype(np.float16),
+        "ldos_scale": np.array(scale),
+        "ldos_sigma": np.array(sigma),
+        "dos": dos,
+        "kpoints_dense": np.array(kpoint_mesh(atoms.cell.array, sampling.kspacing)),
+        "k_weights_dense": dense["k_weights"],
+        "eigenvalues_dense": dense["eigenvalues"].astype(np.float32),
+        "fermi_level_dense": dense["fermi_level"],
+    }

@@ -78,6 +78,12 @@ def read_xml(save: Path) -> dict[str, np.ndarray]:
     return {key: np.asarray(value) for key, value in result.items()}
 
 
+def read_creator(save: Path) -> str:
+    """Name and version of the program that wrote ``PREFIX.save``, e.g. "PWSCF 6.7MaX"."""
+    creator = ET.parse(Path(save) / "data-file-schema.xml").getroot().find("general_info/creator")  # noqa: S314
+    return "unknown" if creator is None else f"{creator.get('NAME')} {creator.get('VERSION')}"
+
+
 def _numbers(element: ET.Element, tag: str) -> np.ndarray:
     text = element.findtext(tag)
     if text is None:

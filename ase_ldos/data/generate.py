@@ -138,7 +138,7 @@ def frame_features(frames: Sequence[Atoms], descriptor: Descriptor) -> np.ndarra
             for position in structure.positions:
                 near = images.near(position, descriptor.cutoff)
                 owners = images.atoms[near]
-                around = structure.positions[owners] + images.shifts[near] @ structure.cell - position
+                around = images.positions[near] - position
                 values.append(descriptor(torch.zeros_like(position)[None], around, species[owners])[0])
         table = torch.stack(values)
         rows.append(torch.cat([table.mean(dim=0), table.std(dim=0, correction=0)]).numpy())

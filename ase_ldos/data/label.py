@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import logging
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
@@ -20,12 +20,15 @@ from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
-from ase_ldos.data.espresso import PID_FILE, CalculationError, calculate, check_setup
+from ase_ldos.data.espresso import PREFIX, calculate, check_setup
+from ase_ldos.data.espresso_files import read_creator
+from ase_ldos.data.programs import PID_FILE, CalculationError
+from ase_ldos.data.provenance import extend_record, write_record
 from ase_ldos.data.recipe import Recipe, load_recipe
 from ase_ldos.data.snapshot import PathLike, load_snapshot, save_snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
     from ase import Atoms
 
@@ -63,7 +66,7 @@ def label_structures(
 
     Each snapshot becomes ``folder/NAME.npz``, complete or not at all; NAME is ``atoms.info["name"]`` or the
     structure's number. So the process may be killed at any moment and started again. A structure that fails is
-    noted in ``failures.json`` with its reason and the others go on.
+    noted in ``failures.json`` with its reason and the others go on. ``provenance.json`` tells set-up and programs.
 
     Args:
         structures: periodic ASE atoms.
@@ -79,58 +82,70 @@ def label_structures(
         ValueError: bad structures or recipe, or the folder belongs to other structures or is in use.
     """
     named = _named(structures)
-    check_setup([symbol for atoms in structures for symbol in atoms.get_chemical_symbols()], recipe)
+    symbols = {symbol for atoms in structures for symbol in atoms.symbols}
+    check_setup(symbols, recipe, launcher=launcher)
     if workers < 1 or cores_per_worker < 1:
         raise ValueError(f"{workers} workers of {cores_per_worker} cores are asked for; at least 1 of each is needed")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
         found = [name for name in named if _is_labelled(folder, name, named[name])]
-        failed = _read_failures(folder)
-        if retry_failed:
-            failed = {}
+        record = extend_record(folder, recipe, symbols)
+        failed = {} if retry_failed else _read_failures(folder)
         waiting = [name for name in named if name not in found and name not in failed]
         finished: list[str] = []
         queue = _core_sets(workers, cores_per_worker, pin=not launcher)
         _end_leftovers(folder / ".work")
 
-        def work(name: str) -> None:
+        def work(name: str) -> str:
             cores = queue.get()
             try:
-                _label_one(name, named[name], recipe, folder, cores, launcher)
+                return _label_one(name, named[name], recipe, folder, cores, launcher)
             finally:
                 queue.put(cores)
 
-        with ThreadPoolExecutor(workers) as pool:
-            jobs = {pool.submit(work, name): name for name in waiting}
-            try:
-                for job in as_completed(jobs):
-                    name, error = jobs[job], job.exception()
-                    if error is None:
-                        finished.append(name)
-                    elif isinstance(error, CalculationError | ValueError):
-                        failed[name] = str(error)
-                        _write_failures(folder, failed)
-                        logger.warning("%s failed: %s", name, error)
-                    else:
-                        raise error
-                    if progress is not None:
-                        progress(name, failed.get(name))
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        with closing(_outcomes(work, waiting, workers)) as outcomes:
+            for name, outcome in outcomes:
+                if isinstance(outcome, str):
+                    finished.append(name)
+                    if outcome not in record["programs"]:
+                        record["programs"].append(outcome)
+                        write_record(folder, record)
+                else:
+                    failed[name] = str(outcome)
+                    _write_failures(folder, failed)
+                    logger.warning("%s failed: %s", name, outcome)
+                if progress is not None:
+                    progress(name, failed.get(name))
         shutil.rmtree(folder / ".work", ignore_errors=True)
         _write_failures(folder, failed)
     return LabelReport(tuple(finished), tuple(found), {name: failed[name] for name in failed if name in named})
 
 
-def _label_one(name: str, atoms: Atoms, recipe: Recipe, folder: Path, cores: set[int], launcher: str) -> None:
+def _outcomes(
+    work: Callable[[str], str], names: Sequence[str], workers: int
+) -> Generator[tuple[str, str | Exception], None, None]:
+    """Names with what the work returned or why it failed, as they end; an error of another kind ends all."""
+    with ThreadPoolExecutor(workers) as pool:
+        jobs = {pool.submit(work, name): name for name in names}
+        try:
+            for job in as_completed(jobs):
+                error = job.exception()
+                yield jobs[job], error if isinstance(error, CalculationError | ValueError) else job.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _label_one(name: str, atoms: Atoms, recipe: Recipe, folder: Path, cores: set[int], launcher: str) -> str:
+    """Label one structure; returns which program did it."""
     if cores:
         os.sched_setaffinity(0, cores)  # of this thread only; pw.x inherits it
     (folder / ".work").mkdir(exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f"{name}.", dir=folder / ".work")).resolve()
     try:
         save_snapshot(folder / f"{name}.npz", calculate(name, atoms, recipe, work, launcher=launcher))
+        return read_creator(work / f"{PREFIX}.save")
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -194,6 +209,10 @@ def _write_failures(folder: Path, failed: dict[str, str]) -> None:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Hold the folder for this process; the system frees it when the process ends, however it ends."""
+    try:
+        import fcntl
+    except ImportError as error:
+        raise ValueError("labelling needs file locks of Linux or macOS; on Windows run it in WSL") from error
     file: IO[str]
     with (folder / ".lock").open("w") as file:
         try:
@@ -236,8 +255,10 @@ def run(args: argparse.Namespace) -> int:
     if args.no_ldos:
         recipe = replace(recipe, ldos=None)
     structures = [atoms for path in args.structures for atoms in read(path, ":")]
-    missing = sum(not (Path(args.out) / f"{name}.npz").exists() for name in _named(structures))
-    with tqdm(total=missing, unit="structure", smoothing=0.1) as bar:
+    names = _named(structures).keys()
+    there = {name for name in names if (Path(args.out) / f"{name}.npz").exists()}
+    given_up = set() if args.retry_failed else names & _read_failures(Path(args.out)).keys()
+    with tqdm(total=len(names - there - given_up), unit="structure", smoothing=0.1) as bar:
 
         def show(name: str, reason: str | None) -> None:
             if reason is not None:
@@ -254,4 +275,6 @@ def run(args: argparse.Namespace) -> int:
             retry_failed=args.retry_failed,
             progress=show,
         )
+    failed = f", {len(report.failed)} failed (see {Path(args.out) / FAILURES})" if report.failed else ""
+    sys.stdout.write(f"{len(report.finished)} labelled, {len(report.found)} were there{failed}\n")
     return 1 if report.failed else 0

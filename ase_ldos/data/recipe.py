@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from ase_ldos.data.tables import build, read_toml
 
 
 @dataclass(frozen=True)
@@ -106,33 +107,15 @@ def load_recipe(path: str | os.PathLike[str], *, pseudo_dir: str | os.PathLike[s
             own folder, which is also the default of that.
 
     Raises:
-        ValueError: no such file, not TOML, a key is missing or unknown, or a value is impossible.
+        FileNotFoundError: no such file.
+        ValueError: not TOML, a key is missing or unknown, or a value is impossible.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"there is no recipe {path}")
-    try:
-        table = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path} is not a TOML file: {error}") from error
-    ldos = table.pop("ldos", None)
-    if ldos is not None:
-        _check_keys(ldos, LDOSRecipe, f"{path}, [ldos]")
+    table = read_toml(path)
+    sampling = table.pop("ldos", None)
+    ldos = None if sampling is None else build(LDOSRecipe, sampling, f"{path}, [ldos]")
     folder = Path(pseudo_dir) if pseudo_dir is not None else path.parent / table.get("pseudo_dir", "")
-    table["pseudo_dir"] = folder
-    _check_keys(table, Recipe, str(path))
-    return Recipe(**table, ldos=None if ldos is None else LDOSRecipe(**ldos))
-
-
-def _check_keys(table: Mapping[str, Any], kind: type, source: str) -> None:
-    known = {f.name: f for f in fields(kind)}
-    unknown = sorted(set(table) - set(known))
-    if unknown:
-        raise ValueError(f"{source}: key {unknown[0]!r} is unknown; known are {', '.join(known)}")
-    required = [f.name for f in known.values() if f.default is MISSING and f.default_factory is MISSING]
-    missing = [name for name in required if name not in table]
-    if missing:
-        raise ValueError(f"{source}: key {missing[0]!r} is missing")
+    return build(Recipe, table | {"pseudo_dir": folder, "ldos": ldos}, str(path))
 
 
 def _check_positive(name: str, value: float) -> None:

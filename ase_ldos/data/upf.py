@@ -5,18 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from ase.data import atomic_numbers, chemical_symbols
 from scipy.integrate import simpson
-from torch import Tensor
 
-from ase_ldos.grid import Grid
-from ase_ldos.structure import Structure
+from ase_ldos.energies.core_charge import CoreCharge
 from ase_ldos.units import BOHR
 
 #: Names by which Quantum ESPRESSO's files call functionals, in ours.
@@ -32,6 +28,10 @@ _LONG_NAMES = {
 _ABINIT_FUNCTIONALS = {1: "lda", 7: "lda", 11: "pbe"}
 #: Quantum ESPRESSO integrates radial functions to this radius (bohr) only; so do we, to agree with its energies.
 CORE_RADIUS = 10.0
+#: Nodes of the core charge's transform, 1/Å; the interpolation's error is of order (0.1 r)⁴/384 for a core of size r.
+_SPACING = 0.1
+#: The last of them, beyond what a grid of 0.1 Å carries.
+_LARGEST = 60.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,9 +43,7 @@ class Pseudopotential:
         valence: number of its electrons.
         functional: ``"pbe"``, ``"lda"`` (Perdew-Wang), ``"lda-pz"``, or another name in lower case.
         kind: ``"NC"`` (norm-conserving), ``"US"`` (ultrasoft) or ``"PAW"``.
-        core_radii: radii of the partial core charge, Å, ``[radius]``; ``None`` without one.
-        core_values: its density, e/Å³, ``[radius]``.
-        core_steps: dr/di of the radial mesh, Å, ``[radius]``.
+        core: Fourier transform of its partial core charge; ``None`` without one.
         sha256: hash of the file.
     """
 
@@ -54,55 +52,12 @@ class Pseudopotential:
     functional: str
     kind: str
     sha256: str
-    core_radii: np.ndarray | None = None
-    core_values: np.ndarray | None = None
-    core_steps: np.ndarray | None = None
+    core: CoreCharge | None = None
 
     @property
     def has_core_charge(self) -> bool:
         """Whether it has a non-linear core correction."""
-        return self.core_values is not None
-
-    def core_form_factor(self, wavenumbers: np.ndarray) -> np.ndarray:
-        """Fourier transform of the core charge, f(G) = 4π ∫ r² n(r) sin(Gr)/(Gr) dr, in electrons.
-
-        Args:
-            wavenumbers: G, 1/Å, any shape.
-
-        Raises:
-            ValueError: there is no core charge.
-        """
-        if self.core_radii is None or self.core_values is None or self.core_steps is None:
-            raise ValueError(f"the pseudopotential of {self.symbol} has no core charge")
-        distinct, where = np.unique(np.round(np.asarray(wavenumbers, dtype=float), 9), return_inverse=True)
-        integrand = 4 * np.pi * self.core_radii**2 * self.core_values * self.core_steps
-        values = [simpson(integrand * np.sinc(g * self.core_radii / np.pi)) for g in distinct]
-        return np.array(values)[where].reshape(np.shape(wavenumbers))
-
-
-def core_density(structure: Structure, grid: Grid, pseudopotentials: Mapping[str, Pseudopotential]) -> Tensor:
-    """Sum of the atoms' partial core charges, n_core(r) = Σ_G e^{iGr} Σ_a f_a(G) e^{−iGR_a} / V.
-
-    Differentiable in the positions (not in the cell: the form factors are taken at the given one).
-
-    Returns:
-        e/Å³, ``[nx, ny, nz]``; zeros if no element has a core charge.
-
-    Raises:
-        ValueError: an element has no pseudopotential.
-    """
-    vectors = grid.g_vectors()
-    lengths = vectors.detach().norm(dim=-1).cpu().numpy()
-    total = torch.zeros(vectors.shape[:-1], dtype=torch.complex128, device=vectors.device)
-    for number in torch.unique(structure.numbers).tolist():
-        symbol = chemical_symbols[number]
-        if symbol not in pseudopotentials:
-            raise ValueError(f"no pseudopotential of {symbol} was given; there are {', '.join(pseudopotentials)}")
-        if pseudopotentials[symbol].has_core_charge:
-            factor = torch.as_tensor(pseudopotentials[symbol].core_form_factor(lengths)).to(vectors.device)
-            for position in structure.positions[structure.numbers == number]:
-                total = total + factor * torch.exp(-1j * (vectors @ position))
-    return torch.fft.irfftn(total, s=grid.shape) * (grid.n_points / grid.volume)
+        return self.core is not None
 
 
 def read_pseudopotential(path: str | os.PathLike[str]) -> Pseudopotential:
@@ -135,19 +90,27 @@ def _parse_upf(text: str, digest: str) -> Pseudopotential:
     kind = {"NC": "NC", "SL": "NC", "1/R": "NC", "PAW": "PAW"}.get(header["pseudo_type"].strip().upper(), "US")
     if header.get("is_paw", "f").strip(". ").lower().startswith("t"):
         kind = "PAW"
-    core: dict[str, np.ndarray] = {}
+    core = None
     if header["core_correction"].strip(". ").lower().startswith("t"):
         radii, steps, values = (_upf_block(text, tag) for tag in ("PP_R", "PP_RAB", "PP_NLCC"))
         # as Quantum ESPRESSO: the mesh ends at the first point beyond the radius, at an odd number of points
         size = min(int(np.searchsorted(radii, CORE_RADIUS, side="right")) + 1, len(radii))
         size = 2 * ((size + 1) // 2) - 1
-        core = {
-            "core_radii": radii[:size] * BOHR,
-            "core_steps": steps[:size] * BOHR,
-            "core_values": values[:size] / BOHR**3,
-        }
+        core = _core_charge(radii[:size] * BOHR, steps[:size] * BOHR, values[:size] / BOHR**3)
     functional = _functional(header["functional"])
-    return Pseudopotential(symbol, float(header["z_valence"].replace("D", "E")), functional, kind, digest, **core)
+    return Pseudopotential(symbol, float(header["z_valence"].replace("D", "E")), functional, kind, digest, core)
+
+
+def _core_charge(radii: np.ndarray, steps: np.ndarray, values: np.ndarray) -> CoreCharge:
+    """Transform a radial density (e/Å³) given on radii (Å) with dr/di ``steps`` (Å)."""
+    shells = 4 * np.pi * radii**2 * values * steps
+    wavenumbers = _SPACING * np.arange(round(_LARGEST / _SPACING) + 1)
+    x = wavenumbers[:, None] * radii
+    sinc = np.sinc(x / np.pi)
+    form = simpson(shells * sinc)
+    # d/dG sin(Gr)/(Gr) = [cos(Gr) − sin(Gr)/(Gr)]/G, which is 0 at G = 0
+    slope = np.append(0.0, simpson(shells * (np.cos(x[1:]) - sinc[1:])) / wavenumbers[1:])
+    return CoreCharge(_SPACING, tuple(form.tolist()), tuple(slope.tolist()))
 
 
 def _upf_header(text: str) -> dict[str, str]:

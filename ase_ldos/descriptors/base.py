@@ -28,7 +28,7 @@ class Descriptor(Protocol):
         ...
 
     def __call__(self, points: Tensor, atoms: Tensor, species: Tensor) -> Tensor:
-        """Evaluate the features, differentiable twice in points and atoms.
+        """Evaluate the features, differentiable at least once in points and atoms.
 
         Args:
             points: Å, ``[grid, 3]``.

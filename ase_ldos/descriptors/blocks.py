@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ase_ldos.descriptors.base import Descriptor
-from ase_ldos.grid import Grid
+from ase_ldos.grid import Box, Grid
 from ase_ldos.neighbours import Images
 from ase_ldos.structure import Structure
 
 #: Grid points of a block: large enough for matrix products, small enough for the cache.
-DEFAULT_BLOCK = 1024
+DEFAULT_BLOCK = 2048
 
 
 @dataclass(frozen=True)
@@ -62,24 +62,71 @@ def iterate_blocks(
     *,
     max_points: int = DEFAULT_BLOCK,
     dtype: torch.dtype = torch.float64,
+    boxes: Sequence[Box] | None = None,
 ) -> Iterator[Block]:
-    """Walk over the whole grid; gradients flow from points and atoms to the structure's positions and cell.
+    """Walk over the grid; gradients flow from points and atoms to the structure's positions and cell.
 
-    Memory is one block's: the caller lets go of a block before the next.
+    Memory is one block's: the caller lets go of a block before the next. Blocks of one shape share one tensor of
+    points, unless it carries gradients, so that a descriptor may keep what depends on the points alone.
+
+    Args:
+        descriptor: gives cutoff and species.
+        structure: the atoms.
+        grid: the points.
+        max_points: of a block.
+        dtype: of points and atoms.
+        boxes: only these (of ``grid.boxes``); default is the whole grid.
     """
+    _retain_freed_memory()
     species = species_indices(structure.numbers, descriptor.species)
-    flats = grid.blocks(max_points)
-    radius = _radius(grid.points(max(flats, key=len)).detach())
-    images = Images(structure, descriptor.cutoff + radius)
-    for flat in flats:
-        points = grid.points(flat)
-        centre = points.detach().mean(dim=0)
-        near = images.near(centre, descriptor.cutoff + _radius(points.detach()))
+    boxes = grid.boxes(max_points) if boxes is None else boxes
+    shapes: dict[tuple[int, int, int], _Shape] = {}
+    for box in boxes:
+        if box.shape not in shapes:
+            shapes[box.shape] = _Shape.of(grid, box.shape, dtype)
+    images = Images(structure, descriptor.cutoff + max(shape.radius for shape in shapes.values()))
+    for box in boxes:
+        shape, centre = shapes[box.shape], grid.centre(box)
+        near = images.near(centre, descriptor.cutoff + shape.radius)
+        vectors = images.positions[near] - centre
+        reached = _reached(vectors.detach(), shape.corners, descriptor.cutoff)
+        near, vectors = near[reached], vectors[reached]
         owners = images.atoms[near]
-        atoms = structure.positions[owners] + images.shifts[near] @ structure.cell
-        yield Block(flat, (points - centre).to(dtype), (atoms - centre).to(dtype), species[owners], owners)
+        points = shape.points if not grid.cell.requires_grad else grid.offsets(box.shape).to(dtype)
+        yield Block(grid.numbers(box), points, vectors.to(dtype), species[owners], owners)
 
 
-def _radius(points: Tensor) -> float:
-    """Distance from the centre of the points to the farthest of them, Å, with room for rounding."""
-    return float((points - points.mean(dim=0)).norm(dim=1).max()) + 1e-6
+def _retain_freed_memory() -> None:
+    """Make the C library keep what a block frees for the next block.
+
+    glibc gives freed memory back to the system above a threshold that follows the largest piece freed so far, up to
+    32 MiB. Without this, pages that come back empty took half of the time of a block.
+    """
+    torch.empty(31 * 2**20, dtype=torch.uint8)
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What boxes of one shape have in common: points about the centre, corners ``[8, 3]``, Å, and the radius."""
+
+    points: Tensor
+    corners: Tensor
+    radius: float
+
+    @classmethod
+    def of(cls, grid: Grid, shape: tuple[int, int, int], dtype: torch.dtype) -> _Shape:
+        points = grid.offsets(shape).detach()
+        ends = [[0, n - 1] for n in shape]
+        places = [(i * shape[1] + j) * shape[2] + k for i in ends[0] for j in ends[1] for k in ends[2]]
+        # with room for rounding
+        return cls(points.to(dtype), points[places], float(points.norm(dim=1).max()) + 1e-6)
+
+
+def _reached(vectors: Tensor, corners: Tensor, cutoff: float) -> Tensor:
+    """Whether each vector (from the centre) may be within the cutoff of the box, by a lower bound of its distance.
+
+    No point of the box reaches farther along the vector r than one of its corners c: the distance is at least
+    r − max_c r̂·c.
+    """
+    lengths = vectors.norm(dim=1)
+    return lengths.square() - (vectors @ corners.T).amax(dim=1) <= (cutoff + 1e-6) * lengths

@@ -16,12 +16,14 @@ addition theorem S_lm(R − r) = Σ T_lm,l'm'(−r) S_l'm'(R) the sum over atoms
 
 from __future__ import annotations
 
+import weakref
 from math import sqrt
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ase_ldos.descriptors.power_spectrum_kernel import PowerSpectrumKernel, bell_height
 from ase_ldos.descriptors.solid_harmonics import degree_slices, solid_harmonics, translation_tensor
 
 
@@ -54,6 +56,11 @@ class PowerSpectrum:
         channels = len(self.species) * self.n_radial
         self.pairs = torch.triu_indices(channels, channels)
         self.amplitude_scale = self._amplitude_scale()
+        self._known: list[tuple[weakref.ref[Tensor], int, Tensor]] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is kept for the latest points: it can be neither pickled nor of use elsewhere."""
+        return {**vars(self), "_known": []}
 
     @property
     def n_features(self) -> int:
@@ -79,7 +86,15 @@ class PowerSpectrum:
         return scale.repeat(len(self.species), 1)
 
     def __call__(self, points: Tensor, atoms: Tensor, species: Tensor) -> Tensor:
-        """Features ``[grid, feature]``; see ``Descriptor``."""
+        """Features ``[grid, feature]``; see ``Descriptor``. Differentiable once; for more, see ``reference``."""
+        single = len(self.species) == 1
+        rows = [slice(None)] if single else [species == index for index in range(len(self.species))]
+        scale = self.amplitude_scale.to(points)
+        features: Tensor = PowerSpectrumKernel.apply(points, atoms, self._shifts(points), scale, rows, self.cutoff)
+        return features.T
+
+    def reference(self, points: Tensor, atoms: Tensor, species: Tensor) -> Tensor:
+        """The same features step by step, through torch's own derivatives: slower, for tests and higher derivatives."""
         return self.invariants(self.amplitudes(points, atoms, species))
 
     def invariants(self, amplitudes: Tensor) -> Tensor:
@@ -98,7 +113,7 @@ class PowerSpectrum:
         moments = []
         for index in range(len(self.species)):
             mine = slice(None) if len(self.species) == 1 else species == index
-            bell = self._widest_bell(points, atoms[mine])
+            bell = bell_height(points, atoms[mine], self.cutoff) ** 3
             for _ in range(self.n_radial):
                 moments.append(bell @ harmonics[mine])
                 bell = bell * bell
@@ -110,10 +125,14 @@ class PowerSpectrum:
         tensor = translation_tensor(self.lmax).to(points).reshape(size, size * size)
         return (solid_harmonics(-points, self.lmax) @ tensor).reshape(-1, size, size)
 
-    def _widest_bell(self, points: Tensor, atoms: Tensor) -> Tensor:
-        """max(0, 1 − d²/r_c²)³, ``[grid, image]``."""
-        scaled, others = points / self.cutoff, atoms / self.cutoff
-        # 1 − |p − a|² as one matrix product; the rank-one parts are added to it in place of extra passes
-        offset = (1 - (scaled * scaled).sum(-1))[:, None] - (others * others).sum(-1)[None, :]
-        height = torch.relu(torch.addmm(offset, scaled, others.T, alpha=2))
-        return height * height * height
+    @torch.no_grad()
+    def _shifts(self, points: Tensor) -> Tensor:
+        """The transposed translation of the points, kept while they are: blocks of one shape share their points."""
+        if points.requires_grad:  # leaves of a derivative are nobody else's
+            return self.translation(points).mT.contiguous()
+        for known, version, shifts in self._known:
+            if known() is points and version == points._version:
+                return shifts
+        shifts = self.translation(points).mT.contiguous()
+        self._known = [(weakref.ref(points), points._version, shifts), *self._known[:3]]
+        return shifts

@@ -66,22 +66,38 @@ def xc_energies(
             raise ValueError(f"the {name} has shape {list(field.shape)}, its grid {list(grid.shape)}; they must agree")
     valence = density.to(torch.float64) * BOHR**3
     total = valence if core_density is None else valence + core_density.to(torch.float64) * BOHR**3
-    floored, slope = _floor(total)
+    along_valence, along_total = None, None
+    if functional != "lda":
+        along_total = fractional_gradient(total)
+        along_valence = along_total if core_density is None else fractional_gradient(valence)
     voxel = grid.voxel_volume.to(torch.float64) * (HARTREE / BOHR**3)
-    if functional == "lda":
+    energy, potential = xc_sums(valence, total, along_valence, along_total, metric(grid))
+    return energy * voxel, potential * voxel
+
+
+def xc_sums(
+    valence: Tensor, total: Tensor, along_valence: Tensor | None, along_total: Tensor | None, metric: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Σ f and Σ n δf/δn over any set of points, Hartree/bohr³; PBE with gradients, without them LDA.
+
+    Args:
+        valence: n, 1/bohr³, ``[...]``.
+        total: n + n_core, 1/bohr³, ``[...]``.
+        along_valence: derivatives of n along the fractional coordinates, ``[3, ...]``.
+        along_total: of n + n_core.
+        metric: 1/bohr², ``[3, 3]``.
+    """
+    floored, slope = _floor(total)
+    if along_valence is None or along_total is None:
         lda = _lda(floored)
-        return lda.f.sum() * voxel, (valence * lda.f_n * slope).sum() * voxel
-    along_total = _fractional_gradient(total)
-    metric = _metric(grid)
+        return lda.f.sum(), (valence * lda.f_n * slope).sum()
     sigma = _dot(along_total, metric, along_total)
-    mixed = sigma
-    if core_density is not None:
-        mixed = _dot(_fractional_gradient(valence), metric, along_total)
+    mixed = sigma if along_valence is along_total else _dot(along_valence, metric, along_total)
     # the gradient of the floored density: with that of n, forces would jump where a negative n has an extremum
     pbe = _pbe(floored, slope**2 * sigma)
     bend = slope * (1 - slope) / (FLOOR * BOHR**3)
     varied = slope * bend * sigma * valence + slope**2 * mixed
-    return pbe.f.sum() * voxel, (valence * pbe.f_n * slope + 2 * pbe.f_sigma * varied).sum() * voxel
+    return pbe.f.sum(), (valence * pbe.f_n * slope + 2 * pbe.f_sigma * varied).sum()
 
 
 def xc_potential(density: Tensor, grid: Grid, functional: str = "pbe", core_density: Tensor | None = None) -> Tensor:
@@ -105,24 +121,31 @@ def _floor(density: Tensor) -> tuple[Tensor, Tensor]:
     return floor * (1 + softplus(reduced, threshold=50.0)), torch.sigmoid(reduced)
 
 
-def _fractional_gradient(field: Tensor) -> Tensor:
-    """Derivatives of a periodic field along the fractional coordinates, ``[3, nx, ny, nz]``; free of the cell.
+def fractional_gradient(field: Tensor) -> Tensor:
+    """Derivatives of a periodic field along the fractional coordinates, ``[3, nx, ny, nz]``; free of the cell."""
+    coefficients = torch.fft.rfftn(field, norm="forward")
+    shape = (field.shape[0], field.shape[1], field.shape[2])
+    gradients = [
+        torch.fft.irfftn(coefficients * fractional_wave(shape, axis, field), s=shape, norm="forward")
+        for axis in range(3)
+    ]
+    return torch.stack(gradients)
+
+
+def fractional_wave(shape: tuple[int, int, int], axis: int, like: Tensor) -> Tensor:
+    """2πi × Miller index along an axis, by which ``rfftn``'s coefficients are differentiated, in the type of ``like``.
 
     Of an even number of points the Nyquist coefficient has no partner of opposite sign: the smoothest wave through
     the points is a cosine whose slope is zero at all of them, so its derivative is dropped.
     """
-    coefficients = torch.fft.rfftn(field, norm="forward")
-    gradients = []
-    for axis, n in enumerate(field.shape):
-        frequency = torch.fft.rfftfreq if axis == 2 else torch.fft.fftfreq
-        miller = frequency(n, 1 / n, dtype=field.dtype, device=field.device)
-        miller = torch.where(miller.abs() * 2 == n, 0.0, miller)
-        wave = (2j * math.pi) * miller.reshape([-1 if a == axis else 1 for a in range(3)])
-        gradients.append(torch.fft.irfftn(coefficients * wave, s=field.shape, norm="forward"))
-    return torch.stack(gradients)
+    n = shape[axis]
+    frequency = torch.fft.rfftfreq if axis == 2 else torch.fft.fftfreq
+    miller = frequency(n, 1 / n, dtype=like.dtype, device=like.device)
+    miller = torch.where(miller.abs() * 2 == n, 0.0, miller)
+    return (2j * math.pi) * miller.reshape([-1 if a == axis else 1 for a in range(3)])
 
 
-def _metric(grid: Grid) -> Tensor:
+def metric(grid: Grid) -> Tensor:
     """Reciprocal metric g with ∇a·∇b = Σ g_ij ∂_i a ∂_j b in fractional coordinates, 1/bohr², ``[3, 3]``."""
     inverse = torch.linalg.inv(grid.cell.to(torch.float64)) * BOHR
     return inverse.T @ inverse

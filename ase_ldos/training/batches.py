@@ -279,7 +279,7 @@ def _labels(snapshot: Snapshot, energies: np.ndarray, smearing: float) -> Labels
     if ldos is not None:
         ldos = ldos.reshape(-1, len(energies)) * float(snapshot.ldos_scale or 1.0)
     dos = widened(snapshot.dos)
-    as_double = lambda array: None if array is None else torch.as_tensor(np.asarray(array, dtype=float))  # noqa: E731
+    as_double = lambda array: None if array is None else torch.tensor(np.asarray(array, dtype=float))  # noqa: E731
     density, stress = as_double(snapshot.density), as_double(snapshot.stress)
     return Labels(
         free_energy=None if snapshot.free_energy is None else float(snapshot.free_energy),

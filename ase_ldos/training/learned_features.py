@@ -127,7 +127,7 @@ def complete_inputs_at(model: LDOSModel, fixed: Tensor, structure: Structure, gr
     images = Images(structure, reach)
     near = images.near(centre, reach)
     owners = images.atoms[near]
-    atoms = structure.positions[owners] + images.shifts[near] @ structure.cell
+    atoms = images.positions[near]
     species = species_indices(structure.numbers, network.species)[owners]
     block = Block(flat, (points - centre).to(model.dtype), (atoms - centre).to(model.dtype), species, owners)
     return torch.cat((fixed, _learned_inputs(model, block, model.prepare(structure)[owners])), dim=1)

@@ -85,7 +85,8 @@ def evaluate_snapshot(
     # the projection in the network's dtype: double precision here would double the cost of the whole step
     density = (hidden @ (weights.number @ weight).to(hidden.dtype)).double() + weights.number @ bias
     field = density.reshape(grid.shape)
-    xc, xc_potential = xc_energies(field, grid, model.metadata.functional)
+    core = model.core_density(structure, grid)
+    xc, xc_potential = xc_energies(field, grid, model.metadata.functional, core)
     electrons = (weights.band + weights.entropy) @ dos - hartree_energy(field, grid) + xc - xc_potential
     found = Evaluation(hidden, dos, density, electrons + snapshot.ewald, level)
     if not forces or snapshot.jacobian is None:
@@ -142,17 +143,24 @@ class LDOSPoints:
 
         A step of learned features would cost a pass through the atoms for every snapshot that its points come from.
         """
+        rows, place = self.choose(model, number, generator)
+        inputs = self.inputs[rows].to(model.dtype)
+        if place is not None:
+            snapshot = self.snapshots[place]
+            first = sum(other.grid.n_points for other in self.snapshots[:place])
+            inputs = complete_inputs_at(model, inputs, snapshot.structure, snapshot.grid, rows - first)
+        return inputs, self.ldos[rows]
+
+    def choose(self, model: LDOSModel, number: int, generator: torch.Generator) -> tuple[Tensor, int | None]:
+        """Rows of random points, and, with learned features, the number of the snapshot that they belong to."""
         chosen = torch.randint(len(self.inputs), (number,), generator=generator)
         if fixed_part(model.descriptor) is model.descriptor:
-            return self.inputs[chosen].to(model.dtype), self.ldos[chosen]
+            return chosen, None
         ends = torch.tensor([snapshot.grid.n_points for snapshot in self.snapshots]).cumsum(0)
         place = int(torch.searchsorted(ends, chosen[0], right=True))  # a snapshot is as likely as it is large
-        snapshot = self.snapshots[place]
-        first = int(ends[place]) - snapshot.grid.n_points
-        flat = torch.randint(snapshot.grid.n_points, (number,), generator=generator)
-        inputs = self.inputs[first + flat].to(model.dtype)
-        found = complete_inputs_at(model, inputs, snapshot.structure, snapshot.grid, flat)
-        return found, self.ldos[first + flat]
+        n_points = self.snapshots[place].grid.n_points
+        flat = torch.randint(n_points, (number,), generator=generator)
+        return int(ends[place]) - n_points + flat, place
 
 
 class Trainee(nn.Module):
@@ -208,19 +216,31 @@ class LDOSLoss:
         self.points = points
 
     def __call__(self, trainee: nn.Module, snapshot: TrainingSnapshot) -> tuple[Tensor, dict[str, float]]:
-        """Loss and the root of each squared error."""
+        """Loss and the root of each squared error; the family's offset follows."""
         assert isinstance(trainee, Trainee)
+        loss, metrics, error = self.evaluate(trainee, snapshot)
+        if error is not None:
+            trainee.follow(snapshot.family, error)
+        return loss, metrics
+
+    def evaluate(self, trainee: Trainee, snapshot: TrainingSnapshot) -> tuple[Tensor, dict[str, float], float | None]:
+        """Loss, the root of each squared error, and the error of the energy, eV/atom, if it is known."""
         w, labels, model = self.weights, snapshot.labels, trainee.model
         wants_slopes = (w.forces > 0 and labels.forces is not None) or (w.stress > 0 and labels.stress is not None)
         found = evaluate_snapshot(model, snapshot, forces=wants_slopes, create_graph=True)
         squares = _squared_errors(trainee, snapshot, found)
+        error = None
         if labels.free_energy is not None:
-            error = (found.free_energy - labels.free_energy) / len(snapshot.structure)
-            trainee.follow(snapshot.family, float(error.detach()))
+            error = float((found.free_energy - labels.free_energy).detach()) / len(snapshot.structure)
         if self.points is not None and w.ldos > 0:
             squares["ldos"] = self._ldos(model, self.points)
         loss = torch.stack([getattr(w, name) * value for name, value in squares.items()]).sum()
-        return loss, {name: float(value.detach().sqrt()) for name, value in squares.items()}
+        return loss, {name: float(value.detach().sqrt()) for name, value in squares.items()}, error
+
+    def skip(self, trainee: Trainee) -> None:
+        """Draw what ``evaluate`` would: another rank has this snapshot, and the generators must stay together."""
+        if self.points is not None and self.weights.ldos > 0:
+            self.points.choose(trainee.model, self.weights.ldos_points, self.generator)
 
     def _ldos(self, model: LDOSModel, points: LDOSPoints) -> Tensor:
         inputs, ldos = points.draw(model, self.weights.ldos_points, self.generator)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from ase_ldos.data.snapshot import Snapshot, load_snapshots
+from ase_ldos.data.tables import build, read_toml
 from ase_ldos.training.losses import LossWeights
-
-Table = TypeVar("Table")
 
 
 @dataclass(frozen=True)
@@ -35,6 +32,8 @@ class ModelRecipe:
         electronic_temperature: default of predictions, K.
         grid_spacing: Å.
         minimum_distance: Å.
+        pseudopotentials: files of those that have a partial core charge, by chemical symbol, relative to the recipe's
+            folder or the working directory.
     """
 
     valence: dict[str, float]
@@ -50,6 +49,7 @@ class ModelRecipe:
     electronic_temperature: float = 300.0
     grid_spacing: float = 0.25
     minimum_distance: float = 1.0
+    pseudopotentials: dict[str, str] = field(default_factory=dict)
 
     @property
     def energies(self) -> np.ndarray:
@@ -66,7 +66,8 @@ class TrainingRecipe:
         ldos_steps: steps of the first stage, on the LDOS alone.
         ldos_batch: points of each of them.
         ldos_learning_rate: their peak learning rate (AdamW).
-        epochs: of the second stage, on everything, one snapshot a step.
+        epochs: of the second stage, on everything.
+        batch: snapshots of a step of it; the ranks of torchrun share them.
         learning_rate: its peak (SOAP).
         warmup: part of the steps before the peak.
         clip_norm: longest gradient.
@@ -79,6 +80,7 @@ class TrainingRecipe:
     ldos_batch: int = 2048
     ldos_learning_rate: float = 2e-3
     epochs: int = 100
+    batch: int = 1
     learning_rate: float = 1e-3
     warmup: float = 0.1
     clip_norm: float = 5.0
@@ -120,15 +122,12 @@ def load_recipe(path: str | os.PathLike[str]) -> Recipe:
         ValueError: not TOML, or a key that is unknown or missing; the message names it.
     """
     path = Path(path)
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a TOML file: {error}") from error
+    table = read_toml(path)
     training = dict(table.pop("training", {}))
-    training["weights"] = _build(LossWeights, training.pop("weights", {}), f"{path}: [training.weights]")
-    table["training"] = _build(TrainingRecipe, training, f"{path}: [training]")
-    table["model"] = _build(ModelRecipe, table.pop("model", {}), f"{path}: [model]")
-    recipe = _build(Recipe, table | {"folder": path.parent}, str(path))
+    training["weights"] = build(LossWeights, training.pop("weights", {}), f"{path}, [training.weights]")
+    table["training"] = build(TrainingRecipe, training, f"{path}, [training]")
+    table["model"] = build(ModelRecipe, table.pop("model", {}), f"{path}, [model]")
+    recipe = build(Recipe, table | {"folder": path.parent}, str(path))
     if recipe.hold_back < 2 or not 0 <= recipe.hold_back_offset < recipe.hold_back:
         raise ValueError(
             f"{path}: hold_back is {recipe.hold_back} with offset {recipe.hold_back_offset}; at least every second "
@@ -137,16 +136,25 @@ def load_recipe(path: str | os.PathLike[str]) -> Recipe:
     return recipe
 
 
-def _build(kind: type[Table], table: Mapping[str, Any], source: str) -> Table:
-    known = {item.name for item in fields(kind)}  # type: ignore[arg-type]
-    unknown = sorted(set(table) - known)
-    if unknown:
-        raise ValueError(f"{source}: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
-    try:
-        return kind(**values)
-    except TypeError as error:
-        raise ValueError(f"{source}: {error}".replace("__init__() ", "")) from error
+def data_paths(recipe: Recipe) -> list[Path]:
+    """Where the data of a recipe lie.
+
+    Raises:
+        FileNotFoundError: a source is not there.
+    """
+    return [find_source(recipe, source) for source in recipe.data]
+
+
+def find_source(recipe: Recipe, source: str) -> Path:
+    """Where a file or folder of a recipe lies: in the recipe's own folder or the working directory.
+
+    Raises:
+        FileNotFoundError: in neither.
+    """
+    path = next((p for p in (recipe.folder / source, Path(source)) if p.exists()), None)
+    if path is None:
+        raise FileNotFoundError(f"there is no {source}, neither in {recipe.folder} nor in the working directory")
+    return path
 
 
 def split_data(recipe: Recipe) -> tuple[list[Snapshot], list[Snapshot]]:
@@ -157,10 +165,7 @@ def split_data(recipe: Recipe) -> tuple[list[Snapshot], list[Snapshot]]:
     """
     training: list[Snapshot] = []
     validation: list[Snapshot] = []
-    for source in recipe.data:
-        path = next((p for p in (recipe.folder / source, Path(source)) if p.exists()), None)
-        if path is None:
-            raise FileNotFoundError(f"no data at {source}, neither in {recipe.folder} nor in the working directory")
+    for path in data_paths(recipe):
         for number, snapshot in enumerate(sorted(load_snapshots(path), key=lambda item: item.name)):
             held_back = number % recipe.hold_back == recipe.hold_back_offset
             (validation if held_back else training).append(snapshot)

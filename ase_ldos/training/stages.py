@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from ase_ldos.data.snapshot import Snapshot
 from ase_ldos.descriptors.power_spectrum import PowerSpectrum
+from ase_ldos.distributed import Team
 from ase_ldos.model import LDOSModel, ModelMetadata
 from ase_ldos.networks.factory import Surroundings, make_surroundings
 from ase_ldos.networks.mlp import MLP
@@ -20,7 +22,9 @@ from ase_ldos.training.learned_features import fixed_part, fixed_scaler, graft, 
 from ase_ldos.training.loop import fit
 from ase_ldos.training.losses import LDOSLoss, LDOSPoints, Trainee, measure, relative_square
 from ase_ldos.training.recipe import Recipe, TrainingRecipe
+from ase_ldos.training.sharing import SharedLoss
 from ase_ldos.training.soap import SOAP
+from ase_ldos.training.sources import core_charges
 
 #: Unit of the network's outputs, 1/(eV Å³): the size of an LDOS in a metal.
 LDOS_SCALE = 0.03
@@ -41,6 +45,7 @@ def build_model(recipe: Recipe, surroundings: Surroundings, scaler: Scaler, gene
         grid_spacing=settings.grid_spacing,
         fermi_level=sum(settings.window) / 2,
         minimum_distance=settings.minimum_distance,
+        core_charges=core_charges(recipe),
     )
     return LDOSModel(
         surroundings, network, energies, metadata, mean=scaler.mean, projection=scaler.projection, ldos_scale=LDOS_SCALE
@@ -56,6 +61,7 @@ def train_model(
     checkpoint: Path | None = None,
     time_limit: float | None = None,
     progress: bool = True,
+    team: Team | None = None,
 ) -> tuple[LDOSModel, History]:
     """Train the model of a recipe: least squares, then the LDOS alone, then everything at once.
 
@@ -68,6 +74,7 @@ def train_model(
         checkpoint: file from which a killed run goes on.
         time_limit: seconds for the last stage.
         progress: show bars.
+        team: ranks that share the snapshots of a step of the last stage.
 
     Raises:
         ValueError: no training snapshot has an LDOS, none is held back, or data that do not fit the recipe.
@@ -77,7 +84,12 @@ def train_model(
         raise ValueError(
             f"{len(with_ldos)} training snapshots with LDOS and {len(validation)} held back; one of each is the least"
         )
-    plan = recipe.training
+    plan, team = recipe.training, Team() if team is None else team
+    if plan.batch < team.size:
+        raise ValueError(
+            f"the recipe's batch is {plan.batch} snapshots a step; {team.size} ranks need that many or more"
+        )
+    progress = progress and team.leads
     generator = torch.Generator().manual_seed(recipe.seed)
     model = _first_model(recipe, start, with_ldos, generator, progress)
     descriptor, scaler = fixed_part(model.descriptor), fixed_scaler(model)
@@ -91,11 +103,13 @@ def train_model(
     trainee = Trainee(model, [snapshot.family for snapshot in ready])
     history = fit(
         trainee,
-        lambda _: _shuffled(ready, generator),
-        LDOSLoss(plan.weights, generator, points),
+        lambda _: _shuffled(ready, plan.batch, generator),
+        SharedLoss(LDOSLoss(plan.weights, generator, points), team),
         optimizer := SOAP(trainee.parameters(), lr=plan.learning_rate),
         epochs=plan.epochs,
-        scheduler=_one_cycle(optimizer, plan.learning_rate, plan.epochs * len(ready), plan.warmup),
+        scheduler=_one_cycle(
+            optimizer, plan.learning_rate, plan.epochs * math.ceil(len(ready) / plan.batch), plan.warmup
+        ),
         validate=lambda module: measure(module, held_back, plan.weights),
         monitor="loss",
         validate_every=plan.validate_every,
@@ -105,6 +119,7 @@ def train_model(
         generator=generator,
         progress=progress,
         time_limit=time_limit,
+        team=team,
     )
     return model.eval(), history
 
@@ -264,6 +279,8 @@ def _one_cycle(
     return torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, total_steps=steps, pct_start=warmup)
 
 
-def _shuffled(snapshots: Sequence[TrainingSnapshot], generator: torch.Generator) -> Iterator[TrainingSnapshot]:
-    for place in torch.randperm(len(snapshots), generator=generator).tolist():
-        yield snapshots[place]
+def _shuffled(
+    snapshots: Sequence[TrainingSnapshot], batch: int, generator: torch.Generator
+) -> Iterator[list[TrainingSnapshot]]:
+    for places in torch.randperm(len(snapshots), generator=generator).split(batch):
+        yield [snapshots[place] for place in places.tolist()]

@@ -13,6 +13,7 @@ from ase.io import read, write
 
 from ase_ldos.data.convert import add_arguments, convert, read_any, run, snapshot_from_atoms
 from ase_ldos.data.dataset import load_dataset
+from ase_ldos.data.provenance import describe_source, read_record, write_record
 from ase_ldos.data.snapshot import Snapshot, load_snapshots, save_snapshot
 from ase_ldos.model import LDOSModel
 
@@ -63,6 +64,20 @@ def test_there_and_back(folder: Path, to: str, out: str, again: list[str], keys:
         np.testing.assert_allclose(snapshot.positions, original.positions, atol=1e-7)
         for key in keys:
             np.testing.assert_allclose(getattr(snapshot, key), getattr(original, key), rtol=5e-4, atol=1e-6)
+
+
+def test_record_of_the_setup_goes_along(folder: Path) -> None:
+    record = {"programs": ["PWSCF 6.7MaX"], "pseudopotentials": {"Be": {"sha256": "0"}}}
+    write_record(folder, record)
+    convert([folder], folder / "set", "dataset")
+    assert read_record(folder / "set") == record
+    assert describe_source(folder / "set")["labels"] == record
+    other = folder / "other"
+    other.mkdir()
+    save_snapshot(other / "c.npz", make("c"))
+    write_record(other, {"programs": ["PWSCF 7.2"]})
+    convert([folder / "set", other], folder / "mixed", "npz")
+    assert read_record(folder / "mixed") == {}
 
 
 def test_cubes_there_and_back(folder: Path) -> None:

@@ -12,19 +12,13 @@ import torch
 from ase import Atoms
 from ase.build import bulk
 
-from ase_ldos.data.espresso import (
-    PREFIX,
-    CalculationError,
-    calculate,
-    check_setup,
-    input_text,
-    kpoint_mesh,
-    run_pw,
-)
+from ase_ldos.data.espresso import PREFIX, calculate, check_setup, input_text, kpoint_mesh
 from ase_ldos.data.espresso_files import band_densities, read_density, read_wavefunctions, read_xml, sample_ldos
+from ase_ldos.data.programs import CalculationError, program_version, run_program
 from ase_ldos.data.recipe import LDOSRecipe, Recipe
 from ase_ldos.data.snapshot import load_snapshots
-from ase_ldos.data.upf import core_density, read_pseudopotential
+from ase_ldos.data.upf import read_pseudopotential
+from ase_ldos.energies.core_charge import core_density
 from ase_ldos.energies.xc import xc_energies
 from ase_ldos.grid import Grid
 from ase_ldos.structure import Structure
@@ -146,6 +140,38 @@ def test_forces_are_derivatives_of_the_energy(dft_folder: Path, tmp_path: Path) 
 
 
 @pytest.mark.qe
+def test_a_launcher_gives_the_same_labels(dft_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two MPI processes each holds half of the waves, so that their order in the files is another."""
+    if shutil.which("mpirun") is None or shutil.which("pw.x") is None:
+        pytest.skip("mpirun and pw.x are not on the PATH")
+    # as root in a container, and kind to whatever else runs there
+    options = {
+        "OMPI_ALLOW_RUN_AS_ROOT": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+        "OMPI_MCA_rmaps_base_oversubscribe": "1",
+        "OMPI_MCA_mpi_yield_when_idle": "1",
+        "OMPI_MCA_hwloc_base_binding_policy": "none",
+    }
+    for name, value in options.items():
+        monkeypatch.setenv(name, value)
+    few_waves = replace(recipe(dft_folder), cutoff=8.0, kspacing=2.5)
+    assert few_waves.ldos is not None
+    few_waves = replace(few_waves, ldos=replace(few_waves.ldos, kspacing=2.5))
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    serial = calculate("be2", beryllium(), few_waves, tmp_path / "one")
+    parallel = calculate("be2", beryllium(), few_waves, tmp_path / "two", launcher="mpirun -n 2")
+    assert "running on     2 processors" in (tmp_path / "two/pw.out").read_text()
+    assert parallel.forces is not None
+    assert parallel.density is not None
+    assert serial.density is not None
+    assert parallel.free_energy == pytest.approx(serial.free_energy, abs=1e-7)
+    np.testing.assert_allclose(parallel.forces, serial.forces, atol=1e-4)  # both are converged to no more
+    np.testing.assert_allclose(parallel.density, serial.density, atol=1e-5 * serial.density.max())
+    np.testing.assert_allclose(parallel.ldos_values(), serial.ldos_values(), atol=1e-3 * serial.ldos_values().max())
+
+
+@pytest.mark.qe
 @needs_pw
 def test_core_charge_gives_the_xc_energy_of_espresso(tmp_path: Path) -> None:
     folder = Path("/usr/share/espresso/pseudo")
@@ -165,7 +191,9 @@ def test_core_charge_gives_the_xc_energy_of_espresso(tmp_path: Path) -> None:
     fine = tuple(int(n) for n in read_xml(tmp_path / f"{PREFIX}.save")["fft_grid"])
     density = torch.as_tensor(read_density(tmp_path / f"{PREFIX}.save" / "charge-density.dat", fine))
     grid = Grid(structure.cell, fine)
-    core = core_density(structure, grid, {"Mg": read_pseudopotential(folder / "Mg.pz-n-vbc.UPF")})
+    charge = read_pseudopotential(folder / "Mg.pz-n-vbc.UPF").core
+    assert charge is not None
+    core = core_density(structure, grid, {"Mg": charge})
     assert float(xc_energies(density, grid, "pbe", core)[0]) == pytest.approx(snapshot.xc, abs=1e-3)
     assert abs(float(xc_energies(density, grid)[0]) - snapshot.xc) > 1.0
 
@@ -199,7 +227,9 @@ def test_failures_have_reasons(dft_folder: Path, tmp_path: Path) -> None:
 
 def test_launcher_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(CalculationError, match="no-such-launcher could not be started"):
-        run_pw("", tmp_path, launcher="no-such-launcher -n 2")
+        run_program("pw.x", "", tmp_path, launcher="no-such-launcher -n 2")
+    with pytest.raises(ValueError, match="no-such-launcher could not be started"):
+        program_version("pw.x", launcher="no-such-launcher -n 2")
 
 
 def test_setup_is_checked_before_the_run(dft_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,12 +243,12 @@ def test_setup_is_checked_before_the_run(dft_folder: Path, tmp_path: Path, monke
     wrong = replace(recipe(dft_folder), pseudopotentials={"Be": "Al.pbe-gth-q3.gth"})
     with pytest.raises(ValueError, match="is a pseudopotential of Al, not Be"):
         check_setup(["Be"], wrong)
-    soft = '<PP_HEADER element="Be" pseudo_type="US" core_correction="F" functional="PBE" z_valence="2"/>'
-    (tmp_path / "Be.UPF").write_text(soft)
-    soft_setup = replace(recipe(tmp_path), pseudopotentials={"Be": "Be.UPF"})
-    with pytest.raises(ValueError, match="needs a norm-conserving"):
-        check_setup(["Be"], soft_setup)
-    check_setup(["Be"], replace(soft_setup, ldos=None))
+    paw = '<PP_HEADER element="Be" pseudo_type="PAW" core_correction="F" functional="PBE" z_valence="2"/>'
+    (tmp_path / "Be.UPF").write_text(paw)
+    paw_setup = replace(recipe(tmp_path), pseudopotentials={"Be": "Be.UPF"})
+    with pytest.raises(ValueError, match=r"Be\.UPF is of the kind PAW"):
+        check_setup(["Be"], paw_setup)
+    check_setup(["Be"], replace(paw_setup, ldos=None))
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ValueError, match=r"pw\.x is not on the PATH"):
         check_setup(["Be"], recipe(dft_folder))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +23,9 @@ from ase.io import write
 
 from ase_ldos.data.espresso import calculate
 from ase_ldos.data.label import FAILURES, add_arguments, label_structures, run
+from ase_ldos.data.provenance import RECORD, read_record
 from ase_ldos.data.recipe import Recipe, load_recipe
-from ase_ldos.data.snapshot import load_snapshot, load_snapshots
+from ase_ldos.data.snapshot import Snapshot, load_snapshot, load_snapshots
 
 needs_pw = pytest.mark.skipif(shutil.which("pw.x") is None, reason="Quantum ESPRESSO's pw.x is not on the PATH")
 
@@ -72,7 +76,8 @@ def test_two_workers_label_and_resume(recipe: Recipe, tmp_path: Path) -> None:
     assert sorted(report.finished) == ["be0", "be1", "be2"]
     assert not report.failed
     assert sorted(seen) == [("be0", None), ("be1", None), ("be2", None)]
-    assert sorted(path.name for path in out.iterdir()) == [".lock", "be0.npz", "be1.npz", "be2.npz"]
+    assert sorted(path.name for path in out.iterdir()) == [".lock", "be0.npz", "be1.npz", "be2.npz", RECORD]
+    assert read_record(out)["programs"][0].startswith("PWSCF ")
     for snapshot, atoms in zip(load_snapshots(out), structures(), strict=True):
         np.testing.assert_array_equal(snapshot.positions, atoms.positions)
         assert snapshot.forces is not None
@@ -116,8 +121,11 @@ def test_reference_label_is_reproduced(be_files: list[Path], dft_folder: Path, t
     import ase_ldos
 
     recipe_file = Path(ase_ldos.__file__).parent / "models/recipes/be-dft.toml"
-    reference = load_snapshot(be_files[0].parent / "fcc12_2.npz")
-    snapshot = calculate("again", reference.to_atoms(), load_recipe(recipe_file, pseudo_dir=dft_folder), tmp_path)
+    reference = load_snapshot(be_files[0].parent / "fcc12_0.npz")
+    setup = load_recipe(recipe_file, pseudo_dir=dft_folder)
+    # half the time for the dense mesh: its states to 1e-4 eV
+    setup = replace(setup, options={"electrons": {"diago_thr_init": 1e-6}})
+    snapshot = calculate("again", reference.to_atoms(), setup, tmp_path)
     assert snapshot.free_energy == pytest.approx(reference.free_energy, abs=1e-4 * len(reference))
     np.testing.assert_allclose(snapshot.forces, reference.forces, atol=1e-3)
     np.testing.assert_allclose(snapshot.stress, reference.stress, atol=1e-5)
@@ -217,5 +225,93 @@ def test_command_reports_failures(tmp_path: Path, dft_folder: Path, capsys: pyte
         "--out",
         str(tmp_path / "set"),
     ]
-    assert run(parser.parse_args([*arguments, "--pseudo-dir", str(dft_folder), "--no-ldos"])) == 1
-    assert "be1 failed: pw.x stopped" in "".join(capsys.readouterr())
+    chosen = parser.parse_args([*arguments, "--pseudo-dir", str(dft_folder), "--no-ldos"])
+    assert run(chosen) == 1
+    printed = capsys.readouterr()
+    assert "be1 failed: pw.x stopped" in printed.out
+    assert "0 labelled, 0 were there, 2 failed" in printed.out
+    assert re.search(r"2/2 \[.*structure", printed.err)
+    # what failed before is not tried again, and the bar does not wait for it
+    assert run(chosen) == 1
+    assert "0/2" not in capsys.readouterr().err
+
+
+@pytest.mark.skipif(len(getattr(os, "sched_getaffinity", lambda _: ())(0)) < 2, reason="needs two cores")
+def test_workers_are_pinned_to_cores_of_their_own(recipe: Recipe, tmp_path: Path, broken_pw: Path) -> None:
+    # each waits until both run
+    script = broken_pw.with_name("pw.x")
+    seen = tmp_path / "seen"
+    seen.mkdir()
+    script.write_text(
+        f"#!/bin/sh\ngrep Cpus_allowed_list /proc/self/status > {seen}/$$\n"
+        f"for i in $(seq 100); do [ $(ls {seen} | wc -l) -ge 2 ] && break; sleep 0.1; done\nexit 1\n"
+    )
+    label_structures(structures(2), recipe, tmp_path / "set", workers=2)
+    cores = [file.read_text().split()[-1] for file in seen.iterdir()]
+    assert len(cores) == len(set(cores)) == 2
+    assert all(core.isdigit() for core in cores)
+    shutil.rmtree(tmp_path / "set")
+    for file in seen.iterdir():
+        file.unlink()
+    label_structures(structures(2), recipe, tmp_path / "set", workers=2, launcher="env")
+    everywhere = {file.read_text().split()[-1] for file in seen.iterdir()}
+    assert len(everywhere) == 1
+    assert not everywhere & set(cores)
+
+
+def snapshot(name: str, atoms: Atoms) -> Snapshot:
+    return Snapshot(name, atoms.numbers, atoms.cell.array, atoms.positions, free_energy=-60.0)
+
+
+@pytest.mark.usefixtures("broken_pw")
+def test_a_full_disk_stops_the_run_and_loses_nothing(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, room = tmp_path / "set", [1]
+    monkeypatch.setattr("ase_ldos.data.label.calculate", lambda name, atoms, *_, **__: snapshot(name, atoms))
+    monkeypatch.setattr("ase_ldos.data.label.read_creator", lambda _: "PWSCF 9.9")
+    save = np.savez_compressed
+
+    def full(file: Path, **arrays: np.ndarray) -> None:
+        if not room:
+            raise OSError(28, "No space left on device")
+        room.pop()
+        save(file, **arrays)
+
+    monkeypatch.setattr(np, "savez_compressed", full)
+    with pytest.raises(OSError, match=r"be1\.npz could not be written: .*No space left on device"):
+        label_structures(structures(), recipe, out)
+    assert [s.name for s in load_snapshots(out)] == ["be0"]
+    room += [1] * 9
+    report = label_structures(structures(), recipe, out)
+    assert (report.found, sorted(report.finished), report.failed) == (("be0",), ["be1", "be2"], {})
+
+
+@pytest.mark.usefixtures("broken_pw")
+def test_labels_of_another_setup_are_not_mixed_in(
+    recipe: Recipe, dft_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "set"
+    monkeypatch.setattr("ase_ldos.data.label.calculate", lambda name, atoms, *_, **__: snapshot(name, atoms))
+    monkeypatch.setattr("ase_ldos.data.label.read_creator", lambda _: "PWSCF 9.9")
+    label_structures(structures(1), recipe, out)
+    # what only helps the calculation to converge may change
+    label_structures(structures(2), replace(recipe, options={"electrons": {"mixing_beta": 0.2}}), out)
+    record = read_record(out)
+    assert record["programs"] == ["PWSCF 9.9"]
+    assert [r["options"] for r in record["recipes"]] == [{}, {"electrons": {"mixing_beta": 0.2}}]
+    file = dft_folder / "Be.pbe-gth-q2.gth"
+    assert record["pseudopotentials"]["Be"] == {
+        "file": file.name,
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "kind": "NC",
+        "functional": "pbe",
+        "valence": 2.0,
+        "core_charge": False,
+    }
+    with pytest.raises(ValueError, match=r"have cutoff 10, not 12; choose another folder"):
+        label_structures(structures(3), replace(recipe, cutoff=12), out)
+    (tmp_path / file.name).write_text(file.read_text() + "\n")
+    with pytest.raises(ValueError, match=r"whose content is not that of Be\.pbe-gth-q2\.gth"):
+        label_structures(structures(3), replace(recipe, pseudo_dir=tmp_path), out)
+    assert len(load_snapshots(out)) == 2

@@ -64,5 +64,5 @@ def test_bad_recipes_are_refused(tmp_path: Path, text: str, message: str) -> Non
 
 
 def test_missing_recipe_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"there is no recipe .*none\.toml"):
+    with pytest.raises(FileNotFoundError, match=r"there is no recipe .*none\.toml"):
         load_recipe(tmp_path / "none.toml")

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from ase_ldos.data.upf import core_density, read_pseudopotential
-from ase_ldos.grid import Grid
-from ase_ldos.structure import Structure
+from ase_ldos.data.upf import read_pseudopotential
 from ase_ldos.units import BOHR
 
 WIDTH, CHARGE = 0.8, 1.5  # bohr, electrons: a Gaussian core
@@ -54,48 +51,17 @@ def test_header_and_gaussian_core(tmp_path: Path, version: int) -> None:
     assert pseudo.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     wavenumbers = np.array([[0.0, 1.0], [2.5, 7.0]])
     exact = CHARGE * np.exp(-0.5 * (wavenumbers * WIDTH * BOHR) ** 2)
-    np.testing.assert_allclose(pseudo.core_form_factor(wavenumbers), exact, atol=2e-6)
-
-
-def test_core_density_is_the_sum_of_gaussians(tmp_path: Path) -> None:
-    (tmp_path / "Mg.UPF").write_text(upf(2))
-    pseudos = {"Mg": read_pseudopotential(tmp_path / "Mg.UPF")}
-    cell = np.array([[6.0, 0.0, 0.0], [1.5, 6.5, 0.0], [0.0, -1.0, 7.0]])
-    structure = Structure.from_arrays(np.array([12, 12]), np.array([[0.3, 0.2, 0.1], [2.0, 3.0, 4.0]]), cell)
-    grid = Grid(structure.cell, (24, 24, 30))
-    density = core_density(structure, grid, pseudos)
-    assert float(grid.integrate(density)) == pytest.approx(2 * CHARGE, abs=1e-5)
-    points, width = grid.points(), WIDTH * BOHR
-    images = torch.cartesian_prod(*[torch.arange(-1.0, 2.0, dtype=torch.float64)] * 3) @ structure.cell
-    squares = torch.cdist(points, (structure.positions[:, None] + images).reshape(-1, 3)) ** 2
-    direct = CHARGE * (2 * math.pi * width**2) ** -1.5 * torch.exp(-0.5 * squares / width**2).sum(dim=1)
-    torch.testing.assert_close(density.flatten(), direct, atol=2e-5, rtol=0)
-
-
-def test_core_density_follows_the_atoms(tmp_path: Path) -> None:
-    (tmp_path / "Mg.UPF").write_text(upf(2))
-    pseudos = {"Mg": read_pseudopotential(tmp_path / "Mg.UPF")}
-    cell = 5 * torch.eye(3, dtype=torch.float64)
-    start = torch.tensor([[0.3, 0.2, 0.1], [2.0, 2.5, 3.0]], dtype=torch.float64, requires_grad=True)
-    grid = Grid(cell, (8, 8, 8))
-    weights = torch.linspace(0, 1, 512, dtype=torch.float64).reshape(8, 8, 8)
-
-    def total(positions: torch.Tensor) -> torch.Tensor:
-        return (core_density(Structure(torch.tensor([12, 12]), positions, cell), grid, pseudos) * weights).sum()
-
-    assert torch.autograd.gradcheck(total, (start,), atol=1e-6)
+    assert pseudo.core is not None
+    np.testing.assert_allclose(pseudo.core.form_factor(torch.as_tensor(wavenumbers)), exact, atol=2e-6)
+    np.testing.assert_allclose(
+        pseudo.core.slopes[10], -np.exp(-0.5 * (WIDTH * BOHR) ** 2) * CHARGE * (WIDTH * BOHR) ** 2, atol=2e-6
+    )
 
 
 def test_gth_file(dft_folder: Path) -> None:
     be, al = (read_pseudopotential(dft_folder / name) for name in ("Be.pbe-gth-q2.gth", "Al.pbe-gth-q3.gth"))
     assert (be.symbol, be.valence, be.functional, be.kind, be.has_core_charge) == ("Be", 2.0, "pbe", "NC", False)
     assert (al.symbol, al.valence, al.functional) == ("Al", 3.0, "pbe")
-    structure = Structure.from_arrays(np.array([4]), np.zeros((1, 3)), 3 * np.eye(3))
-    assert not core_density(structure, Grid(structure.cell, (4, 4, 4)), {"Be": be}).any()
-    with pytest.raises(ValueError, match="no pseudopotential of Be"):
-        core_density(structure, Grid(structure.cell, (4, 4, 4)), {"Al": al})
-    with pytest.raises(ValueError, match="Be has no core charge"):
-        be.core_form_factor(np.ones(2))
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("US", "US"), ("USPP", "US"), ("PAW", "PAW"), ("SL", "NC")])
@@ -116,7 +82,7 @@ def test_installed_files_are_read() -> None:
         if name.split(".")[0].isalpha() and len(name.split(".")[0]) <= 2:
             assert pseudo.symbol == name.split(".")[0]
         assert 0 < pseudo.valence < 30
-        assert pseudo.has_core_charge == (pseudo.core_radii is not None)
+        assert pseudo.core is None or 0 < pseudo.core.values[0] < 60
 
 
 def test_bad_files(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -93,16 +95,71 @@ def test_formula_over_periodic_images() -> None:
 
 
 def test_first_and_second_derivatives() -> None:
+    """The kernel knows the first; ``reference`` both."""
     descriptor = spectrum((4, 12))
     points, atoms, kinds = surroundings(2, 6)
     weights = torch.linspace(-1, 1, descriptor.n_features, dtype=torch.float64)
 
-    def mean(p: Tensor, a: Tensor) -> Tensor:
+    def kernel(p: Tensor, a: Tensor) -> Tensor:
         return torch.tanh(descriptor(p, a, kinds)) @ weights
 
+    def reference(p: Tensor, a: Tensor) -> Tensor:
+        return torch.tanh(descriptor.reference(p, a, kinds)) @ weights
+
     inputs = (points.requires_grad_(), atoms.requires_grad_())
-    assert torch.autograd.gradcheck(mean, inputs, eps=1e-5, atol=1e-7, rtol=1e-6)
-    assert torch.autograd.gradgradcheck(mean, inputs, eps=1e-5, atol=1e-6, rtol=1e-5)
+    assert torch.autograd.gradcheck(kernel, inputs, eps=1e-5, atol=1e-7, rtol=1e-6)
+    assert torch.autograd.gradgradcheck(reference, inputs, eps=1e-5, atol=1e-6, rtol=1e-5)
+
+
+def test_a_second_derivative_of_the_kernel_is_refused() -> None:
+    """Not silently taken for zero."""
+    points, atoms, kinds = surroundings()
+    features = spectrum((4, 12))(points, atoms.requires_grad_(), kinds)
+    with pytest.raises(RuntimeError, match="differentiable once"):
+        torch.autograd.grad(features.sum(), atoms, create_graph=True)
+
+
+@pytest.mark.parametrize("species", [(4,), (4, 12), (4, 12, 13)])
+@pytest.mark.parametrize("moving", ["atoms", "points", "both"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-5)])
+def test_kernel_against_reference(species: tuple[int, ...], moving: str, dtype: torch.dtype, tolerance: float) -> None:
+    """Features and gradients, also where a species is absent (the third)."""
+    descriptor = spectrum(species)
+    points, atoms, kinds = surroundings(40, 30)
+    kinds = kinds % len(species)
+    generator = torch.Generator().manual_seed(1)
+    slope = torch.randn(len(points), descriptor.n_features, generator=generator, dtype=torch.float64)
+
+    def evaluate(function: Callable[..., Tensor], number_type: torch.dtype) -> list[Tensor]:
+        p, a = (t.to(number_type, copy=True) for t in (points, atoms))
+        leaves = {"atoms": [a], "points": [p], "both": [p, a]}[moving]
+        for leaf in leaves:
+            leaf.requires_grad_()
+        features = function(p, a, kinds)
+        return [features.detach(), *torch.autograd.grad(features, leaves, slope.to(number_type))]
+
+    found, expected = evaluate(descriptor, dtype), evaluate(descriptor.reference, torch.float64)
+    for one, other in zip(found, expected):
+        assert one.dtype == dtype
+        assert (one.double() - other).abs().max() <= tolerance * other.abs().max()
+
+
+def test_points_that_change_in_place_are_seen() -> None:
+    """What is kept for the latest points is kept for these very numbers."""
+    descriptor = spectrum()
+    points, atoms, kinds = surroundings()
+    first = descriptor(points, atoms, 0 * kinds)
+    points += 0.1
+    expected = descriptor.reference(points, atoms, 0 * kinds)
+    assert (first - expected).abs().max() > 1e-3
+    torch.testing.assert_close(descriptor(points, atoms, 0 * kinds), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_used_descriptor_can_be_copied() -> None:
+    descriptor = spectrum()
+    points, atoms, kinds = surroundings()
+    expected = descriptor(points, atoms, 0 * kinds)
+    assert torch.equal(copy.deepcopy(descriptor)(points, atoms, 0 * kinds), expected)
 
 
 def test_a_point_on_a_nucleus_has_finite_derivatives() -> None:
@@ -163,7 +220,7 @@ def test_smooth_at_the_cutoff(order: int) -> None:
 
     def amplitude(distance: Tensor) -> Tensor:
         atom = torch.stack((distance, torch.zeros_like(distance), torch.zeros_like(distance)))[None]
-        return descriptor(origin, atom, torch.zeros(1, dtype=torch.int64))[0, 0]
+        return descriptor.reference(origin, atom, torch.zeros(1, dtype=torch.int64))[0, 0]
 
     def derivative(distance: float) -> Tensor:
         x = torch.tensor(distance, dtype=torch.float64, requires_grad=True)

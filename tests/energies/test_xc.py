@@ -15,12 +15,12 @@ from torch.autograd import gradcheck, gradgradcheck
 from ase_ldos.energies.xc import (
     FLOOR,
     _Density,
-    _fractional_gradient,
     _lda,
     _pbe,
     _pbe_correlation,
     _pbe_exchange,
     _pw92,
+    fractional_gradient,
     xc_energies,
     xc_potential,
 )
@@ -127,12 +127,12 @@ def test_gradient_is_exact_for_waves(shape: tuple[int, int, int]) -> None:
     for miller in ((1, 0, 0), (2, -3, 4), (0, 2, -1)):
         phase = 2 * math.pi * sum(m * x for m, x in zip(miller, s)) + 0.3
         expected = torch.stack([-2 * math.pi * m * torch.sin(phase) for m in miller])
-        torch.testing.assert_close(_fractional_gradient(torch.cos(phase)), expected, rtol=0, atol=1e-12)
+        torch.testing.assert_close(fractional_gradient(torch.cos(phase)), expected, rtol=0, atol=1e-12)
 
 
 def test_gradient_of_the_nyquist_wave_is_zero() -> None:
     field = torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(3)[:, None, None].expand(6, 4, 4)
-    torch.testing.assert_close(_fractional_gradient(field), torch.zeros(3, 6, 4, 4).double(), rtol=0, atol=1e-14)
+    torch.testing.assert_close(fractional_gradient(field), torch.zeros(3, 6, 4, 4).double(), rtol=0, atol=1e-14)
 
 
 def test_energy_converges_with_the_grid() -> None:

@@ -1,0 +1,74 @@
+"""A stacking fault in beryllium at the size of the field's headline: 131,072 atoms, 80 million grid points.
+
+    python stacking_fault.py                        # energy and density; --forces for forces as well
+    torchrun --nproc-per-node 2 stacking_fault.py   # the same on two processes
+    python stacking_fault.py --size 8 8 8           # a small one first
+
+64 layers of hcp with the intrinsic fault I2 (h h … h c c): two layers have fcc surroundings. A killed run goes on
+from the folder ``stacking_fault.part`` when it is started again. Writes slices of the density about the fault.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+
+from ase_ldos import LDOSModel
+from ase_ldos.build import polytype
+from ase_ldos.distributed import Team
+from ase_ldos.predict import Prediction, predict
+from ase_ldos.structure import Structure
+from ase_ldos.view import density_figure, whole_file, write_density
+
+A, C = 2.245, 3.531
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, nargs=3, default=(64, 32, 64), help="cells along a and b, layers (even)")
+    parser.add_argument("--forces", action="store_true")
+    parser.add_argument("--cube", action="store_true")
+    options = parser.parse_args()
+    team, model = Team.join(), LDOSModel.load("be").requires_grad_(False)
+    nx, ny, layers = options.size
+    atoms = polytype("Be", A, C, "h" * (layers - 2) + "cc", (nx, ny))
+    # the Fermi level of the perfect crystal is a good guess of the faulted one's
+    crystal = Structure.from_atoms(polytype("Be", A, C, "hh"))
+    guess = predict(model, crystal).fermi_level
+    folder = Path("stacking_fault.part")
+    wall, cpu = time.perf_counter(), time.process_time()
+    structure, want = Structure.from_atoms(atoms), ("forces",) if options.forces else ()
+    found = predict(model, structure, want, fermi_guess=guess, team=team, checkpoint=folder, progress=True)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB on Linux
+    print(f"rank {team.rank}: {wall:.0f} s, {cpu:.0f} s of CPU, largest memory {peak:.1f} GiB", flush=True)
+    if team.leads:
+        report(atoms, found, options.cube)
+        shutil.rmtree(folder)
+    team.leave()
+
+
+def report(atoms, found: Prediction, cube: bool) -> None:  # noqa: ANN001
+    print(f"{len(atoms)} atoms, {found.grid.n_points} points, fermi level {found.fermi_level:.4f} eV")
+    print(found.energies)
+    density, height = found.density.numpy(), atoms.cell[2, 2]
+    for axis, name in ((1, "across"), (2, "within")):
+        figure = density_figure(atoms, density, axis=axis, position=0.0 if axis == 1 else 1 - 1 / height)
+        figure.axes[0].set(xlim=(0, 14), ylim=(height - 14, height) if axis == 1 else (0, 14))
+        with whole_file(f"fault_{name}.png") as path:
+            figure.savefig(path, dpi=150)
+    if found.forces is not None:
+        np.save("forces.npy", found.forces.numpy())
+        print(f"largest force {found.forces.norm(dim=1).max():.4f} eV/Å")
+    if cube:
+        with whole_file("density.cube") as path:
+            write_density(path, atoms, density)
+
+
+if __name__ == "__main__":
+    main()
