@@ -20,12 +20,13 @@ from ase.md.verlet import VelocityVerlet
 from matplotlib.figure import Figure
 
 from ase_ldos import LDOSCalculator
-from ase_ldos.data.espresso import input_text, run_pw
+from ase_ldos.data.espresso import input_text
+from ase_ldos.data.programs import run_program
 from ase_ldos.data.recipe import load_recipe
-from ase_ldos.model import BUNDLED
+from ase_ldos.data.reference import RECIPES
 
+EXTRAPOLATIONS = ("pot_extrapolation", "wfc_extrapolation")
 SIZES = {2: (1, 1, 1), 16: (2, 2, 2), 54: (3, 3, 3)}
-RECIPE = BUNDLED / "recipes" / "be-dft.toml"
 
 
 def model_cost(atoms: Atoms, model: str, steps: int) -> float:
@@ -38,15 +39,14 @@ def model_cost(atoms: Atoms, model: str, steps: int) -> float:
     return (marks[-1] - marks[0]) / steps
 
 
-def espresso_cost(atoms: Atoms, pseudo_dir: str, steps: int) -> tuple[float, float]:
+def espresso_cost(atoms: Atoms, pseudos: str, steps: int) -> tuple[float, float]:
     """CPU seconds of the first and of a later step: the run's CPU time, shared out by the clock that pw.x prints."""
-    extrapolation = {"pot_extrapolation": "second_order", "wfc_extrapolation": "second_order"}
-    control = {"nstep": steps, "dt": 1 / (2 * 0.02418884)}  # 1 fs in units of ħ/Ry
-    options = {"control": control, "ions": extrapolation}
-    recipe = replace(load_recipe(RECIPE, pseudo_dir=pseudo_dir), ldos=None, convergence=1e-7, options=options)
+    # a step of 1 fs in units of ħ/Ry
+    md = {"control": {"nstep": steps, "dt": 1 / 0.04837768}, "ions": dict.fromkeys(EXTRAPOLATIONS, "second_order")}
+    recipe = replace(load_recipe(RECIPES / "be-dft.toml", pseudo_dir=pseudos), ldos=None, convergence=1e-7, options=md)
     before = os.times()
     with tempfile.TemporaryDirectory() as folder:
-        run_pw(input_text(atoms, recipe, "md", Path(folder)), Path(folder))
+        run_program("pw.x", input_text(atoms, recipe, "md", Path(folder)), Path(folder))
         _, later = (Path(folder) / "pw.out").read_text().split("Entering Dynamics", 1)
     after = os.times()
     seconds = after.children_user + after.children_system - before.children_user - before.children_system

@@ -282,6 +282,7 @@ def test_inputs_that_mix_fixed_and_learned_features(be_model: LDOSModel) -> None
         fixed_scaler(model)
 
 
+@pytest.mark.filterwarnings("ignore::ase_ldos.novelty.ExtrapolationWarning")
 def test_command_line_calculator_and_evaluation(
     make_recipe: Callable[..., Recipe], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,8 +1,8 @@
 """Stackings of beryllium: energies of hcp, dhcp and fcc, of the faults of hcp and fcc, and their density of states.
 
-Run: python stacking_faults.py. DFT comes from labels in the package, or with --pseudo-dir FOLDER (of Be.pbe-gth-q2.gth)
+Run: python fault_energies.py. DFT comes from labels in the package, or with --pseudo-dir FOLDER (of Be.pbe-gth-q2.gth)
 from Quantum ESPRESSO, which takes half an hour and resumes. Model and DFT are compared at the same positions; the last
-column is the model's after relaxation along the normal. Writes stacking_faults.png (minutes).
+column is the model's after relaxation along the normal. Writes fault_energies.png (minutes).
 """
 
 import argparse
@@ -70,4 +70,4 @@ for axes, label in ((left, "density of states (1/eV/atom)"), (right, "change by 
     axes.axvline(level, color="k", linestyle="--", linewidth=1)
     axes.set(xlabel="energy (eV); dashed: Fermi level of hcp", ylabel=label)
     axes.legend()
-figure.savefig("stacking_faults.png", dpi=150)
+figure.savefig("fault_energies.png", dpi=150)
