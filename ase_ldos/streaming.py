@@ -118,8 +118,10 @@ class Stream:
         for target, name in ((gradient, "gradient"), (virial, "virial"), (by_known, "by_known")):
             if state:
                 target.copy_(state[name])
+        constant, varying = (part.to(self.model.dtype) for part in (adjoint.constant, adjoint.varying))
+        potential = adjoint.potential
         for done, block in self._walk("forces", int(state.get("done", 0))):
-            pull = torch.addcmul(adjoint.constant, adjoint.potential[block.flat, None], adjoint.varying)
+            pull = torch.addcmul(constant, potential[block.flat, None].to(constant), varying)
             by_atoms, by_points, by_images = self._pull_back_block(block, pull, strained)
             gradient.index_add_(0, block.owners, by_atoms)
             virial += block.atoms.double().T @ by_atoms
@@ -248,7 +250,7 @@ class Stream:
             leaves.append(known.requires_grad_())
         with torch.enable_grad():
             hidden = self.model.hidden(replace(block, atoms=atoms, points=points if strained else block.points), known)
-        found = list(torch.autograd.grad(hidden, leaves, pull.to(hidden)))
+        found = list(torch.autograd.grad(hidden, leaves, pull))
         by_known = found.pop() if known.is_floating_point() else None
         return found[0].double(), found[1].double() if strained else None, by_known
 
