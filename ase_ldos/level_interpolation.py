@@ -10,7 +10,7 @@ from torch import Tensor
 from ase_ldos.occupation import number_weights
 
 #: Levels of the interpolation, an odd number, and how far they reach from the guess, in units of kT.
-_LEVELS, _REACH = 9, 1.0
+_LEVELS, _REACH = 11, 1.25
 
 
 class LevelInterpolation:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from ase_ldos.adjoint import Adjoint
 from ase_ldos.descriptors.blocks import Block, iterate_blocks
+from ase_ldos.descriptors.power_spectrum import PowerSpectrum
 from ase_ldos.distributed import Team
 from ase_ldos.grid import Box, Grid
 from ase_ldos.journal import Journal
@@ -117,8 +118,10 @@ class Stream:
         for target, name in ((gradient, "gradient"), (virial, "virial"), (by_known, "by_known")):
             if state:
                 target.copy_(state[name])
+        constant, varying = (part.to(self.model.dtype) for part in (adjoint.constant, adjoint.varying))
+        potential = adjoint.potential
         for done, block in self._walk("forces", int(state.get("done", 0))):
-            pull = torch.addcmul(adjoint.constant, adjoint.potential[block.flat, None], adjoint.varying)
+            pull = torch.addcmul(constant, potential[block.flat, None].to(constant), varying)
             by_atoms, by_points, by_images = self._pull_back_block(block, pull, strained)
             gradient.index_add_(0, block.owners, by_atoms)
             virial += block.atoms.double().T @ by_atoms
@@ -165,13 +168,25 @@ class Stream:
         return self.team.sum(total)
 
     def _sample(self) -> tuple[Tensor, int]:
-        """Σ h over some blocks, spread evenly, and their number of points."""
+        """Σ h over the grid as estimated from some blocks, spread evenly, and the number of points of the grid."""
         step = max(1, min(_SAMPLE_STEP, len(self._all_boxes) // _SAMPLE_MINIMUM))
-        total, count = self._empty_sum(), torch.zeros(1, dtype=torch.float64, device=self.model.device)
-        for _, block in self._walk("sample", boxes=self.team.share(self._all_boxes[:: 2 * (step // 2) + 1])):
-            total += self._hidden(block).sum(dim=0, dtype=torch.float64)
-            count += len(block.flat)
-        return self.team.sum(total), int(self.team.sum(count))
+        chosen = self._all_boxes[:: 2 * (step // 2) + 1]
+        numbers = self.team.share(range(len(chosen)))
+        means = self._empty_sum().repeat(len(chosen), 1)
+        for (_, block), number in zip(self._walk("sample", boxes=self.team.share(chosen)), numbers):
+            means[number] = self._hidden(block).mean(dim=0, dtype=torch.float64)
+        self.team.sum(means)
+        counts = torch.tensor([math.prod(box.shape) for box in chosen], dtype=torch.float64, device=means.device)
+        mean = counts @ means / counts.sum()
+        descriptor = self.model.descriptor
+        if isinstance(descriptor, PowerSpectrum) and step > 1:
+            # some features have a known mean: what the sample has too much of them it has too much of everything
+            columns = means[:, -descriptor.n_features :][:, : descriptor.n_channels]
+            known = descriptor.mean_amplitudes(self.structure.numbers, self.grid.volume).to(mean)
+            seen = counts @ columns / counts.sum()
+            slope = torch.linalg.lstsq(columns - seen, means - mean).solution
+            mean = mean + (known - seen) @ slope
+        return mean * self.grid.n_points, self.grid.n_points
 
     def _interpolate(self, guess: float) -> tuple[Tensor, LevelInterpolation]:
         """Σ h and the densities at levels about the guess."""
@@ -235,7 +250,7 @@ class Stream:
             leaves.append(known.requires_grad_())
         with torch.enable_grad():
             hidden = self.model.hidden(replace(block, atoms=atoms, points=points if strained else block.points), known)
-        found = list(torch.autograd.grad(hidden, leaves, pull.to(hidden)))
+        found = list(torch.autograd.grad(hidden, leaves, pull))
         by_known = found.pop() if known.is_floating_point() else None
         return found[0].double(), found[1].double() if strained else None, by_known
 

@@ -16,6 +16,7 @@ addition theorem S_lm(R − r) = Σ T_lm,l'm'(−r) S_l'm'(R) the sum over atoms
 
 from __future__ import annotations
 
+import math
 import weakref
 from math import sqrt
 from typing import Any
@@ -96,6 +97,20 @@ class PowerSpectrum:
     def reference(self, points: Tensor, atoms: Tensor, species: Tensor) -> Tensor:
         """The same features step by step, through torch's own derivatives: slower, for tests and higher derivatives."""
         return self.invariants(self.amplitudes(points, atoms, species))
+
+    @property
+    def n_channels(self) -> int:
+        """Number of amplitudes with l = 0, the first features of a point."""
+        return len(self.species) * self.n_radial
+
+    def mean_amplitudes(self, numbers: Tensor, volume: Tensor) -> Tensor:
+        """Mean over all space of the first features, A_sn00: N_s/V ∫ g_n d³r, float64 ``[channel]``."""
+        powers = [3 * 2**n for n in range(self.n_radial)]
+        # ∫ (1 − r²/r_c²)^k d³r = 2π r_c³ B(3/2, k + 1)
+        beta = [math.exp(math.lgamma(1.5) + math.lgamma(k + 1) - math.lgamma(k + 2.5)) for k in powers]
+        integrals = torch.tensor([2 * math.pi * self.cutoff**3 * value for value in beta], dtype=torch.float64)
+        counts = torch.tensor([int((numbers == number).sum()) for number in self.species], dtype=torch.float64)
+        return (counts[:, None] * integrals).flatten() / float(volume) * self.amplitude_scale[:, 0]
 
     def invariants(self, amplitudes: Tensor) -> Tensor:
         """Features ``[grid, feature]`` of amplitudes ``[grid, channel, lm]``."""

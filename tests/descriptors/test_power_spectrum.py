@@ -272,3 +272,13 @@ def test_bad_settings_of_the_factory() -> None:
         make_descriptor({"kind": "tea leaves", "species": [4]})
     with pytest.raises(ValueError, match="settings of descriptor 'power_spectrum' do not fit"):
         make_descriptor({"kind": "power_spectrum", "species": [4], "colour": "blue"})
+
+
+def test_mean_amplitudes() -> None:
+    """The first features summed over the grid of a crystal are what the integral says."""
+    descriptor = spectrum((4, 12))
+    features = on_grid(descriptor, rattled(), (24, 24, 36), 512)
+    structure = Structure.from_atoms(rattled())
+    known = descriptor.mean_amplitudes(structure.numbers, structure.volume)
+    assert descriptor.n_channels == len(known) == 6
+    torch.testing.assert_close(features[:, :6].mean(dim=0), known, rtol=1e-4, atol=1e-12)
