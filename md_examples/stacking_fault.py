@@ -17,9 +17,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+from ase import Atoms
 
 from ase_ldos import LDOSModel
 from ase_ldos.build import polytype
+from ase_ldos.data.labels import Snapshot
+from ase_ldos.data.openpmd import write_openpmd
 from ase_ldos.distributed import Team
 from ase_ldos.predict import Prediction, predict
 from ase_ldos.structure import Structure
@@ -32,14 +35,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, nargs=3, default=(64, 32, 64), help="cells along a and b, layers (even)")
     parser.add_argument("--forces", action="store_true")
-    parser.add_argument("--cube", action="store_true")
+    parser.add_argument("--cube", action="store_true", help="write density.cube")
+    parser.add_argument("--hdf5", action="store_true", help="write density.h5 (openPMD)")
     options = parser.parse_args()
     team, model = Team.join(), LDOSModel.load("be").requires_grad_(False)
     nx, ny, layers = options.size
     atoms = polytype("Be", A, C, "h" * (layers - 2) + "cc", (nx, ny))
-    # the Fermi level of the perfect crystal is a good guess of the faulted one's
-    crystal = Structure.from_atoms(polytype("Be", A, C, "hh"))
-    guess = predict(model, crystal).fermi_level
+    # that of the perfect crystal is a good guess of the Fermi level
+    guess = predict(model, Structure.from_atoms(polytype("Be", A, C, "hh"))).fermi_level
     folder = Path("stacking_fault.part")
     wall, cpu = time.perf_counter(), time.process_time()
     structure, want = Structure.from_atoms(atoms), ("forces",) if options.forces else ()
@@ -48,12 +51,12 @@ def main() -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB on Linux
     print(f"rank {team.rank}: {wall:.0f} s, {cpu:.0f} s of CPU, largest memory {peak:.1f} GiB", flush=True)
     if team.leads:
-        report(atoms, found, options.cube)
+        report(atoms, found, options)
         shutil.rmtree(folder)
     team.leave()
 
 
-def report(atoms, found: Prediction, cube: bool) -> None:  # noqa: ANN001
+def report(atoms: Atoms, found: Prediction, options: argparse.Namespace) -> None:
     print(f"{len(atoms)} atoms, {found.grid.n_points} points, fermi level {found.fermi_level:.4f} eV")
     print(found.energies)
     density, height = found.density.numpy(), atoms.cell[2, 2]
@@ -65,9 +68,12 @@ def report(atoms, found: Prediction, cube: bool) -> None:  # noqa: ANN001
     if found.forces is not None:
         np.save("forces.npy", found.forces.numpy())
         print(f"largest force {found.forces.norm(dim=1).max():.4f} eV/Å")
-    if cube:
+    if options.cube:
         with whole_file("density.cube") as path:
             write_density(path, atoms, density)
+    if options.hdf5:
+        arrays = (atoms.numbers, atoms.cell.array, atoms.positions)
+        write_openpmd("density.h5", Snapshot("fault", *arrays, density=density))
 
 
 if __name__ == "__main__":

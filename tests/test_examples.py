@@ -118,7 +118,13 @@ EXAMPLES = [
         slow=True,
         check=check_curve,
     ),
-    Example("stacking_fault.py", ("fault_across.png", "fault_within.png"), "32 atoms", ("--size", "2", "2", "8")),
+    Example(
+        "stacking_fault.py",
+        ("fault_across.png", "fault_within.png", "density.h5"),
+        "32 atoms",
+        ("--size", "2", "2", "8", "--hdf5"),
+        needs="openpmd_api",
+    ),
     Example("phonons.py", ("phonons.png",), "no imaginary modes", ("--supercell", "2", "2", "1"), needs="phonopy"),
 ]
 
