@@ -8,8 +8,6 @@
 from the folder ``stacking_fault.part`` when it is started again. Writes slices of the density about the fault.
 """
 
-from __future__ import annotations
-
 import argparse
 import resource
 import shutil
