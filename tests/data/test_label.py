@@ -121,7 +121,7 @@ def test_reference_label_is_reproduced(be_files: list[Path], dft_folder: Path, t
     import ase_ldos
 
     recipe_file = Path(ase_ldos.__file__).parent / "models/recipes/be-dft.toml"
-    reference = load_snapshot(be_files[0].parent / "fcc12_0.npz")
+    reference = load_snapshot(be_files[0].parent / "fcc12_1.npz")
     setup = load_recipe(recipe_file, pseudo_dir=dft_folder)
     # half the time for the dense mesh: its states to 1e-4 eV
     setup = replace(setup, options={"electrons": {"diago_thr_init": 1e-6}})
