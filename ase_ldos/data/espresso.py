@@ -25,6 +25,8 @@ from ase_ldos.units import BOLTZMANN, RYDBERG
 PREFIX = "pwscf"
 #: Unit of the stored float16 LDOS, 1/(eV Å³), for values up to 63; resolution 5e-4 of each value.
 LDOS_SCALE = 2.0**-10
+#: Accuracy of the states of the dense mesh, Ry. Errors of their densities are of the order of its square root.
+NSCF_THRESHOLD = 1e-8
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +108,9 @@ def input_text(atoms: Atoms, recipe: Recipe, calculation: str, folder: Path) -> 
         },
         "electrons": {"conv_thr": recipe.convergence, "electron_maxstep": 100},
     }
+    if calculation == "nscf":
+        # pw.x would take a tenth of conv_thr per electron, which grows tighter with the number of atoms
+        data["electrons"]["diago_thr_init"] = NSCF_THRESHOLD
     for namelist, options in recipe.options.items():
         data.setdefault(namelist.lower(), {}).update(options)
     stream = io.StringIO()

@@ -72,7 +72,7 @@ def label_structures(
         structures: periodic ASE atoms.
         recipe: the DFT set-up.
         folder: of the data set; made if need be.
-        workers: calculations side by side; each is pinned to cores of its own unless there is a launcher.
+        workers: calculations side by side; several are pinned to cores of their own unless there is a launcher.
         cores_per_worker: cores that each worker may use.
         launcher: put before ``pw.x``, e.g. ``"mpirun -n 4"`` or ``"srun -n 64"``.
         retry_failed: whether to try again what failed before.
@@ -94,7 +94,7 @@ def label_structures(
         failed = {} if retry_failed else _read_failures(folder)
         waiting = [name for name in named if name not in found and name not in failed]
         finished: list[str] = []
-        queue = _core_sets(workers, cores_per_worker, pin=not launcher)
+        queue = _core_sets(workers, cores_per_worker, pin=not launcher and workers > 1)
         _end_leftovers(folder / ".work")
 
         def work(name: str) -> str:

@@ -257,6 +257,11 @@ def test_workers_are_pinned_to_cores_of_their_own(recipe: Recipe, tmp_path: Path
     everywhere = {file.read_text().split()[-1] for file in seen.iterdir()}
     assert len(everywhere) == 1
     assert not everywhere & set(cores)
+    # several runs with one worker each must not meet on the first core
+    for file in seen.iterdir():
+        file.unlink()
+    label_structures(structures(1), recipe, tmp_path / "alone")
+    assert {file.read_text().split()[-1] for file in seen.iterdir()} == everywhere
 
 
 def snapshot(name: str, atoms: Atoms) -> Snapshot:
