@@ -75,6 +75,7 @@ class Stream:
         self.boxes = team.share(self._all_boxes)
         self._keeps = journal.folder is None and hidden_bytes(model, grid) <= KEEP_BYTES
         self._kept: list[Tensor] = []
+        self._sampled: dict[Box, Tensor] = {}
         with torch.no_grad():
             self._known = model.prepare(structure)
             weight, bias = model.head
@@ -95,14 +96,14 @@ class Stream:
         level = find_level(total, self.grid.n_points)
         if interpolation.misplaced(level, self._dos(total)) > _TOLERANCE:
             total, interpolation = self._interpolate(level)
-        self._interpolation = interpolation
+        self._interpolation, self._sampled = interpolation, {}
         return total, level
 
     def density(self, level: float) -> Tensor | None:
         """n(r) and ∂n(r)/∂μ at μ, ``[2, grid]``, on rank 0; None on the others."""
         if self._keeps:
-            columns, constants = self._columns(number_weights(self.model.energies, level, self.thermal_energy))
-            parts = [columns.new_empty(2, 0), *((hidden @ columns + constants).T for hidden in self._kept)]
+            rows, constants = self._rows(number_weights(self.model.energies, level, self.thermal_energy))
+            parts = [rows.new_empty(2, 0), *(rows @ hidden.T + constants for hidden in self._kept)]
             mine = torch.cat(parts, dim=1)
             self._kept = []
         else:
@@ -171,10 +172,17 @@ class Stream:
         """Σ h over the grid as estimated from some blocks, spread evenly, and the number of points of the grid."""
         step = max(1, min(_SAMPLE_STEP, len(self._all_boxes) // _SAMPLE_MINIMUM))
         chosen = self._all_boxes[:: 2 * (step // 2) + 1]
-        numbers = self.team.share(range(len(chosen)))
+        numbers = {box: number for number, box in enumerate(chosen)}
+        mine = [box for box in self.boxes if box in numbers]
+        # the walk over the whole grid need not evaluate these again
+        spare = KEEP_BYTES // (self.model.network.n_features * self.model.dtype.itemsize)
         means = self._empty_sum().repeat(len(chosen), 1)
-        for (_, block), number in zip(self._walk("sample", boxes=self.team.share(chosen)), numbers):
-            means[number] = self._hidden(block).mean(dim=0, dtype=torch.float64)
+        for box, (_, block) in zip(mine, self._walk("sample", boxes=mine)):
+            hidden = self._hidden(block)
+            means[numbers[box]] = hidden.mean(dim=0, dtype=torch.float64)
+            spare -= len(hidden)
+            if spare >= 0:
+                self._sampled[box] = hidden
         self.team.sum(means)
         counts = torch.tensor([math.prod(box.shape) for box in chosen], dtype=torch.float64, device=means.device)
         mean = counts @ means / counts.sum()
@@ -191,19 +199,21 @@ class Stream:
     def _interpolate(self, guess: float) -> tuple[Tensor, LevelInterpolation]:
         """Σ h and the densities at levels about the guess."""
         interpolation = LevelInterpolation(guess, self.model.energies, self.thermal_energy)
-        columns, constants = self._columns(interpolation.weights)
+        rows, constants = self._rows(interpolation.weights)
         counts = [math.prod(box.shape) for box in self.boxes]
         shape = (len(interpolation.weights), sum(counts))
         fields = self.journal.field("fields", shape, self.model.dtype, self.model.device)
         interpolation.fields = fields
         state = self.journal.stage("sums")
-        known = state.get("guess") == guess
-        total, done = (state["total"].to(self._weight.device), int(state["done"])) if known else (self._empty_sum(), 0)
+        goes_on = state.get("guess") == guess
+        total = state["total"].to(self._weight.device) if goes_on else self._empty_sum()
+        done = int(state["done"]) if goes_on else 0
         place = sum(counts[:done])
         for finished, block in self._walk("density of states", done):
-            hidden = self._hidden(block)
+            known = self._sampled.get(self.boxes[finished - 1])
+            hidden = self._hidden(block) if known is None else known
             total += hidden.sum(dim=0, dtype=torch.float64)
-            fields[:, place : place + len(hidden)] = (hidden @ columns + constants).T
+            fields[:, place : place + len(hidden)] = rows @ hidden.T + constants
             place += len(hidden)
             self.journal.write("sums", {"guess": guess, "done": finished, "total": total})
         self.journal.write("sums", {"guess": guess, "done": len(self.boxes), "total": total}, always=True)
@@ -212,11 +222,11 @@ class Stream:
     def _dos(self, total: Tensor) -> Tensor:
         return (self._weight @ total + self._bias * self.grid.n_points) * self.grid.voxel_volume
 
-    def _columns(self, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Weights of the energies as weights of the hidden features, ``[hidden, weight]``, and constants."""
+    def _rows(self, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Weights of the energies as weights of the hidden features, ``[weight, hidden]``, and constants."""
         stacked = torch.stack(tuple(weights))
-        columns, constants = (stacked @ self._weight).T, stacked @ self._bias
-        return columns.to(self.model.dtype).contiguous(), constants.to(self.model.dtype)
+        rows, constants = stacked @ self._weight, (stacked @ self._bias)[:, None]
+        return rows.to(self.model.dtype), constants.to(self.model.dtype)
 
     def _assemble(self, mine: Tensor) -> Tensor | None:
         """Fields of all ranks, packed block after block, as fields on the grid, float64."""

@@ -22,7 +22,8 @@ DEFAULT_BLOCK = 2048
 class Block:
     """A compact piece of the grid with every image within the cutoff of one of its points.
 
-    Coordinates are about the block's centre, so that they are small and float32 keeps their digits.
+    Coordinates are about the block's centre, so that they are small and float32 keeps their digits. The images nearest
+    to the block come first: a descriptor may leave out the far ones where they do not count.
 
     Attributes:
         flat: flat C-order point numbers, int64 ``[grid]``.
@@ -125,10 +126,12 @@ class _Shape:
 
 
 def _reached(vectors: Tensor, corners: Tensor, cutoff: float) -> Tensor:
-    """Whether each vector (from the centre) may be within the cutoff of the box, by a lower bound of its distance.
+    """Which vectors (from the centre) may be within the cutoff of the box, by a lower bound of its distance; sorted.
 
     No point of the box reaches farther along the vector r than one of its corners c: the distance is at least
     r − max_c r̂·c.
     """
     lengths = vectors.norm(dim=1)
-    return lengths.square() - (vectors @ corners.T).amax(dim=1) <= (cutoff + 1e-6) * lengths
+    bounds = lengths - (vectors @ corners.T).amax(dim=1) / lengths.clamp(min=1e-12)
+    bounds, order = bounds.sort(stable=True)
+    return order[: int((bounds <= cutoff + 1e-6).sum())]

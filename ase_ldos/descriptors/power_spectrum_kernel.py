@@ -11,6 +11,7 @@ Backward is the same backwards. A derivative in a point p needs no derivative of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -50,15 +51,17 @@ class PowerSpectrumKernel(torch.autograd.Function):
             bell = height * height * height
             if keep:
                 bells.append(height)
-            for radial in range(n_radial):
+            mine_harmonics = padded[mine]
+            for radial, count in enumerate(_reached(height, n_radial, size)):
                 if radial > 0:
-                    bell = bell * bell if keep else bell.mul_(bell)
-                torch.mm(bell, padded[mine], out=moments[:, index * n_radial + radial])
+                    bell = bell[:, :count].square()
+                torch.mm(bell, mine_harmonics[: bell.shape[1]], out=moments[:, index * n_radial + radial])
                 if keep:
                     bells.append(bell)
         amplitudes = torch.bmm(moments[..., :size], translation)
         scaled = torch.empty(channels, size, len(points), dtype=points.dtype, device=points.device)
-        torch.mul(amplitudes.permute(1, 2, 0), scale[..., None], out=scaled)
+        # as one transposition of a matrix, which is faster than a permutation of three axes
+        scaled.view(-1, len(points)).copy_(amplitudes.view(len(points), -1).T).mul_(scale.reshape(-1, 1))
         ctx.save_for_backward(points, atoms, translation, scale, harmonics, scaled, *bells)
         ctx.rows, ctx.cutoff = rows, cutoff  # type: ignore[attr-defined]
         return _products(scaled)
@@ -96,6 +99,23 @@ class PowerSpectrumKernel(torch.autograd.Function):
             if by_points is not None:
                 by_points += (by_height @ images - points * by_height.sum(dim=1)[:, None]) * (2 / cutoff**2)
         return by_points, by_atoms, None, None, None, None
+
+
+def _reached(height: Tensor, n_radial: int, size: int) -> list[int]:
+    """How many of the images, the nearest first, each radial function needs.
+
+    Images beyond these have amplitudes below rounding: w_n (d/σ_n)^l ≤ w_n (r_c/σ_n)^l_max, and r_c/σ_n = √(6·2^n).
+    """
+    if height.shape[1] == 0:
+        return [0] * n_radial
+    lmax = round(size**0.5) - 1
+    tiny = math.log(torch.finfo(height.dtype).eps / 16)
+    limits = [math.exp((tiny - 0.5 * lmax * math.log(6 * 2**n)) / (3 * 2**n)) for n in range(n_radial)]
+    numbers = torch.arange(1, height.shape[1] + 1, device=height.device)
+    seen = height.amax(dim=0) > torch.tensor(limits, dtype=height.dtype, device=height.device)[:, None]
+    counts = torch.where(seen, numbers, 0).amax(dim=1)
+    # the bells become narrower, in any order of the images
+    return [height.shape[1], *counts[1:].tolist()]
 
 
 def _padded(values: Tensor) -> Tensor:
@@ -152,12 +172,14 @@ def _bells_adjoint(
     """Derivatives in the height ``[grid, image]`` and in the harmonics ``[image, lm]``."""
     last, size = len(bells) - 1, harmonics.shape[1]
     turned = harmonics.T
-    by_bell = by_moments[:, last, :size] @ turned
-    by_harmonics = bells[last].T @ by_moments[:, last]
-    for radial in range(last - 1, -1, -1):
-        # w_n+1 = w_n²
-        by_bell.mul_(bells[radial])
-        by_bell = torch.addmm(by_bell, by_moments[:, radial, :size], turned, beta=2, out=by_bell)
-        by_harmonics.addmm_(bells[radial].T, by_moments[:, radial])
+    by_harmonics = by_moments.new_zeros(len(harmonics), by_moments.shape[2])
+    by_bell = by_moments.new_zeros(len(height), 0)
+    for radial in range(last, -1, -1):
+        bell, narrower = bells[radial], by_bell.shape[1]
+        # w_n+1 = w_n², of the images that it needs
+        inner = by_bell
+        by_bell = by_moments[:, radial, :size] @ turned[:, : bell.shape[1]]
+        by_bell[:, :narrower].addcmul_(inner, bell[:, :narrower], value=2)
+        by_harmonics[: bell.shape[1]].addmm_(bell.T, by_moments[:, radial])
     # w_0 = h³
     return by_bell.mul_(height).mul_(height).mul_(3), by_harmonics[:, :size]

@@ -46,6 +46,9 @@ def test_points_and_atoms_keep_their_distances(crystal: tuple[Structure, Grid]) 
         for row, wanted in zip(found, expected):
             near, right = row[row < DESCRIPTOR.cutoff], wanted[wanted < DESCRIPTOR.cutoff]
             torch.testing.assert_close(near.sort().values, right.sort().values, rtol=0, atol=1e-10)
+        distances = found.amin(dim=0)
+        # the lower bound of the distance sorts them, the distance itself nearly
+        assert (distances[:-1] - distances[1:]).max() < 1.0
         assert torch.equal(block.species, species_indices(structure.numbers, DESCRIPTOR.species)[block.owners])
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from ase_ldos.descriptors.blocks import iterate_blocks
 from ase_ldos.descriptors.factory import make_descriptor
 from ase_ldos.descriptors.power_spectrum import PowerSpectrum
+from ase_ldos.descriptors.power_spectrum_kernel import _reached, bell_height
 from ase_ldos.descriptors.solid_harmonics import degree_slices, solid_harmonics
 from ase_ldos.grid import Grid
 from ase_ldos.structure import Structure
@@ -142,6 +143,32 @@ def test_kernel_against_reference(species: tuple[int, ...], moving: str, dtype: 
     for one, other in zip(found, expected):
         assert one.dtype == dtype
         assert (one.double() - other).abs().max() <= tolerance * other.abs().max()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-13), (torch.float32, 2e-5)])
+def test_images_beyond_a_narrow_function_do_not_count(dtype: torch.dtype, tolerance: float) -> None:
+    """The kernel leaves them out; in whatever order they come, features and gradients stay those of the formula."""
+    descriptor = PowerSpectrum((4,), cutoff=5.0, n_radial=6, lmax=4)
+    points = 0.5 * surroundings(40)[0]
+    generator = torch.Generator().manual_seed(2)
+    atoms = 12 * torch.rand(150, 3, dtype=torch.float64, generator=generator) - 6
+    atoms = atoms[atoms.norm(dim=1).argsort()]
+    kinds = torch.zeros(len(atoms), dtype=torch.int64)
+    counts = _reached(bell_height(points, atoms, 5.0).to(dtype), 6, 25)
+    assert counts == sorted(counts, reverse=True)
+    assert counts[-1] < 0.4 * counts[0]
+    slope = torch.randn(len(points), descriptor.n_features, generator=generator, dtype=torch.float64)
+
+    def evaluate(function: Callable[..., Tensor], order: Tensor, number_type: torch.dtype) -> tuple[Tensor, Tensor]:
+        leaf = atoms[order].to(number_type).requires_grad_()
+        features = function(points.to(number_type), leaf, kinds)
+        (gradient,) = torch.autograd.grad(features, leaf, slope.to(number_type))
+        return features.detach().double(), gradient[order.argsort()].double()
+
+    expected = evaluate(descriptor.reference, torch.arange(150), torch.float64)
+    for order in (torch.arange(150), torch.randperm(150, generator=generator)):
+        for one, other in zip(evaluate(descriptor, order, dtype), expected):
+            assert (one - other).abs().max() <= tolerance * other.abs().max()
 
 
 def test_points_that_change_in_place_are_seen() -> None:
