@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -167,7 +168,12 @@ WRITERS: dict[str, Callable[[Path, Sequence[Snapshot]], None]] = {
 
 
 def convert(
-    sources: Sequence[PathLike], out: PathLike, to: str, *, energies: np.ndarray | None = None
+    sources: Sequence[PathLike],
+    out: PathLike,
+    to: str,
+    *,
+    energies: np.ndarray | None = None,
+    ldos_bits: int | None = None,
 ) -> list[Snapshot]:
     """Read snapshots of any known format and write them in another.
 
@@ -176,22 +182,45 @@ def convert(
         out: a folder; a file for ``"packed"`` and ``"extxyz"``.
         to: a key of ``WRITERS``.
         energies: see :func:`read_any`.
+        ldos_bits: keep so many bits of the LDOS' significand, of ten; files shrink by a tenth for each one dropped.
 
     Returns:
         What was written.
 
     Raises:
-        ValueError: an unknown format, or what reading and writing refuse.
+        ValueError: an unknown format, bits outside 1 … 10, or what reading and writing refuse.
     """
     if to not in WRITERS:
         raise ValueError(f"the format {to!r} is unknown; known are {', '.join(WRITERS)}")
     snapshots = read_any(sources, energies)
+    if ldos_bits is not None:
+        snapshots = [
+            snapshot if snapshot.ldos is None else replace(snapshot, ldos=round_significand(snapshot.ldos, ldos_bits))
+            for snapshot in snapshots
+        ]
     WRITERS[to](Path(out), snapshots)
     records = [record for source in sources if Path(source).is_dir() and (record := read_record(source))]
     # a mixture of set-ups has no single record
     if Path(out).is_dir() and records and all(record == records[0] for record in records[1:]):
         write_record(out, records[0])
     return snapshots
+
+
+def round_significand(values: np.ndarray, bits: int) -> np.ndarray:
+    """float16 numbers rounded to ``bits`` bits behind the leading one, of ten: within 2^−(bits + 1) of each.
+
+    Raises:
+        ValueError: other numbers than float16, or bits outside 1 … 10.
+    """
+    if values.dtype != np.float16:
+        raise ValueError(f"the numbers are {values.dtype}; only float16 can be rounded")
+    if not 1 <= bits <= 10:
+        raise ValueError(f"{bits} bits of the significand are asked for; float16 has 1 to 10")
+    drop = 10 - bits
+    pattern = np.ascontiguousarray(values).view(np.uint16).astype(np.uint32)
+    # half of the last kept bit is added, then the rest is cut off; a carry into the exponent is right
+    pattern = (pattern + ((1 << drop) >> 1)) >> drop << drop
+    return pattern.astype(np.uint16).view(np.float16)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -210,6 +239,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=("FIRST", "SPACING", "NUMBER"),
         help="energy grid in eV of cube and MALA files",
     )
+    parser.add_argument("--ldos-bits", type=int, help="keep so many of the ten bits of an LDOS' numbers: smaller files")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -225,5 +255,5 @@ def run(args: argparse.Namespace) -> int:
     if args.energies is not None:
         first, spacing, number = args.energies
         energies = first + spacing * np.arange(int(number))
-    convert(args.sources, args.out, args.to, energies=energies)
+    convert(args.sources, args.out, args.to, energies=energies, ldos_bits=args.ldos_bits)
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.io import read, write
 
-from ase_ldos.data.convert import add_arguments, convert, read_any, run, snapshot_from_atoms
+from ase_ldos.data.convert import add_arguments, convert, read_any, round_significand, run, snapshot_from_atoms
 from ase_ldos.data.dataset import load_dataset
 from ase_ldos.data.provenance import describe_source, read_record, write_record
 from ase_ldos.data.snapshot import Snapshot, load_snapshots, save_snapshot
@@ -140,3 +141,42 @@ def test_bad_input_is_named(folder: Path, mala_folder: Path) -> None:
         convert([folder / "bad.xyz"], folder / "out", "npz")
     with pytest.raises(ValueError, match="2 are given"):
         command("a.zip", "b.zip", "--to", "model", "--out", "x")
+
+
+@pytest.mark.parametrize("bits", range(1, 11))
+def test_rounding_is_within_half_of_the_last_bit(bits: int) -> None:
+    values = np.arange(1, 65504, 7).astype(np.float16)
+    values = np.concatenate((values, -values, values * np.float16(2**-10), [np.float16(0)]))
+    rounded = round_significand(values, bits)
+    assert rounded.dtype == np.float16
+    finite = np.isfinite(rounded)  # the very largest may become infinite
+    assert finite.mean() > 0.9
+    exact, found = (v[finite].astype(float) for v in (values, rounded))
+    normal = abs(exact) > 2.0**-14
+    assert (abs(found - exact)[normal] <= 2.0 ** -(bits + 1) * abs(exact)[normal]).all()
+    assert (
+        len(np.unique(round_significand(np.linspace(1, 2, 5000, endpoint=False, dtype=np.float16), bits)))
+        <= 2**bits + 1
+    )
+    assert np.array_equal(round_significand(rounded, bits), rounded)
+
+
+def test_bad_rounding_is_refused() -> None:
+    with pytest.raises(ValueError, match="11 bits of the significand are asked for; float16 has 1 to 10"):
+        round_significand(np.zeros(3, dtype=np.float16), 11)
+    with pytest.raises(ValueError, match="the numbers are float32; only float16"):
+        round_significand(np.zeros(3, dtype=np.float32), 7)
+
+
+def test_the_command_rounds_the_ldos(folder: Path) -> None:
+    plain = make("c")
+    assert plain.ldos is not None
+    save_snapshot(folder / "c.npz", replace(plain, ldos=plain.ldos.astype(np.float16)))
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    source, out = str(folder / "c.npz"), str(folder / "small")
+    assert run(parser.parse_args([source, "--to", "npz", "--out", out, "--ldos-bits", "5"])) == 0
+    (found,) = load_snapshots(folder / "small")
+    assert found.ldos is not None
+    np.testing.assert_allclose(found.ldos, plain.ldos, rtol=2**-6 + 2**-10)
+    assert abs(found.ldos - plain.ldos.astype(np.float16)).max() > 0
