@@ -219,8 +219,8 @@ def round_significand(values: np.ndarray, bits: int) -> np.ndarray:
     drop = 10 - bits
     pattern = np.ascontiguousarray(values).view(np.uint16).astype(np.uint32)
     # half of the last kept bit is added, then the rest is cut off; a carry into the exponent is right
-    pattern = (pattern + ((1 << drop) >> 1)) >> drop << drop
-    return pattern.astype(np.uint16).view(np.float16)
+    rounded = (pattern + ((1 << drop) >> 1)) >> drop << drop
+    return rounded.astype(np.uint16).view(np.float16)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

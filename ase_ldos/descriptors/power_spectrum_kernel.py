@@ -48,7 +48,7 @@ class PowerSpectrumKernel(torch.autograd.Function):
         keep = any(ctx.needs_input_grad)  # type: ignore[attr-defined]
         for index, mine in enumerate(rows):
             height = bell_height(points, atoms[mine], cutoff)
-            bell = height * height * height
+            bell = height.square().mul_(height)
             if keep:
                 bells.append(height)
             mine_harmonics = padded[mine]
@@ -126,9 +126,10 @@ def _padded(values: Tensor) -> Tensor:
 def bell_height(points: Tensor, atoms: Tensor, cutoff: float) -> Tensor:
     """max(0, 1 − d²/r_c²), ``[grid, image]``."""
     scaled, others = points / cutoff, atoms / cutoff
-    # 1 - |p - a|² as one matrix product; the rank-one parts are added to it in place of extra passes
-    offset = (1 - (scaled * scaled).sum(-1))[:, None] - (others * others).sum(-1)[None, :]
-    return torch.relu(torch.addmm(offset, scaled, others.T, alpha=2))
+    # 1 - |p|² + 2 p·a - |a|² as one matrix product
+    left = torch.cat((2 * scaled, 1 - scaled.square().sum(-1, keepdim=True), torch.ones_like(scaled[:, :1])), dim=1)
+    right = torch.cat((others, torch.ones_like(others[:, :1]), -others.square().sum(-1, keepdim=True)), dim=1)
+    return (left @ right.T).relu_()
 
 
 def _products(scaled: Tensor) -> Tensor:

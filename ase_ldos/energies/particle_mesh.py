@@ -30,11 +30,12 @@ _CHUNK, _GROUP = 2048, 48
 
 @dataclass
 class _Sums:
-    """Energy and its derivatives at fixed fractional coordinates: in positions ``[atom, 3]`` and strain ``[3, 3]``."""
+    """Energy and, if wanted, its derivatives at fixed fractional coordinates: in positions ``[atom, 3]`` and strain."""
 
     energy: float
     positions: Tensor
     strain: Tensor
+    wanted: bool
 
 
 class ParticleMesh(torch.autograd.Function):
@@ -60,7 +61,8 @@ class ParticleMesh(torch.autograd.Function):
         spacing: float,
     ) -> Tensor:
         positions, cell = positions.detach(), cell.detach()
-        sums = _Sums(0.0, torch.zeros_like(positions), torch.zeros_like(cell))
+        wanted = any(ctx.needs_input_grad)  # type: ignore[attr-defined]
+        sums = _Sums(0.0, torch.zeros_like(positions), torch.zeros_like(cell), wanted)
         inverse = torch.linalg.inv(cell)
         scaled = positions @ inverse
         scaled = scaled - scaled.floor()
@@ -110,11 +112,13 @@ def _add_pairs(sums: _Sums, structure: Structure, charges: Tensor, smearing: flo
         r = distances[first, second]
         strength = 0.5 * COULOMB * charges[group][first] * charges[others][second]
         energy = strength * torch.erfc(r / (2**0.5 * smearing)) / r
+        sums.energy += float(energy.sum())
+        if not sums.wanted:
+            continue
         gaussian = (2 / math.pi) ** 0.5 / smearing * torch.exp(-0.5 * (r / smearing) ** 2)
         slope = -(energy + strength * gaussian) / r
         vectors = places[second] - here[first]
         pull = vectors * (slope / r)[:, None]
-        sums.energy += float(energy.sum())
         # each pair stands here twice, once from either side
         sums.positions.index_add_(0, group[first], pull, alpha=-2)
         sums.strain += vectors.T @ pull
@@ -150,10 +154,14 @@ def _add_waves(sums: _Sums, scaled: Tensor, charges: Tensor, grid: Grid, smearin
         weight = kernel * grid.half_weights() / (2 * grid.volume) * (waves[row].real ** 2 + waves[row].imag ** 2)
         energy = weight.sum()
         sums.energy += float(energy)
+        if not sums.wanted:
+            continue
         # G → G (1 − ε) and V → V (1 + tr ε)
         along = torch.einsum("yz,yzi,yzj->ij", weight * (2 / squared + smearing**2), g, g)
         sums.strain += along - energy * identity
         waves[row] *= kernel / grid.volume
+    if not sums.wanted:
+        return
     potential = torch.fft.irfftn(waves, s=grid.shape, norm="forward").flatten()
     to_cartesian = torch.linalg.inv(grid.cell).T
     slopes = []
@@ -162,7 +170,10 @@ def _add_waves(sums: _Sums, scaled: Tensor, charges: Tensor, grid: Grid, smearin
         felt = potential[_flat(nodes, grid.shape)]
         x, y, z = values.unbind(1)
         dx, dy, dz = steep.unbind(1)
-        rows = [torch.einsum("aijk,ai,aj,ak->a", felt, *three) for three in ((dx, y, z), (x, dy, z), (x, y, dz))]
+        # axis by axis: z and dz first
+        plane, bent = (felt @ torch.stack((z, dz), dim=-1)[:, None]).unbind(-1)
+        line, turned = torch.einsum("aij,ajs->ais", plane, torch.stack((y, dy), dim=-1)).unbind(-1)
+        rows = [(line * dx).sum(-1), (turned * x).sum(-1), torch.einsum("aij,ai,aj->a", bent, x, y)]
         slopes.append(torch.stack(rows, dim=1) * shape * charge[:, None])
     sums.positions += torch.cat(slopes) @ to_cartesian
 
