@@ -79,7 +79,29 @@ def check_curve(names: dict[str, Any]) -> None:
     assert change[:4].max() < 0.2 * change.max()
 
 
+def check_aluminium(names: dict[str, Any]) -> None:
+    """Model and DFT, in the order that is printed."""
+    (a, modulus, hcp, *faults), answers = names["columns"]
+    assert a == pytest.approx(answers[0], rel=3e-3)
+    assert modulus == pytest.approx(answers[1], rel=0.1)
+    assert hcp == pytest.approx(answers[2], abs=10)
+    assert faults == pytest.approx(answers[3:], rel=0.35)
+
+
+def check_liquid(names: dict[str, Any]) -> None:
+    """Few steps from DFT's first frame: the same shells, and the counting of pairs itself."""
+    assert len(names["atoms"]) == 16
+    r, g = names["pair_distribution"](names["dft"])
+    assert g[r < 2.0].max() == 0
+    assert 2.5 < r[g.argmax()] < 3.0
+    r, g = names["pair_distribution"]([names["dft"][0].repeat(2)])
+    # far away every pair is there: the mean of g over all distances to 6 Å is near 1
+    assert np.average(g, weights=r**2) == pytest.approx(1, abs=0.1)
+
+
 EXAMPLES = [
+    Example("aluminium.py", ("aluminium.png",), "intrinsic fault (mJ/m²)", slow=True, check=check_aluminium),
+    Example("liquid.py", ("liquid.png",), "neighbours", ("--steps", "6"), check=check_liquid),
     Example("cost_vs_qe.py", ("cost_vs_qe.png",), "only the model is measured", ("--atoms", "2", "--steps", "2")),
     Example(
         "learning_primitives.py", ("perceptron.png", "colors.png", "confusion.png"), "held-out colours 0.", slow=True

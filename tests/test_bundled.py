@@ -1,0 +1,47 @@
+"""The bundled models: their own record of errors holds on the held-back structures that the package carries."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ase_ldos.data.snapshot import load_snapshots
+from ase_ldos.evaluate import evaluate_model, summarise
+from ase_ldos.model import BUNDLED, LDOSModel, bundled_models
+
+#: Packed labels of each model, with the largest errors in meV/atom, meV/Å and % of the density.
+LABELS = {
+    "be": (("be-small-cells",), 10.0, 100.0, 1.5),
+    "al": (("al-solid", "al-liquid"), 10.0, 200.0, 2.0),
+}
+
+
+def test_every_bundled_model_is_looked_at() -> None:
+    assert set(bundled_models()) == set(LABELS)
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_a_model_file_tells_where_it_comes_from(name: str) -> None:
+    metadata = LDOSModel.load(name).metadata
+    assert set(metadata.errors) >= {"energy", "forces", "stress", "density", "dos", "ldos"}
+    assert metadata.novelty["threshold"] > 0
+    learned, held_back = (set(metadata.provenance[key]) for key in ("training", "held back"))
+    assert not learned & held_back
+    assert 4 * len(held_back) < len(learned) < 6 * len(held_back)
+    assert (BUNDLED / "recipes" / metadata.provenance["recipe"]).is_file()
+
+
+@pytest.mark.parametrize(("name", "source"), [(name, source) for name, row in LABELS.items() for source in row[0]])
+def test_errors_on_structures_that_were_held_back(name: str, source: str) -> None:
+    model = LDOSModel.load(name)
+    _, energy, forces, density = LABELS[name]
+    snapshots = load_snapshots(BUNDLED / "recipes" / f"{source}.npz")
+    unseen = [snapshot for snapshot in snapshots if snapshot.name in model.metadata.provenance["held back"]]
+    small = sorted(unseen, key=lambda snapshot: len(snapshot.numbers))[:6]
+    assert len(small) > 2
+    found = summarise(evaluate_model(model, small, progress=False))
+    assert found["energy"] < energy
+    assert found["forces"] < forces
+    assert found["density"] < density
+    # not for nothing: the forces are some volts per Å
+    assert np.sqrt(np.mean([np.mean(snapshot.forces**2) for snapshot in small])) > 3e-3 * forces
