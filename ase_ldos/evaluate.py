@@ -152,7 +152,11 @@ def _ldos_errors(model: LDOSModel, snapshot: Snapshot, structure: Structure, fou
     kT = BOLTZMANN * float(snapshot.electronic_temperature or model.metadata.electronic_temperature)
     charges = model.charges(structure.numbers)
     nodes = model.energies[:known].cpu()
-    level = fermi_level(dos, nodes, float(charges.sum()), kT)
+    errors = {"dos": _relative(found.dos[:known].cpu(), dos), "ldos": _relative(ldos, reference)}
+    try:
+        level = fermi_level(dos, nodes, float(charges.sum()), kT)
+    except ValueError:  # DFT's LDOS ends among the states that are occupied at this temperature
+        return errors
     weights = occupation_weights(nodes, level, kT)
     derived = total_energies(
         band=weights.band @ dos,
@@ -165,10 +169,8 @@ def _ldos_errors(model: LDOSModel, snapshot: Snapshot, structure: Structure, fou
         core_density=model.core_density(structure, grid),
     )
     occupied = nodes < level
-    return {
+    return errors | {
         "energy_ldos": (found.free_energy - float(derived.free_energy)) * 1000 / len(structure),
-        "dos": _relative(found.dos[:known].cpu(), dos),
-        "ldos": _relative(ldos, reference),
         "ldos_occupied": _relative(ldos[..., occupied], reference[..., occupied]),
     }
 

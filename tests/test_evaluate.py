@@ -80,6 +80,21 @@ def test_labels_that_are_missing_are_left_out(model: LDOSModel) -> None:
     assert "forces" not in format_table([errors])
 
 
+def test_an_ldos_that_ends_among_occupied_states_gives_no_energy(model: LDOSModel) -> None:
+    """DFT had too few bands: what is known of the LDOS still counts."""
+    exact = own_prediction(model)
+    assert exact.energies is not None
+    assert exact.ldos is not None
+    assert exact.fermi_level_dense is not None
+    # at 3000 K states are occupied far beyond half an eV
+    known = int(np.searchsorted(exact.energies, exact.fermi_level_dense + 0.5))
+    short = replace(exact, energies=exact.energies[:known], ldos=exact.ldos[..., :known])
+    (errors,) = evaluate_model(model, [short], progress=False)
+    assert not {"energy_ldos", "ldos_occupied"} & set(errors.values)
+    assert errors.values["ldos"] < 1e-5
+    assert errors.values["energy"] == pytest.approx(0, abs=1e-5)
+
+
 def test_summary_separates_bias_spread_and_families() -> None:
     errors = [
         SnapshotErrors("hcp_0", "hcp", {"energy": 1.0, "forces": 3.0}),
