@@ -71,7 +71,7 @@ for phase, color in (("solid", "tab:blue"), ("liquid", "tab:red")):
     wanted = broaden(wanted, nodes, wider, onto=energies) / len(positions)
     print(f"DOS of the {phase}: {np.linalg.norm(found - wanted) / np.linalg.norm(wanted):.1%} from DFT's")
     right.plot(energies, found, color=color, label=phase)
-    right.plot(energies, wanted, "k--", linewidth=1)
+    right.plot(energies, wanted, "--", color=color, linewidth=1)
 right.set(xlabel="energy (eV); dashed: DFT", ylabel="density of states (1/eV/atom)")
 for axes in (left, right):
     axes.legend()
