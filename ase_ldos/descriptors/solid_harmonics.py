@@ -51,10 +51,13 @@ def _tables(lmax: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor
     halves = [_exponents(1), _exponents(2)]
     monomials = _exponents(lmax)
     picks = [*_factors(halves[1], halves[0]), *_factors(monomials, halves[1])]
-    # polynomials of degree 4 are fixed by their values on 5³ points
-    points = torch.cartesian_prod(*[torch.arange(-2, 3, dtype=torch.float64)] * 3)
+    # polynomials of degree 4 are fixed by their values on 5³ points; what rounding leaves over is solved for again
+    points = torch.cartesian_prod(*[torch.arange(-2, 3, dtype=torch.float64) / 2] * 3)
     values = torch.stack([points.pow(torch.tensor(powers)).prod(dim=1) for powers in monomials], dim=1)
-    coefficients = torch.linalg.lstsq(values, _closed_forms(points, lmax), driver="gelsd").solution
+    coefficients = torch.zeros(len(monomials), (lmax + 1) ** 2, dtype=torch.float64)
+    for _ in range(2):
+        left_over = _closed_forms(points, lmax) - values @ coefficients
+        coefficients += torch.linalg.lstsq(values, left_over, driver="gelsd").solution
     coefficients[coefficients.abs() < 1e-11] = 0
     return tuple(table.to(device=device, dtype=dtype) for table in (*picks, coefficients))
 

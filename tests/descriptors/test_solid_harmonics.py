@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ase_ldos.descriptors.solid_harmonics import (
+    _closed_forms,
     degree_slices,
     gradient_tensor,
     solid_harmonics,
@@ -42,6 +43,12 @@ def test_scipy_has_the_same_functions() -> None:
             real = value.real if m == 0 else (-1) ** m * np.sqrt(2) * (value.imag if m < 0 else value.real)
             expected.append(real)
     np.testing.assert_allclose(solid_harmonics(r, 4), np.array(expected).T, atol=1e-12)
+
+
+@pytest.mark.parametrize("lmax", range(5))
+def test_products_of_matrices_are_the_closed_forms(lmax: int) -> None:
+    r = 3 * vectors(50)
+    torch.testing.assert_close(solid_harmonics(r, lmax), _closed_forms(r, lmax), rtol=0, atol=1e-15 * 5.0**lmax)
 
 
 def test_laplace() -> None:
