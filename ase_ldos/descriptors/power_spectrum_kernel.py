@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -52,7 +53,7 @@ class PowerSpectrumKernel(torch.autograd.Function):
             if keep:
                 bells.append(height)
             mine_harmonics = padded[mine]
-            for radial, count in enumerate(_reached(height, n_radial, size)):
+            for radial, count in enumerate(_image_counts(height, n_radial, size)):
                 if radial > 0:
                     bell = bell[:, :count].square()
                 torch.mm(bell, mine_harmonics[: bell.shape[1]], out=moments[:, index * n_radial + radial])
@@ -101,21 +102,26 @@ class PowerSpectrumKernel(torch.autograd.Function):
         return by_points, by_atoms, None, None, None, None
 
 
-def _reached(height: Tensor, n_radial: int, size: int) -> list[int]:
-    """How many of the images, the nearest first, each radial function needs.
-
-    Images beyond these have amplitudes below rounding: w_n (d/σ_n)^l ≤ w_n (r_c/σ_n)^l_max, and r_c/σ_n = √(6·2^n).
-    """
-    if height.shape[1] == 0:
+def _image_counts(height: Tensor, n_radial: int, size: int) -> list[int]:
+    """How many of the images, the nearest first, each radial function needs; the widest takes all."""
+    everything = height.shape[1]
+    if everything == 0:
         return [0] * n_radial
+    numbers = torch.arange(1, everything + 1, device=height.device)
+    limits = height.new_tensor(_least_heights(n_radial, size, height.dtype))
+    seen = height.amax(dim=0) > limits[:, None]
+    return [everything, *torch.where(seen, numbers, 0).amax(dim=1).tolist()]
+
+
+@cache
+def _least_heights(n_radial: int, size: int, dtype: torch.dtype) -> list[float]:
+    """Heights below which the amplitudes of all but the widest radial function are below rounding.
+
+    w_n (d/σ_n)^l ≤ w_n (r_c/σ_n)^l_max, with r_c/σ_n = √(6·2^n).
+    """
     lmax = round(size**0.5) - 1
-    tiny = math.log(torch.finfo(height.dtype).eps / 16)
-    limits = [math.exp((tiny - 0.5 * lmax * math.log(6 * 2**n)) / (3 * 2**n)) for n in range(n_radial)]
-    numbers = torch.arange(1, height.shape[1] + 1, device=height.device)
-    seen = height.amax(dim=0) > torch.tensor(limits, dtype=height.dtype, device=height.device)[:, None]
-    counts = torch.where(seen, numbers, 0).amax(dim=1)
-    # the bells become narrower, in any order of the images
-    return [height.shape[1], *counts[1:].tolist()]
+    tiny = math.log(torch.finfo(dtype).eps / 16)
+    return [math.exp((tiny - 0.5 * lmax * math.log(6 * 2**n)) / (3 * 2**n)) for n in range(1, n_radial)]
 
 
 def _padded(values: Tensor) -> Tensor:
