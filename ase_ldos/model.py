@@ -160,9 +160,9 @@ class LDOSModel(nn.Module):
             return features
         return (features - self.mean.to(features)) @ self.projection.to(features)
 
-    def hidden(self, block: Block, known: Tensor) -> Tensor:
-        """Hidden features h at the points of a block, ``[grid, hidden]``; arguments as of ``inputs``."""
-        return self.network.features(self.inputs(block, known))
+    def hidden(self, block: Block, known: Tensor, out: Tensor | None = None) -> Tensor:
+        """Hidden features h at the points of a block, ``[grid, hidden]``; arguments as of ``inputs``, ``features``."""
+        return self.network.features(self.inputs(block, known), out)
 
     def folded(self) -> LDOSModel:
         """The same map without the step of the scaler: mean and projection are in the first layer and in the head.

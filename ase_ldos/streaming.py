@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ase_ldos.adjoint import Adjoint
+from ase_ldos.arrays import empty_in_huge_pages, sum_rows
 from ase_ldos.descriptors.blocks import Block, iterate_blocks
 from ase_ldos.descriptors.power_spectrum import PowerSpectrum
 from ase_ldos.distributed import Team
@@ -74,7 +75,7 @@ class Stream:
         self._all_boxes = grid.boxes(chunk_size)
         self.boxes = team.share(self._all_boxes)
         self._keeps = journal.folder is None and hidden_bytes(model, grid) <= KEEP_BYTES
-        self._kept: list[Tensor] = []
+        self._kept: Tensor | None = None
         self._sampled: dict[Box, Tensor] = {}
         with torch.no_grad():
             self._known = model.prepare(structure)
@@ -101,11 +102,9 @@ class Stream:
 
     def density(self, level: float) -> Tensor | None:
         """n(r) and ∂n(r)/∂μ at μ, ``[2, grid]``, on rank 0; None on the others."""
-        if self._keeps:
+        if self._kept is not None:
             rows, constants = self._rows(number_weights(self.model.energies, level, self.thermal_energy))
-            parts = [rows.new_empty(2, 0), *(rows @ hidden.T + constants for hidden in self._kept)]
-            mine = torch.cat(parts, dim=1)
-            self._kept = []
+            mine, self._kept = torch.addmm(constants, rows, self._kept.T), None
         else:
             mine = self._interpolation.at(level)
         return self._assemble(mine)
@@ -154,18 +153,20 @@ class Stream:
         bar = tqdm(blocks, name, total=len(boxes), initial=done, unit="block", delay=2, disable=not self._progress)
         yield from enumerate(bar, start=done + 1)
 
-    def _hidden(self, block: Block) -> Tensor:
-        return self.model.hidden(block, self._known[block.owners])
+    def _hidden(self, block: Block, out: Tensor | None = None) -> Tensor:
+        return self.model.hidden(block, self._known[block.owners], out)
 
     def _empty_sum(self) -> Tensor:
         return torch.zeros(self.model.network.n_features, dtype=torch.float64, device=self.model.device)
 
     def _keep(self) -> Tensor:
-        total = self._empty_sum()
+        total, place = self._empty_sum(), 0
+        n_points = sum(math.prod(box.shape) for box in self.boxes)
+        self._kept = empty_in_huge_pages((n_points, len(total)), self.model.dtype, self.model.device)
         for _, block in self._walk("density of states"):
-            hidden = self._hidden(block)
-            total += hidden.sum(dim=0, dtype=torch.float64)
-            self._kept.append(hidden)
+            hidden = self._hidden(block, self._kept[place : place + len(block.flat)])
+            total += sum_rows(hidden)
+            place += len(hidden)
         return self.team.sum(total)
 
     def _sample(self) -> tuple[Tensor, int]:
@@ -179,7 +180,7 @@ class Stream:
         means = self._empty_sum().repeat(len(chosen), 1)
         for box, (_, block) in zip(mine, self._walk("sample", boxes=mine)):
             hidden = self._hidden(block)
-            means[numbers[box]] = hidden.mean(dim=0, dtype=torch.float64)
+            means[numbers[box]] = sum_rows(hidden) / len(hidden)
             spare -= len(hidden)
             if spare >= 0:
                 self._sampled[box] = hidden
@@ -212,7 +213,7 @@ class Stream:
         for finished, block in self._walk("density of states", done):
             known = self._sampled.get(self.boxes[finished - 1])
             hidden = self._hidden(block) if known is None else known
-            total += hidden.sum(dim=0, dtype=torch.float64)
+            total += sum_rows(hidden)
             fields[:, place : place + len(hidden)] = rows @ hidden.T + constants
             place += len(hidden)
             self.journal.write("sums", {"guess": guess, "done": finished, "total": total})

@@ -15,6 +15,7 @@ ROOT = Path(ase_ldos.__file__).parent
 
 #: A file imports only from a lower floor or from its own folder. Decimals order the rooms of floor 5.
 FLOORS = {
+    "arrays": 0,
     "build": 0,
     "restart": 0,
     "distributed": 0,

@@ -74,8 +74,12 @@ class MLP(nn.Module):
         """Length of the axis that the head sums over."""
         return self.head.in_features
 
-    def features(self, inputs: Tensor) -> Tensor:
+    def features(self, inputs: Tensor, out: Tensor | None = None) -> Tensor:
         """What the head acts on, ``[..., n_features]``: last hidden layer, with ``skip`` followed by the inputs.
+
+        Args:
+            inputs: ``[..., n_inputs]``.
+            out: where to put it, without a graph; by default into a new array.
 
         Raises:
             ValueError: the last axis of ``inputs`` is not ``n_inputs`` long.
@@ -86,9 +90,8 @@ class MLP(nn.Module):
         values = inputs
         for layer in self.layers:
             values = activation(layer(values))
-        if self._passes_inputs and self.layers:
-            return torch.cat((values, inputs), dim=-1)
-        return values
+        parts = (values, inputs) if self._passes_inputs and self.layers else (values,)
+        return values if out is None and len(parts) == 1 else torch.cat(parts, dim=-1, out=out)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Outputs ``[..., n_outputs]`` of inputs ``[..., n_inputs]``."""

@@ -31,6 +31,18 @@ def test_head_of_summed_features_is_sum_of_outputs(skip: bool, hidden: tuple[int
     torch.testing.assert_close(summed, network(x).sum(dim=(0, 1)), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize("hidden", [(), (6, 4)])
+def test_features_can_go_where_they_are_wanted(skip: bool, hidden: tuple[int, ...]) -> None:
+    network = MLP(3, 8, hidden=hidden, skip=skip).double().requires_grad_(False)
+    x = torch.randn(10, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    room = torch.full((12, network.n_features), 7.0, dtype=torch.float64)
+    given = network.features(x, room[1:-1])
+    assert given.data_ptr() == room[1:-1].data_ptr()
+    assert torch.equal(room[1:-1], network.features(x))
+    assert bool((room[[0, -1]] == 7).all())
+
+
 def test_skip_starts_from_the_linear_model() -> None:
     network = MLP(3, 2, hidden=(16,), skip=True).double()
     x = torch.randn(50, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
