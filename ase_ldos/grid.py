@@ -82,9 +82,15 @@ class Grid:
 
     def numbers(self, box: Box) -> Tensor:
         """Flat C-order numbers of the points of a box, int64 ``[grid]``."""
-        i, j, k = (torch.arange(a, a + n, device=self.cell.device) for a, n in zip(box.first, box.shape))
+        i, j, k = (torch.arange(n, device=self.cell.device) for n in box.shape)
         _, ny, nz = self.shape
-        return ((i[:, None, None] * ny + j[:, None]) * nz + k).flatten()
+        return ((i[:, None, None] * ny + j[:, None]) * nz + k).flatten() + self.number(box.first)
+
+    def number(self, point: tuple[int, int, int]) -> int:
+        """Flat C-order number of a point (i, j, k)."""
+        i, j, k = point
+        _, ny, nz = self.shape
+        return (i * ny + j) * nz + k
 
     def centre(self, box: Box) -> Tensor:
         """Mean of the points of a box, Å, ``[3]``."""

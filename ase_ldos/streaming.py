@@ -234,7 +234,7 @@ class Stream:
         if not self.team.leads:
             self.team.send(mine)
             return None
-        result = torch.empty(len(mine), self.grid.n_points, dtype=mine.dtype, device=mine.device)
+        result = torch.empty(len(mine), *self.grid.shape, dtype=mine.dtype, device=mine.device)
         for rank in range(self.team.size):
             boxes = self.team.share(self._all_boxes, rank)
             part = mine
@@ -244,9 +244,10 @@ class Stream:
             place = 0
             for box in boxes:
                 count = math.prod(box.shape)
-                result[:, self.grid.numbers(box)] = part[:, place : place + count]
+                i, j, k = (slice(first, first + n) for first, n in zip(box.first, box.shape))
+                result[:, i, j, k] = part[:, place : place + count].unflatten(1, box.shape)
                 place += count
-        return result
+        return result.flatten(1)
 
     def _pull_back_block(
         self, block: Block, pull: Tensor, strained: bool

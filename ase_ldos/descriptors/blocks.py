@@ -95,7 +95,7 @@ def iterate_blocks(
         near, vectors = near[reached], vectors[reached]
         owners = images.atoms[near]
         points = shape.points if not grid.cell.requires_grad else grid.offsets(box.shape).to(dtype)
-        yield Block(grid.numbers(box), points, vectors.to(dtype), species[owners], owners)
+        yield Block(shape.numbers + grid.number(box.first), points, vectors.to(dtype), species[owners], owners)
 
 
 def _retain_freed_memory() -> None:
@@ -110,8 +110,12 @@ def _retain_freed_memory() -> None:
 
 @dataclass(frozen=True)
 class _Shape:
-    """What boxes of one shape have in common: points about the centre, corners ``[8, 3]``, Å, and the radius."""
+    """What boxes of one shape have in common.
 
+    Numbers of the points in the box at the origin, points about the centre, corners ``[8, 3]``, Å, and the radius.
+    """
+
+    numbers: Tensor
     points: Tensor
     corners: Tensor
     radius: float
@@ -122,7 +126,8 @@ class _Shape:
         ends = [[0, n - 1] for n in shape]
         places = [(i * shape[1] + j) * shape[2] + k for i in ends[0] for j in ends[1] for k in ends[2]]
         # with room for rounding
-        return cls(points.to(dtype), points[places], float(points.norm(dim=1).max()) + 1e-6)
+        radius = float(points.norm(dim=1).max()) + 1e-6
+        return cls(grid.numbers(Box((0, 0, 0), shape)), points.to(dtype), points[places], radius)
 
 
 def _reached(vectors: Tensor, corners: Tensor, cutoff: float) -> Tensor:
