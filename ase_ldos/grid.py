@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -92,10 +93,11 @@ class Grid:
         _, ny, nz = self.shape
         return (i * ny + j) * nz + k
 
-    def centre(self, box: Box) -> Tensor:
-        """Mean of the points of a box, Å, ``[3]``."""
-        middle = [(first + (n - 1) / 2) / whole for first, n, whole in zip(box.first, box.shape, self.shape)]
-        return torch.tensor(middle, dtype=self.cell.dtype, device=self.cell.device) @ self.cell
+    def centres(self, boxes: Sequence[Box]) -> Tensor:
+        """Mean of the points of each box, Å, ``[box, 3]``."""
+        middle = torch.tensor([[first + (n - 1) / 2 for first, n in zip(*box)] for box in boxes], dtype=self.cell.dtype)
+        shape = torch.tensor(self.shape, dtype=self.cell.dtype)
+        return (middle.reshape(-1, 3) / shape).to(self.cell.device) @ self.cell
 
     def offsets(self, shape: tuple[int, int, int]) -> Tensor:
         """Points of a box of this shape about their mean, Å, ``[grid, 3]``: the same wherever the box lies."""

@@ -98,13 +98,37 @@ class Images:
             shifts.append(offset - base[keep])
         device = structure.positions.device
         index, shift = np.concatenate(atoms), np.concatenate(shifts)
-        self._tree = KDTree(positions[index] + shift @ cell)
+        self._places = positions[index] + shift @ cell
+        self._tree = KDTree(self._places)
         self.atoms = torch.as_tensor(index, device=device)
         steps = torch.as_tensor(shift, device=device).to(structure.cell.dtype)
         self.positions = structure.positions[self.atoms] + steps @ structure.cell
 
     def near(self, centre: Tensor, radius: float) -> Tensor:
         """Numbers of the images within ``radius`` (Å) of ``centre`` ``[3]``, ascending, int64 ``[image]``."""
-        found = self._tree.query_ball_point(centre.detach().cpu().numpy(), radius, return_sorted=True)
-        # through NumPy, which reads a list several times as fast
-        return torch.as_tensor(np.array(found, dtype=np.int64), device=self.atoms.device)
+        return torch.as_tensor(self._found(centre.detach().cpu().numpy(), radius), device=self.atoms.device)
+
+    def near_box(self, centre: np.ndarray, corners: np.ndarray, cutoff: float) -> Tensor:
+        """Numbers of the images that may be within ``cutoff`` (Å) of a point of a box, the nearest first.
+
+        By a lower bound of their distance: no point of the box reaches farther along the vector r from the centre than
+        one of its corners c, so the distance is at least r − max_c r̂·c.
+
+        Args:
+            centre: of the box, Å, ``[3]``.
+            corners: about the centre, Å, ``[8, 3]``.
+            cutoff: Å.
+
+        Returns:
+            int64 ``[image]``.
+        """
+        found = self._found(centre, cutoff + float(np.sqrt((corners * corners).sum(axis=1).max())))
+        vectors = self._places[found] - centre
+        lengths = np.sqrt((vectors * vectors).sum(axis=1))
+        bounds = lengths - (vectors @ corners.T).max(axis=1, initial=0.0) / np.maximum(lengths, 1e-12)
+        order = bounds.argsort(kind="stable")[: np.count_nonzero(bounds <= cutoff + 1e-6)]
+        return torch.as_tensor(found[order], device=self.atoms.device)
+
+    def _found(self, centre: np.ndarray, radius: float) -> np.ndarray:
+        # NumPy reads a list several times as fast as torch
+        return np.array(self._tree.query_ball_point(centre, radius, return_sorted=True), dtype=np.int64)

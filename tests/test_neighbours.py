@@ -111,3 +111,23 @@ def test_images_near_a_point_are_all_there(name: str, radius: float) -> None:
         vectors = images.positions[near] - torch.as_tensor(centre)
         found = [(int(a), tuple(v)) for a, v in zip(atom, vectors.numpy().round(6) + 0.0)]
         assert sorted(found) == sorted(expected)
+
+
+def test_images_near_a_box_are_all_there_and_few_others() -> None:
+    structure = Structure.from_atoms(CELLS["skewed"])
+    rng = np.random.default_rng(0)
+    images = Images(structure, reach=6.0)
+    places = images.positions.numpy()
+    edges = np.array([[1.0, 0.0, 0.2], [0.0, 1.4, 0.0], [0.3, 0.0, 0.8]])
+    signs = np.stack(np.meshgrid(*[[-0.5, 0.5]] * 3, indexing="ij"), -1).reshape(-1, 3)
+    points = rng.uniform(-0.5, 0.5, (4000, 3)) @ edges
+    for fractional in ([0.0, 0.0, 0.0], [0.9, 0.2, 0.6]):
+        centre = np.array(fractional) @ structure.cell.numpy()
+        near = images.near_box(centre, signs @ edges, 3.0).numpy()
+        assert len(set(near)) == len(near)
+        distance = np.array([np.linalg.norm(points + centre - place, axis=1).min() for place in places])
+        assert set(np.flatnonzero(distance < 3.0)) <= set(near)
+        # a sphere about the box would hold far more than the box with rounded edges
+        assert distance[near].max() < 3.3
+        assert np.all(np.diff(distance[near].clip(min=1.0)) > -0.7)  # roughly the nearest first
+    assert len(Images(structure, reach=6.0).near_box(np.full(3, 100.0), signs @ edges, 3.0)) == 0

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -87,15 +88,15 @@ def iterate_blocks(
         if box.shape not in shapes:
             shapes[box.shape] = _Shape.of(grid, box.shape, dtype)
     images = Images(structure, descriptor.cutoff + max(shape.radius for shape in shapes.values()))
-    for box in boxes:
-        shape, centre = shapes[box.shape], grid.centre(box)
-        near = images.near(centre, descriptor.cutoff + shape.radius)
-        vectors = images.positions[near] - centre
-        reached = _reached(vectors.detach(), shape.corners, descriptor.cutoff)
-        near, vectors = near[reached], vectors[reached]
+    centres = grid.centres(boxes)
+    places = centres.detach().cpu().numpy()
+    for number, box in enumerate(boxes):
+        shape = shapes[box.shape]
+        near = images.near_box(places[number], shape.corners, descriptor.cutoff)
         owners = images.atoms[near]
+        atoms = (images.positions[near] - centres[number]).to(dtype)
         points = shape.points if not grid.cell.requires_grad else grid.offsets(box.shape).to(dtype)
-        yield Block(shape.numbers + grid.number(box.first), points, vectors.to(dtype), species[owners], owners)
+        yield Block(shape.numbers + grid.number(box.first), points, atoms, species[owners], owners)
 
 
 def _retain_freed_memory() -> None:
@@ -117,7 +118,7 @@ class _Shape:
 
     numbers: Tensor
     points: Tensor
-    corners: Tensor
+    corners: np.ndarray
     radius: float
 
     @classmethod
@@ -127,16 +128,5 @@ class _Shape:
         places = [(i * shape[1] + j) * shape[2] + k for i in ends[0] for j in ends[1] for k in ends[2]]
         # with room for rounding
         radius = float(points.norm(dim=1).max()) + 1e-6
-        return cls(grid.numbers(Box((0, 0, 0), shape)), points.to(dtype), points[places], radius)
-
-
-def _reached(vectors: Tensor, corners: Tensor, cutoff: float) -> Tensor:
-    """Which vectors (from the centre) may be within the cutoff of the box, by a lower bound of its distance; sorted.
-
-    No point of the box reaches farther along the vector r than one of its corners c: the distance is at least
-    r − max_c r̂·c.
-    """
-    lengths = vectors.norm(dim=1)
-    bounds = lengths - (vectors @ corners.T).amax(dim=1) / lengths.clamp(min=1e-12)
-    bounds, order = bounds.sort(stable=True)
-    return order[: int((bounds <= cutoff + 1e-6).sum())]
+        corners = points[places].cpu().numpy()
+        return cls(grid.numbers(Box((0, 0, 0), shape)), points.to(dtype), corners, radius)
