@@ -25,7 +25,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "power spectrum": {"kind": "power_spectrum", "cutoff": 5.0, "n_radial": 6, "lmax": 4},
     "graph": {**GRAPH, "n_radial": 5, "fields": 32, "moments": 1},
     "graph, attention at points": {**GRAPH, "n_radial": 5, "fields": 32, "moments": 1, "point_heads": 4},
-    "graph beside power spectrum": {**GRAPH, "n_radial": 4, "fields": 12, "moments": 0, "spectrum_radial": 6},
+    "graph beside power spectrum": {**GRAPH, "n_radial": 4, "fields": 24, "moments": 0, "spectrum_radial": 6},
     "graph, large": {
         "kind": "se3_transformer",
         "cutoff": 6.0,
