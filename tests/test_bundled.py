@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from ase.build import bulk
 
+from ase_ldos import LDOSCalculator
 from ase_ldos.data.snapshot import load_snapshots
 from ase_ldos.evaluate import evaluate_model, summarise
 from ase_ldos.model import BUNDLED, LDOSModel, bundled_models
@@ -12,6 +14,7 @@ from ase_ldos.model import BUNDLED, LDOSModel, bundled_models
 #: Packed labels of each model, with the largest errors in meV/atom, meV/Å and % of the density.
 LABELS = {
     "be": (("be-small-cells",), 10.0, 100.0, 1.5),
+    "be-se3": (("be-small-cells",), 10.0, 100.0, 1.5),
     "al": (("al-solid", "al-liquid"), 10.0, 200.0, 2.0),
 }
 
@@ -45,3 +48,20 @@ def test_errors_on_structures_that_were_held_back(name: str, source: str) -> Non
     assert found["density"] < density
     # not for nothing: the forces are some volts per Å
     assert np.sqrt(np.mean([np.mean(snapshot.forces**2) for snapshot in small])) > 3e-3 * forces
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_calculators_by_name_give_forces_that_are_derivatives(name: str) -> None:
+    # elements of the three models at their lattice constants
+    atoms = bulk("Al", cubic=True) if name == "al" else bulk("Be", a=2.245, c=3.531).repeat((2, 1, 1))
+    atoms.rattle(0.05, seed=2)
+    atoms.calc = LDOSCalculator(name, dtype="float64")
+    force = atoms.get_forces()[1, 2]
+    energies = []
+    for sign in (1, -1):
+        moved = atoms.copy()
+        moved.positions[1, 2] += sign * 1e-3
+        moved.calc = atoms.calc
+        energies.append(moved.get_potential_energy())
+    assert abs(force) > 0.02
+    assert (energies[1] - energies[0]) / 2e-3 == pytest.approx(force, abs=2e-4)
