@@ -87,7 +87,8 @@ def iterate_blocks(
     for box in boxes:
         if box.shape not in shapes:
             shapes[box.shape] = _Shape.of(grid, box.shape, dtype)
-    images = Images(structure, descriptor.cutoff + max(shape.radius for shape in shapes.values()))
+    radius = max(float(np.linalg.norm(shape.corners, axis=1).max()) for shape in shapes.values())
+    images = Images(structure, descriptor.cutoff + radius + 1e-6)  # with room for rounding
     centres = grid.centres(boxes)
     places = centres.detach().cpu().numpy()
     for number, box in enumerate(boxes):
@@ -113,20 +114,16 @@ def _retain_freed_memory() -> None:
 class _Shape:
     """What boxes of one shape have in common.
 
-    Numbers of the points in the box at the origin, points about the centre, corners ``[8, 3]``, Å, and the radius.
+    Numbers of the points in the box at the origin, points about the centre, and corners ``[8, 3]``, Å.
     """
 
     numbers: Tensor
     points: Tensor
     corners: np.ndarray
-    radius: float
 
     @classmethod
     def of(cls, grid: Grid, shape: tuple[int, int, int], dtype: torch.dtype) -> _Shape:
         points = grid.offsets(shape).detach()
         ends = [[0, n - 1] for n in shape]
         places = [(i * shape[1] + j) * shape[2] + k for i in ends[0] for j in ends[1] for k in ends[2]]
-        # with room for rounding
-        radius = float(points.norm(dim=1).max()) + 1e-6
-        corners = points[places].cpu().numpy()
-        return cls(grid.numbers(Box((0, 0, 0), shape)), points.to(dtype), corners, radius)
+        return cls(grid.numbers(Box((0, 0, 0), shape)), points.to(dtype), points[places].cpu().numpy())
