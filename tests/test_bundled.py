@@ -50,6 +50,17 @@ def test_errors_on_structures_that_were_held_back(name: str, source: str) -> Non
     assert np.sqrt(np.mean([np.mean(snapshot.forces**2) for snapshot in small])) > 3e-3 * forces
 
 
+def test_the_graph_network_is_better_on_pairs_closer_than_in_training() -> None:
+    # labelled after both models were trained; no choice of weights was made on them
+    snapshots = load_snapshots(BUNDLED / "recipes" / "be-close-pairs.npz")[:8]
+    found = {
+        name: summarise(evaluate_model(LDOSModel.load(name), snapshots, progress=False)) for name in ("be", "be-se3")
+    }
+    assert not {snapshot.name for snapshot in snapshots} & set(LDOSModel.load("be-se3").metadata.provenance["training"])
+    assert found["be-se3"]["forces"] < 0.8 * found["be"]["forces"] < 300.0
+    assert found["be-se3"]["energy"] < 10.0
+
+
 @pytest.mark.parametrize("name", LABELS)
 def test_calculators_by_name_give_forces_that_are_derivatives(name: str) -> None:
     # elements of the three models at their lattice constants
