@@ -50,7 +50,7 @@ def test_errors_on_structures_that_were_held_back(name: str, source: str) -> Non
     assert np.sqrt(np.mean([np.mean(snapshot.forces**2) for snapshot in small])) > 3e-3 * forces
 
 
-def test_the_graph_network_is_better_on_pairs_closer_than_in_training() -> None:
+def test_the_graph_network_is_better_on_close_pairs_that_neither_has_seen() -> None:
     # labelled after both models were trained; no choice of weights was made on them
     snapshots = load_snapshots(BUNDLED / "recipes" / "be-close-pairs.npz")[:8]
     found = {
