@@ -136,15 +136,23 @@ def _snapshot_errors(model: LDOSModel, snapshot: Snapshot) -> SnapshotErrors:
         values["fermi_level"] = found.fermi_level - float(snapshot.fermi_level_dense)
     if snapshot.ldos is not None and snapshot.energies is not None:
         values |= _ldos_errors(model, snapshot, structure, found)
+    elif snapshot.dos is not None and snapshot.energies is not None:
+        dos, known = on_model_energies(snapshot, snapshot.dos, model.energies.cpu().numpy(), _smearing(model, snapshot))
+        values["dos"] = _relative(found.dos[:known].cpu(), torch.as_tensor(dos).double())
     return SnapshotErrors(snapshot.name, snapshot.family, values)
+
+
+def _smearing(model: LDOSModel, snapshot: Snapshot) -> float:
+    """σ at which the two compare, eV: the model's, unless DFT's is broader."""
+    return max(model.metadata.smearing, float(snapshot.ldos_sigma or 0.0))
 
 
 def _ldos_errors(model: LDOSModel, snapshot: Snapshot, structure: Structure, found: Prediction) -> dict[str, float]:
     """Errors of DOS and LDOS up to where DFT knows them, and of A against A from DFT's LDOS by the same sums."""
     assert snapshot.ldos is not None
     assert snapshot.energies is not None
-    smearing = max(model.metadata.smearing, float(snapshot.ldos_sigma or 0.0))
-    values, known = on_model_energies(snapshot, snapshot.ldos, model.energies.cpu().numpy(), smearing)
+    energies, smearing = model.energies.cpu().numpy(), _smearing(model, snapshot)
+    values, known = on_model_energies(snapshot, snapshot.ldos, energies, smearing)
     reference = torch.as_tensor(values).double() * float(snapshot.ldos_scale or 1.0)
     ldos = predict_ldos(model, structure, found.grid)[..., :known].double().cpu()
     grid = found.grid

@@ -72,6 +72,16 @@ def test_shifted_labels_give_the_shift(model: LDOSModel) -> None:
     assert errors.values["density"] == pytest.approx(100 / 99, abs=1e-6)
 
 
+def test_a_dos_without_ldos_is_compared_as_far_as_it_is_known(model: LDOSModel) -> None:
+    exact = own_prediction(model)
+    assert exact.energies is not None
+    dos = predict(model, exact.structure).dos.numpy()[:90]
+    known = replace(exact, ldos=None, ldos_scale=None, energies=exact.energies[:90], dos=1.02 * dos)
+    (errors,) = evaluate_model(model, [known], progress=False)
+    assert errors.values["dos"] == pytest.approx(100 * 0.02 / 1.02, abs=1e-6)
+    assert "ldos" not in errors.values
+
+
 def test_labels_that_are_missing_are_left_out(model: LDOSModel) -> None:
     bare = replace(own_prediction(model), ldos=None, ldos_scale=None, energies=None, forces=None)
     (errors,) = evaluate_model(model, [bare], progress=False)

@@ -17,7 +17,7 @@ from ase.io.espresso import write_espresso_in
 from ase_ldos.data.espresso_files import read_density, read_xml, sample_dos, sample_ldos
 from ase_ldos.data.postproc import check_postproc, sample_ldos_by_postproc
 from ase_ldos.data.programs import CalculationError, check_installed, run_program
-from ase_ldos.data.recipe import LDOSRecipe, Recipe
+from ase_ldos.data.recipe import DOSRecipe, LDOSRecipe, Recipe
 from ase_ldos.data.snapshot import Snapshot, snapshot_from_arrays
 from ase_ldos.data.upf import read_pseudopotential
 from ase_ldos.units import BOLTZMANN, RYDBERG
@@ -131,7 +131,7 @@ def input_text(atoms: Atoms, recipe: Recipe, calculation: str, folder: Path) -> 
 
 
 def calculate(name: str, atoms: Atoms, recipe: Recipe, folder: Path, *, launcher: str = "") -> Snapshot:
-    """Energy, forces, stress, density and, if the recipe asks for it, LDOS and DOS of a structure.
+    """Energy, forces, stress, density and, if the recipe asks for it, LDOS, DOS or both of a structure.
 
     Args:
         name: of the snapshot.
@@ -167,8 +167,29 @@ def calculate(name: str, atoms: Atoms, recipe: Recipe, folder: Path, *, launcher
     if recipe.ldos is not None:
         run_program("pw.x", input_text(atoms, recipe, "nscf", folder), folder, launcher=launcher)
         arrays |= _ldos_arrays(atoms, recipe, recipe.ldos, folder, shape, launcher)
+    elif recipe.dos is not None:
+        arrays |= dos_arrays(recipe.dos, arrays["eigenvalues"], arrays["k_weights"])
     logger.info("%s: free energy %.6f eV", name, float(arrays["free_energy"]))
     return snapshot_from_arrays(name, arrays, name)
+
+
+def dos_arrays(sampling: DOSRecipe, eigenvalues: np.ndarray, k_weights: np.ndarray) -> dict[str, np.ndarray]:
+    """DOS of the self-consistent mesh, under the keys of a snapshot.
+
+    Args:
+        sampling: σ and energies.
+        eigenvalues: eV, ``[k, band]``.
+        k_weights: with spin, ``[k]``.
+
+    Raises:
+        ValueError: there are too few bands for any energy.
+    """
+    energies = sampling.energies(float(eigenvalues.max(axis=1).min()))
+    return {
+        "energies": energies,
+        "ldos_sigma": np.array(sampling.sigma),
+        "dos": sample_dos(energies, sampling.sigma, eigenvalues, k_weights),
+    }
 
 
 def _ldos_arrays(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -50,6 +51,39 @@ class LDOSRecipe:
 
 
 @dataclass(frozen=True)
+class DOSRecipe:
+    """How the density of states is sampled from the self-consistent mesh (the table ``[dos]``).
+
+    For meshes dense enough that the DOS no longer ripples in their pattern; it costs nothing more. The energies end
+    two σ below the first state that was left out.
+
+    Attributes:
+        sigma: standard deviation of the Gaussian, eV.
+        minimum: lowest energy, eV.
+        spacing: distance of the energies, eV.
+    """
+
+    sigma: float
+    minimum: float
+    spacing: float
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be sampled."""
+        for name in ("sigma", "spacing"):
+            _check_positive(f"dos.{name}", getattr(self, name))
+
+    def energies(self, complete_below: float) -> np.ndarray:
+        """The energy grid, eV, ``[energy]``, of states that are all known below an energy (eV)."""
+        steps = math.floor((complete_below - 2 * self.sigma - self.minimum) / self.spacing)
+        if steps < 1:
+            raise ValueError(
+                f"recipe: dos.minimum is {self.minimum} eV, but the bands are complete only below "
+                f"{complete_below:.2f} eV; raise bands_per_atom"
+            )
+        return self.minimum + self.spacing * np.arange(steps + 1)
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Set-up of Quantum ESPRESSO.
 
@@ -63,6 +97,7 @@ class Recipe:
         convergence: of the self-consistent energy, Ry.
         grid_spacing: of the stored density and LDOS, Å.
         ldos: how the LDOS is sampled; ``None`` for energies, forces, stress and density only.
+        dos: how the DOS is sampled where no LDOS is; ``None``: not at all.
         options: more of pw.x's input, by namelist, e.g. ``{"electrons": {"mixing_beta": 0.3}}``.
     """
 
@@ -75,6 +110,7 @@ class Recipe:
     convergence: float = 1e-9
     grid_spacing: float = 0.25
     ldos: LDOSRecipe | None = None
+    dos: DOSRecipe | None = None
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -112,10 +148,11 @@ def load_recipe(path: str | os.PathLike[str], *, pseudo_dir: str | os.PathLike[s
     """
     path = Path(path)
     table = read_toml(path)
-    sampling = table.pop("ldos", None)
-    ldos = None if sampling is None else build(LDOSRecipe, sampling, f"{path}, [ldos]")
+    sampling = {"ldos": LDOSRecipe, "dos": DOSRecipe}
+    tables = {name: table.pop(name, None) for name in sampling}
+    built = {name: None if t is None else build(sampling[name], t, f"{path}, [{name}]") for name, t in tables.items()}
     folder = Path(pseudo_dir) if pseudo_dir is not None else path.parent / table.get("pseudo_dir", "")
-    return build(Recipe, table | {"pseudo_dir": folder, "ldos": ldos}, str(path))
+    return build(Recipe, table | {"pseudo_dir": folder} | built, str(path))
 
 
 def _check_positive(name: str, value: float) -> None:

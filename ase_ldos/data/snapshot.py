@@ -75,25 +75,33 @@ def save_snapshot(path: PathLike, snapshot: Snapshot) -> None:
     _write_arrays(path, snapshot_to_arrays(snapshot))
 
 
-def pack_snapshots(path: PathLike, snapshots: Iterable[Snapshot], *, density: bool = True) -> None:
+def pack_snapshots(
+    path: PathLike, snapshots: Iterable[Snapshot], *, density: bool = True, eigenvalues: bool = True
+) -> None:
     """Write many snapshots without LDOS into one compressed file that :func:`load_snapshots` reads.
 
-    Density is stored as float16 and eigenvalues as float32, all else as it is.
+    Density is stored as float16 and eigenvalues as float32, all else as it is. The LDOS and its dense mesh are
+    left out.
 
     Args:
         path: the file, ``.npz``.
         snapshots: what to write.
         density: whether to store the densities, most of the size.
+        eigenvalues: whether to store the states of the self-consistent mesh; the DOS stays.
 
     Raises:
         ValueError: there is no snapshot, or a name stands twice.
     """
     small = {"density": np.float16, "eigenvalues": np.float32, "k_weights": np.float32}
-    left_out = {"ldos", "ldos_scale", "energies", "dos", "ldos_sigma"} | (set() if density else {"density"})
+    left_out = {"ldos", "ldos_scale"} | (set() if density else {"density"})
     left_out |= {name for name in SHAPES if name.endswith("_dense")}
+    left_out |= set() if eigenvalues else {"eigenvalues", "k_weights"}
+    dos = {"energies", "dos", "ldos_sigma"}
     records = []
     for snapshot in snapshots:
-        arrays = {key: value for key, value in snapshot_to_arrays(snapshot).items() if key not in left_out}
+        # without the dense mesh nobody could tell up to where its DOS holds all states
+        out = left_out if snapshot.complete_below is None else left_out | dos
+        arrays = {key: value for key, value in snapshot_to_arrays(snapshot).items() if key not in out}
         records.append(
             {"name": np.array(snapshot.name)} | {k: v.astype(small[k]) if k in small else v for k, v in arrays.items()}
         )

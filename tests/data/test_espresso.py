@@ -11,11 +11,12 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
+from scipy.special import ndtr
 
-from ase_ldos.data.espresso import PREFIX, calculate, check_setup, input_text, kpoint_mesh
+from ase_ldos.data.espresso import PREFIX, calculate, check_setup, dos_arrays, input_text, kpoint_mesh
 from ase_ldos.data.espresso_files import band_densities, read_density, read_wavefunctions, read_xml, sample_ldos
 from ase_ldos.data.programs import CalculationError, program_version, run_program
-from ase_ldos.data.recipe import LDOSRecipe, Recipe
+from ase_ldos.data.recipe import DOSRecipe, LDOSRecipe, Recipe
 from ase_ldos.data.snapshot import load_snapshots
 from ase_ldos.data.upf import read_pseudopotential
 from ase_ldos.energies.core_charge import core_density
@@ -87,6 +88,17 @@ def test_energy_terms_and_counts(finished) -> None:  # noqa: ANN001
     np.testing.assert_allclose(snapshot.stress, snapshot.stress.T, atol=1e-8)
 
 
+def test_dos_of_two_bands_is_two_gaussians() -> None:
+    """k-points of weight 0.5 and 1.5, one band at 0 and 0.5 eV, the next at 6 and 5 eV: known up to 5 − 2σ."""
+    arrays = dos_arrays(DOSRecipe(0.25, -4.0, 0.125), np.array([[0.0, 6.0], [0.5, 5.0]]), np.array([0.5, 1.5]))
+    energies = arrays["energies"]
+    assert energies[-1] == 4.5
+    bell = lambda center: np.exp(-8 * (energies - center) ** 2) / (0.25 * np.sqrt(2 * np.pi))  # noqa: E731
+    exact = 0.5 * (bell(0) + bell(6)) + 1.5 * (bell(0.5) + bell(5))
+    np.testing.assert_allclose(arrays["dos"], exact, rtol=1e-12)
+    assert arrays["ldos_sigma"] == 0.25
+
+
 @pytest.mark.qe
 def test_ldos_integrates_to_dos(finished) -> None:  # noqa: ANN001
     _, snapshot = finished
@@ -133,10 +145,19 @@ def test_forces_are_derivatives_of_the_energy(dft_folder: Path, tmp_path: Path) 
         (tmp_path / str(i)).mkdir()
         energies.append(calculate("x", atoms, recipe(dft_folder, ldos=False), tmp_path / str(i)).free_energy)
     (tmp_path / "force").mkdir()
-    snapshot = calculate("x", beryllium(), recipe(dft_folder, ldos=False), tmp_path / "force")
+    sampled = replace(recipe(dft_folder, ldos=False), dos=DOSRecipe(sigma=0.6, minimum=-8.0, spacing=0.3))
+    snapshot = calculate("x", beryllium(), sampled, tmp_path / "force")
     assert snapshot.forces is not None
     assert snapshot.forces[1, 0] == pytest.approx(-(energies[0] - energies[1]) / 0.02, abs=2e-3)  # type: ignore[operator]
     assert not snapshot.has_ldos
+    # the DOS of the same mesh holds 2 electrons per band below its end, but for the Gaussians' tails
+    assert snapshot.dos is not None
+    assert snapshot.energies is not None
+    assert snapshot.eigenvalues is not None
+    assert snapshot.k_weights is not None
+    end = snapshot.energies[-1]
+    held = (snapshot.k_weights[:, None] * ndtr((end - snapshot.eigenvalues) / 0.6)).sum()
+    assert np.trapezoid(snapshot.dos, snapshot.energies) == pytest.approx(held, rel=2e-3)
 
 
 @pytest.mark.qe

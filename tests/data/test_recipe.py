@@ -54,6 +54,8 @@ def test_files_are_looked_for_beside_the_recipe(tmp_path: Path) -> None:
             MINIMAL + "[ldos]\nsigma=0.2\nminimum=3\nmaximum=1\nspacing=0.1\nkspacing=0.1\nbands_per_atom=2",
             "above ldos.minimum",
         ),
+        (MINIMAL + "[dos]\nsigma=0.3\nminimum=-6\nspacing=0", r"dos.spacing is 0; it must be a positive number"),
+        (MINIMAL + "[dos]\nsigma=0.3\nspacing=0.1", r"\[dos\]: key 'minimum' is missing"),
         (MINIMAL + "[", "is not a TOML file"),
     ],
 )
@@ -61,6 +63,16 @@ def test_bad_recipes_are_refused(tmp_path: Path, text: str, message: str) -> Non
     (tmp_path / "r.toml").write_text(text)
     with pytest.raises(ValueError, match=message):
         load_recipe(tmp_path / "r.toml")
+
+
+def test_energies_of_the_dos_end_below_the_first_missing_state(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text(MINIMAL + "[dos]\nsigma = 0.3\nminimum = -6.0\nspacing = 0.1\n")
+    sampling = load_recipe(tmp_path / "r.toml").dos
+    assert sampling is not None
+    energies = sampling.energies(8.25)
+    np.testing.assert_allclose(energies[[0, 1, -1]], [-6.0, -5.9, 7.6], atol=1e-12)
+    with pytest.raises(ValueError, match=r"complete only below -5.50 eV; raise bands_per_atom"):
+        sampling.energies(-5.5)
 
 
 def test_missing_recipe_is_named(tmp_path: Path) -> None:

@@ -109,6 +109,20 @@ def test_packed_file_gives_back_ragged_snapshots(tmp_path: Path) -> None:
         np.testing.assert_allclose(after.eigenvalues, before.eigenvalues, rtol=1e-7)
 
 
+def test_packed_file_keeps_a_dos_of_its_own(tmp_path: Path) -> None:
+    """That of the dense mesh goes with the LDOS: without the mesh nobody knows up to where it is complete."""
+    own = replace(make("a"), energies=np.linspace(-1, 1, 5), dos=np.arange(5.0), ldos_sigma=0.3)
+    dense = replace(make("b", ldos=True), eigenvalues_dense=np.zeros((5, 4)), k_weights_dense=np.ones(5))
+    pack_snapshots(tmp_path / "all.npz", [own, dense], eigenvalues=False)
+    first, second = load_snapshots(tmp_path / "all.npz")
+    np.testing.assert_array_equal(first.dos, own.dos)
+    np.testing.assert_array_equal(first.energies, own.energies)
+    assert first.ldos_sigma == 0.3
+    assert first.eigenvalues is None
+    assert second.dos is None
+    assert second.energies is None
+
+
 def test_packed_file_without_density_and_with_missing_labels(tmp_path: Path) -> None:
     bare = Snapshot(name="bare", numbers=np.array([4]), cell=3 * np.eye(3), positions=np.zeros((1, 3)))
     pack_snapshots(tmp_path / "all.npz", [make("a"), bare], density=False)
