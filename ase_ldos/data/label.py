@@ -242,7 +242,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=1, help="calculations side by side")
     parser.add_argument("--cores", type=int, default=1, help="cores for each worker")
     parser.add_argument("--launcher", default="", help="put before pw.x, e.g. 'mpirun -n 4' or 'srun -n 64'")
-    parser.add_argument("--no-ldos", action="store_true", help="energies, forces, stress and density only")
+    parser.add_argument("--no-ldos", action="store_true", help="no LDOS, though the recipe has a table [ldos]")
     parser.add_argument("--retry-failed", action="store_true", help="try again what failed before")
 
 
