@@ -50,29 +50,14 @@ def test_errors_on_structures_that_were_held_back(name: str, source: str) -> Non
     assert np.sqrt(np.mean([np.mean(snapshot.forces**2) for snapshot in small])) > 3e-3 * forces
 
 
-def test_the_graph_network_is_better_on_close_pairs_that_neither_has_seen() -> None:
-    # labelled after both models were trained; used since only to turn down weights that had been trained further
-    snapshots = load_snapshots(BUNDLED / "recipes" / "be-close-pairs.npz")[:8]
-    found = {
-        name: summarise(evaluate_model(LDOSModel.load(name), snapshots, progress=False)) for name in ("be", "be-se3")
-    }
-    assert not {snapshot.name for snapshot in snapshots} & set(LDOSModel.load("be-se3").metadata.provenance["training"])
-    assert found["be-se3"]["forces"] < 0.8 * found["be"]["forces"] < 300.0
-    assert found["be-se3"]["energy"] < 10.0
-
-
-@pytest.mark.parametrize("name", LABELS)
-def test_calculators_by_name_give_forces_that_are_derivatives(name: str) -> None:
-    # elements of the three models at their lattice constants
-    atoms = bulk("Al", cubic=True) if name == "al" else bulk("Be", a=2.245, c=3.531).repeat((2, 1, 1))
-    atoms.rattle(0.05, seed=2)
-    atoms.calc = LDOSCalculator(name, dtype="float64")
-    force = atoms.get_forces()[1, 2]
-    energies = []
-    for sign in (1, -1):
-        moved = atoms.copy()
-        moved.positions[1, 2] += sign * 1e-3
-        moved.calc = atoms.calc
-        energies.append(moved.get_potential_energy())
-    assert abs(force) > 0.02
-    assert (energies[1] - energies[0]) / 2e-3 == pytest.approx(force, abs=2e-4)
+def test_close_pairs_that_no_model_has_seen() -> None:
+    """Labelled after both models were trained; used for no choice of theirs."""
+    snapshots = load_snapshots(BUNDLED / "recipes" / "be-close-pairs-test.npz")[:8]
+    names = {snapshot.name for snapshot in snapshots}
+    found = {}
+    for name in ("be", "be-se3"):
+        model = LDOSModel.load(name)
+        assert not names & {*model.metadata.provenance["training"], *model.metadata.provenance["held back"]}
+        found[name] = summarise(evaluate_model(model, snapshots, progress=False))
+        assert found[name]["energy"] < 8.0
+    assert found["be-se3"]["forces"] < found["be"]["forces"] < 120.0

@@ -6,15 +6,12 @@ import re
 import shlex
 from pathlib import Path
 
-import numpy as np
 import pytest
 from ase.build import bulk
 from ase.io import write
 
 import ase_ldos
 from ase_ldos.cli import COMMANDS, main
-from ase_ldos.data.snapshot import load_snapshots
-from ase_ldos.model import BUNDLED
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -81,24 +78,3 @@ def test_every_command_is_named() -> None:
 def test_version_is_the_same_everywhere() -> None:
     for name, pattern in (("pyproject.toml", 'version = "{}"'), ("CITATION.cff", "version: {}")):
         assert pattern.format(ase_ldos.__version__) in (ROOT / name).read_text(encoding="utf-8")
-
-
-def test_the_labels_of_beryllium_carry_the_error_of_their_k_mesh_that_readme_states() -> None:
-    coarse = {item.name: item for item in load_snapshots(BUNDLED / "recipes" / "be-small-cells.npz")}
-    dense = load_snapshots(BUNDLED / "recipes" / "be-dense-kmesh.npz")
-    forces, energies = [], []
-    for item in dense:
-        other = coarse[item.name]
-        np.testing.assert_allclose(item.positions, other.positions, atol=1e-7)
-        assert item.forces is not None
-        assert other.forces is not None
-        assert item.free_energy is not None
-        assert other.free_energy is not None
-        forces.append(1e3 * np.sqrt(np.mean((item.forces - other.forces) ** 2)))
-        energies.append(1e3 * (item.free_energy - other.free_energy) / len(item.numbers))
-    pattern = r"(\d+) of the small cells, .*? differ by (\d+) meV/Å .*? differ by ([\d.]+) meV/atom"
-    stated = re.search(pattern, " ".join(README.split()))
-    assert stated is not None
-    assert int(stated[1]) == len(dense)
-    assert float(stated[2]) == round(float(np.sqrt(np.mean(np.square(forces)))))
-    assert float(stated[3]) == round(float(np.std(energies)), 1)

@@ -16,12 +16,13 @@ from scipy.special import ndtr
 from ase_ldos.data.espresso import PREFIX, calculate, check_setup, dos_arrays, input_text, kpoint_mesh
 from ase_ldos.data.espresso_files import band_densities, read_density, read_wavefunctions, read_xml, sample_ldos
 from ase_ldos.data.programs import CalculationError, program_version, run_program
-from ase_ldos.data.recipe import DOSRecipe, LDOSRecipe, Recipe
+from ase_ldos.data.recipe import DOSRecipe, LDOSRecipe, Recipe, load_recipe
 from ase_ldos.data.snapshot import load_snapshots
 from ase_ldos.data.upf import read_pseudopotential
 from ase_ldos.energies.core_charge import core_density
 from ase_ldos.energies.xc import xc_energies
 from ase_ldos.grid import Grid
+from ase_ldos.model import BUNDLED
 from ase_ldos.structure import Structure
 
 needs_pw = pytest.mark.skipif(shutil.which("pw.x") is None, reason="Quantum ESPRESSO's pw.x is not on the PATH")
@@ -62,6 +63,22 @@ def test_kpoint_meshes_are_those_of_the_reference(be_files: list[Path]) -> None:
         assert kpoint_mesh(snapshot.cell, 0.27) == tuple(snapshot.kpoints)  # type: ignore[arg-type]
         if snapshot.kpoints_dense is not None:
             assert kpoint_mesh(snapshot.cell, 0.165) == tuple(snapshot.kpoints_dense)
+
+
+def test_small_cells_of_beryllium_are_labelled_as_their_recipe_says() -> None:
+    recipes = BUNDLED / "recipes"
+    setup = load_recipe(recipes / "be-small-cells-dft.toml")
+    assert setup.dos is not None
+    for source in ("be-small-cells.npz", "be-ldos-small-cells"):
+        for snapshot in load_snapshots(recipes / source):
+            assert snapshot.kpoints is not None
+            assert tuple(snapshot.kpoints) == kpoint_mesh(snapshot.cell, setup.kspacing)
+            assert snapshot.electronic_temperature == pytest.approx(setup.electronic_temperature, abs=1e-4)
+            if not snapshot.has_ldos:
+                assert snapshot.energies is not None
+                assert snapshot.ldos_sigma == setup.dos.sigma
+                nodes = setup.dos.energies(snapshot.energies[-1] + 2.05 * setup.dos.sigma)
+                np.testing.assert_allclose(snapshot.energies, nodes, atol=1e-9)
 
 
 def test_input_keeps_all_digits_and_options(dft_folder: Path, tmp_path: Path) -> None:
