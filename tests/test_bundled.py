@@ -61,3 +61,20 @@ def test_close_pairs_that_no_model_has_seen() -> None:
         found[name] = summarise(evaluate_model(model, snapshots, progress=False))
         assert found[name]["energy"] < 8.0
     assert found["be-se3"]["forces"] < found["be"]["forces"] < 120.0
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_calculators_by_name_give_forces_that_are_derivatives(name: str) -> None:
+    # elements of the three models at their lattice constants
+    atoms = bulk("Al", cubic=True) if name == "al" else bulk("Be", a=2.245, c=3.531).repeat((2, 1, 1))
+    atoms.rattle(0.05, seed=2)
+    atoms.calc = LDOSCalculator(name, dtype="float64")
+    force = atoms.get_forces()[1, 2]
+    energies = []
+    for sign in (1, -1):
+        moved = atoms.copy()
+        moved.positions[1, 2] += sign * 1e-3
+        moved.calc = atoms.calc
+        energies.append(moved.get_potential_energy())
+    assert abs(force) > 0.02
+    assert (energies[1] - energies[0]) / 2e-3 == pytest.approx(force, abs=2e-4)
