@@ -22,7 +22,6 @@ from ase_ldos.data.upf import read_pseudopotential
 from ase_ldos.energies.core_charge import core_density
 from ase_ldos.energies.xc import xc_energies
 from ase_ldos.grid import Grid
-from ase_ldos.model import BUNDLED
 from ase_ldos.structure import Structure
 
 needs_pw = pytest.mark.skipif(shutil.which("pw.x") is None, reason="Quantum ESPRESSO's pw.x is not on the PATH")
@@ -66,7 +65,7 @@ def test_kpoint_meshes_are_those_of_the_reference(be_files: list[Path]) -> None:
 
 
 def test_small_cells_of_beryllium_are_labelled_as_their_recipe_says() -> None:
-    recipes = BUNDLED / "recipes"
+    recipes = Path(__file__).resolve().parents[2] / "ase_ldos/models/recipes"  # an installed package lacks the folders
     setup = load_recipe(recipes / "be-small-cells-dft.toml")
     assert setup.dos is not None
     for source in ("be-small-cells.npz", "be-ldos-small-cells"):
