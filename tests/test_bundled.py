@@ -60,7 +60,7 @@ def test_close_pairs_that_no_model_has_seen() -> None:
         assert not names & {*model.metadata.provenance["training"], *model.metadata.provenance["held back"]}
         found[name] = summarise(evaluate_model(model, snapshots, progress=False))
         assert found[name]["energy"] < 8.0
-    assert found["be-se3"]["forces"] < found["be"]["forces"] < 120.0
+    assert found["be-se3"]["forces"] < 0.95 * found["be"]["forces"] < 120.0
 
 
 @pytest.mark.parametrize("name", LABELS)
