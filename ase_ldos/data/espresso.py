@@ -15,6 +15,7 @@ from ase import Atoms
 from ase.io.espresso import write_espresso_in
 
 from ase_ldos.data.espresso_files import read_density, read_xml, sample_dos, sample_ldos
+from ase_ldos.data.labels import least_highest_band
 from ase_ldos.data.postproc import check_postproc, sample_ldos_by_postproc
 from ase_ldos.data.programs import CalculationError, check_installed, run_program
 from ase_ldos.data.recipe import DOSRecipe, LDOSRecipe, Recipe
@@ -184,7 +185,7 @@ def dos_arrays(sampling: DOSRecipe, eigenvalues: np.ndarray, k_weights: np.ndarr
     Raises:
         ValueError: there are too few bands for any energy.
     """
-    energies = sampling.energies(float(eigenvalues.max(axis=1).min()))
+    energies = sampling.energies(least_highest_band(eigenvalues))
     return {
         "energies": energies,
         "ldos_sigma": np.array(sampling.sigma),

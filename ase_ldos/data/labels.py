@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from ase_ldos.structure import Structure
 
 
+def least_highest_band(eigenvalues: np.ndarray) -> float:
+    """Energy below which eigenvalues ``[k, band]`` hold all states: the least of the highest band, in their unit."""
+    return float(eigenvalues.max(axis=1).min())
+
+
 @dataclass(frozen=True, eq=False)
 class Snapshot:
     """A structure with its labels; a label that is not known is ``None``.
@@ -103,8 +108,8 @@ class Snapshot:
 
     @property
     def complete_below(self) -> float | None:
-        """Energy below which LDOS and DOS hold all states: the least of the highest band, if it is known, eV."""
-        return None if self.eigenvalues_dense is None else float(self.eigenvalues_dense.max(axis=1).min())
+        """Energy below which LDOS and DOS hold all states, if it is known, eV."""
+        return None if self.eigenvalues_dense is None else least_highest_band(self.eigenvalues_dense)
 
     @property
     def n_electrons(self) -> float | None:
