@@ -54,7 +54,7 @@ def test_errors_on_structures_that_were_held_back(name: str, source: str) -> Non
     ("source", "energy", "forces"), [("be-close-pairs-test", 8.0, 120.0), ("be-disputed-test", 8.0, 100.0)]
 )
 def test_structures_that_no_model_has_seen(source: str, energy: float, forces: float) -> None:
-    """Labelled after both models were trained; used for no choice of theirs."""
+    """Labelled after both models were trained; used since only to turn down weights that had been trained further."""
     snapshots = load_snapshots(BUNDLED / "recipes" / f"{source}.npz")
     names = {snapshot.name for snapshot in snapshots}
     found = {}

@@ -68,7 +68,8 @@ def test_small_cells_of_beryllium_are_labelled_as_their_recipe_says() -> None:
     recipes = Path(__file__).resolve().parents[2] / "ase_ldos/models/recipes"  # an installed package lacks the folders
     setup = load_recipe(recipes / "be-small-cells-dft.toml")
     assert setup.dos is not None
-    for source in ("be-small-cells.npz", "be-ldos-small-cells"):
+    packed = ("be-small-cells.npz", "be-close-pairs.npz", "be-close-pairs-test.npz", "be-disputed-test.npz")
+    for source in (*packed, "be-ldos-small-cells"):
         for snapshot in load_snapshots(recipes / source):
             assert snapshot.kpoints is not None
             assert tuple(snapshot.kpoints) == kpoint_mesh(snapshot.cell, setup.kspacing)
