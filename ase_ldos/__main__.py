@@ -2,6 +2,6 @@
 
 import sys
 
-from ase_ldos.cli import main
+from ase_ldos.cli.main import main
 
 sys.exit(main())

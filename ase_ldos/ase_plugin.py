@@ -10,5 +10,7 @@ except ImportError:  # ASE's plugins live in a private module, which may move
     __ase_plugins__: set[Any] = set()
 else:
     __ase_plugins__ = {
-        CalculatorPlugin("ldos", citation="see CITATION.cff", implementation="ase_ldos.calculator.LDOSCalculator")
+        CalculatorPlugin(
+            "ldos", citation="see CITATION.cff", implementation="ase_ldos.calculator.calculator.LDOSCalculator"
+        )
     }

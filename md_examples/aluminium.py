@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from ase_ldos import LDOSCalculator
-from ase_ldos.build import fault_energy, polytype
-from ase_ldos.data.reference import RECIPES, reference_labels
+from ase_ldos.labelling.reference_labels import RECIPES, reference_labels
+from ase_ldos.simulation.stacking import fault_energy, polytype
 
 A = 4.05  # Å, where stackings are compared
 STACKINGS = {"fcc": "ABC", "hcp": "AB", "intrinsic": "cccccchh", "extrinsic": "ccccchch"}

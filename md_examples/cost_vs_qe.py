@@ -20,10 +20,10 @@ from ase.md.verlet import VelocityVerlet
 from matplotlib.figure import Figure
 
 from ase_ldos import LDOSCalculator
-from ase_ldos.data.espresso import input_text
-from ase_ldos.data.programs import run_program
-from ase_ldos.data.recipe import load_recipe
-from ase_ldos.data.reference import RECIPES
+from ase_ldos.labelling.dft_settings import load_recipe
+from ase_ldos.labelling.pw import input_text
+from ase_ldos.labelling.reference_labels import RECIPES
+from ase_ldos.labelling.subprocesses import run_program
 
 EXTRAPOLATIONS = ("pot_extrapolation", "wfc_extrapolation")
 SIZES = {2: (1, 1, 1), 16: (2, 2, 2), 54: (3, 3, 3)}

@@ -15,7 +15,7 @@ from ase.md.langevin import Langevin
 from matplotlib.figure import Figure
 
 from ase_ldos import LDOSCalculator, Prediction
-from ase_ldos.occupation import fermi_level, highest_temperature, occupation_weights
+from ase_ldos.physics.occupation import fermi_level, highest_temperature, occupation_weights
 
 
 def electrons(found: Prediction, temperature: float) -> np.ndarray:

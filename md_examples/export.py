@@ -17,8 +17,8 @@ from ase.io.xsf import read_xsf
 from ase.md.verlet import VelocityVerlet
 
 from ase_ldos import LDOSCalculator
+from ase_ldos.simulation.plots import density_figure, write_density
 from ase_ldos.units import BOHR
-from ase_ldos.view import density_figure, write_density
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--model", default="be")

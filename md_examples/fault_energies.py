@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from ase_ldos import LDOSCalculator
-from ase_ldos.build import fault_energy, polytype, relax_normal
-from ase_ldos.data.reference import RECIPES, reference_labels
+from ase_ldos.labelling.reference_labels import RECIPES, reference_labels
+from ase_ldos.simulation.stacking import fault_energy, polytype, relax_normal
 
 FAULTS = {  # layers, and the crystal they are a fault of
     "I1": ("hhhhhhc", "hcp"),

@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from ase_ldos import LDOSCalculator
-from ase_ldos.build import fault_energy, relax_normal, stacking_fault
-from ase_ldos.data.reference import RECIPES, reference_labels
-from ase_ldos.view import density_figure
+from ase_ldos.labelling.reference_labels import RECIPES, reference_labels
+from ase_ldos.simulation.plots import density_figure
+from ase_ldos.simulation.stacking import fault_energy, relax_normal, stacking_fault
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--model", default="be")

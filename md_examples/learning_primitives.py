@@ -10,8 +10,8 @@ import matplotlib.pyplot as plt
 import torch
 from matplotlib.colors import hsv_to_rgb, to_rgb
 
-from ase_ldos.training.colors import FAMILIES, color_families, compare, nearest_names, train_colors
-from ase_ldos.training.perceptron import train_perceptron
+from ase_ldos.learning_primitives.colors import FAMILIES, color_families, compare, nearest_names, train_colors
+from ase_ldos.learning_primitives.perceptron import train_perceptron
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
 random = torch.Generator().manual_seed(1)

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from ase_ldos import LDOSCalculator
-from ase_ldos.data.broadening import broaden
-from ase_ldos.data.reference import RECIPES
+from ase_ldos.dataset.broadening import broaden
+from ase_ldos.labelling.reference_labels import RECIPES
 
 KEYS = ("cell", "positions", "energies", "dos", "sigma", "known")
 

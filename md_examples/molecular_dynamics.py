@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from ase_ldos import LDOSCalculator
-from ase_ldos.grid import grid_shape
-from ase_ldos.restart import load_run, save_run
-from ase_ldos.view import density_figure, dos_history_figure
+from ase_ldos.geometry.grid import grid_shape
+from ase_ldos.simulation.plots import density_figure, dos_history_figure
+from ase_ldos.simulation.restart import load_run, save_run
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--model", default="be")

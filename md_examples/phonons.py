@@ -13,7 +13,7 @@ from ase.build import bulk
 from matplotlib.figure import Figure
 
 from ase_ldos import LDOSCalculator
-from ase_ldos.data.reference import reference_labels
+from ase_ldos.labelling.reference_labels import reference_labels
 
 try:
     from phonopy import Phonopy

@@ -15,8 +15,8 @@ from ase.optimize import BFGS
 from matplotlib.figure import Figure
 
 from ase_ldos import LDOSCalculator
-from ase_ldos.data.reference import reference_labels
-from ase_ldos.elasticity import ElasticResponse, deformations, elastic_response
+from ase_ldos.labelling.reference_labels import reference_labels
+from ase_ldos.simulation.elasticity import ElasticResponse, deformations, elastic_response
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--model", default="be")

@@ -18,13 +18,13 @@ import numpy as np
 from ase import Atoms
 
 from ase_ldos import LDOSModel
-from ase_ldos.build import polytype
-from ase_ldos.data.labels import Snapshot
-from ase_ldos.data.openpmd import write_openpmd
-from ase_ldos.distributed import Team
-from ase_ldos.predict import Prediction, predict
-from ase_ldos.structure import Structure
-from ase_ldos.view import density_figure, whole_file, write_density
+from ase_ldos.communicator import Team
+from ase_ldos.dataset.snapshot import Snapshot
+from ase_ldos.formats.openpmd import write_openpmd
+from ase_ldos.geometry.structure import Structure
+from ase_ldos.prediction.predict import Prediction, predict
+from ase_ldos.simulation.plots import density_figure, whole_file, write_density
+from ase_ldos.simulation.stacking import polytype
 
 A, C = 2.245, 3.531
 

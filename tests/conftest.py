@@ -12,12 +12,12 @@ from ase import Atoms
 from ase.build import bulk
 from ase.data import atomic_numbers
 
-from ase_ldos.descriptors.power_spectrum import PowerSpectrum
-from ase_ldos.model import LDOSModel, ModelMetadata, bundled_models
-from ase_ldos.networks.factory import Surroundings, prepare_atoms
+from ase_ldos.descriptors.power_spectrum.descriptor import PowerSpectrum
+from ase_ldos.geometry.structure import Structure
+from ase_ldos.model.ldos_model import LDOSModel, ModelMetadata, bundled_models
 from ase_ldos.networks.mlp import MLP
-from ase_ldos.networks.se3_transformer import SE3Transformer
-from ase_ldos.structure import Structure
+from ase_ldos.networks.registry import Surroundings, prepare_atoms
+from ase_ldos.networks.se3_transformer.network import SE3Transformer
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -11,7 +11,7 @@ from ase.build import bulk
 from ase.io import write
 
 import ase_ldos
-from ase_ldos.cli import COMMANDS, main
+from ase_ldos.cli.main import COMMANDS, main
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -1,1 +1,1 @@
-"""Descriptors of the surroundings of a point: one file each, one protocol."""
+"""What surrounds a point, as numbers that do not change when everything is rotated."""

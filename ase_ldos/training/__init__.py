@@ -1,1 +1,1 @@
-"""The training loop, its losses and batches, and the primitives that explain it."""
+"""From labels to a model, and how good it is."""

@@ -12,17 +12,17 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from ase_ldos.data.snapshot import Snapshot
-from ase_ldos.descriptors.blocks import Block, iterate_blocks, species_indices
-from ase_ldos.descriptors.power_spectrum import PowerSpectrum
-from ase_ldos.grid import Grid
-from ase_ldos.model import LDOSModel
-from ase_ldos.neighbours import Images
-from ase_ldos.networks.factory import Surroundings
+from ase_ldos.dataset.npz import Snapshot
+from ase_ldos.descriptors.power_spectrum.descriptor import PowerSpectrum
+from ase_ldos.geometry.grid import Grid
+from ase_ldos.geometry.grid_blocks import Block, iterate_blocks, species_indices
+from ase_ldos.geometry.neighbours import Images
+from ase_ldos.geometry.structure import Structure
+from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.networks.mlp import MLP
-from ase_ldos.networks.se3_transformer import SE3Transformer
-from ase_ldos.structure import Structure
-from ase_ldos.training.batches import Scaler, snapshot_grid
+from ase_ldos.networks.registry import Surroundings
+from ase_ldos.networks.se3_transformer.network import SE3Transformer
+from ase_ldos.training.precompute import Scaler, snapshot_grid
 
 #: Points of a block: fewer mean more calls than work, more mean that each point meets more atoms in vain.
 BLOCK = 1024

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ase_ldos.distributed import Team
-from ase_ldos.training.average import MovingAverage
-from ase_ldos.training.checkpoint import read_checkpoint, write_checkpoint
+from ase_ldos.checkpoint import read_checkpoint, write_checkpoint
+from ase_ldos.communicator import Team
 from ase_ldos.training.history import EpochRecord, History
+from ase_ldos.training.moving_average import MovingAverage
 
 __all__ = ["EpochRecord", "History", "fit"]
 

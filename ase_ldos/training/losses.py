@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from ase_ldos.energies.hartree import hartree_energy
-from ase_ldos.energies.xc import xc_energies
-from ase_ldos.grid import Grid
-from ase_ldos.model import LDOSModel
-from ase_ldos.occupation import fermi_level, occupation_weights
-from ase_ldos.training.batches import JacobianProduct, TrainingSnapshot, voigt
+from ase_ldos.geometry.grid import Grid
+from ase_ldos.model.ldos_model import LDOSModel
+from ase_ldos.physics.exchange_correlation import xc_energies
+from ase_ldos.physics.hartree import hartree_energy
+from ase_ldos.physics.occupation import fermi_level, occupation_weights
 from ase_ldos.training.learned_features import complete_inputs, complete_inputs_at, fixed_part
+from ase_ldos.training.precompute import JacobianProduct, TrainingSnapshot, voigt
 from ase_ldos.units import BOLTZMANN
 
 

@@ -17,16 +17,16 @@ import torch
 from ase.build import bulk
 from ase.data import atomic_numbers
 
-from ase_ldos.data.snapshot import Snapshot
-from ase_ldos.descriptors.snap import SNAP
-from ase_ldos.evaluate import evaluate_model, summarise
-from ase_ldos.model import BUNDLED, LDOSModel
-from ase_ldos.predict import predict
-from ase_ldos.structure import Structure
+from ase_ldos.dataset.npz import Snapshot
+from ase_ldos.descriptors.snap.descriptor import SNAP
+from ase_ldos.geometry.structure import Structure
+from ase_ldos.model.ldos_model import BUNDLED, LDOSModel
+from ase_ldos.prediction.predict import predict
 from ase_ldos.training import stages
-from ase_ldos.training.batches import fit_scaler, prepare_snapshots
+from ase_ldos.training.evaluate import evaluate_model, summarise
 from ase_ldos.training.losses import LDOSPoints
-from ase_ldos.training.recipe import Recipe, load_recipe, split_data
+from ase_ldos.training.precompute import fit_scaler, prepare_snapshots
+from ase_ldos.training.settings import Recipe, load_recipe, split_data
 
 #: Cells of at most 4 atoms.
 FAMILIES = ("d4", "f3", "g4", "h4")

@@ -27,13 +27,13 @@ import torch
 from ase.build import bulk
 from torch import Tensor, nn
 
-from ase_ldos.descriptors.base import Descriptor
-from ase_ldos.descriptors.blocks import DEFAULT_BLOCK, iterate_blocks
-from ase_ldos.descriptors.snap import SNAP
-from ase_ldos.grid import Grid
-from ase_ldos.model import LDOSModel
-from ase_ldos.predict import predict
-from ase_ldos.structure import Structure
+from ase_ldos.descriptors.protocol import Descriptor
+from ase_ldos.descriptors.snap.descriptor import SNAP
+from ase_ldos.geometry.grid import Grid
+from ase_ldos.geometry.grid_blocks import DEFAULT_BLOCK, iterate_blocks
+from ase_ldos.geometry.structure import Structure
+from ase_ldos.model.ldos_model import LDOSModel
+from ase_ldos.prediction.predict import predict
 
 #: Layers of MALA's network for beryllium, with LeakyReLU between them.
 MALA_LAYERS = (91, 800, 800, 800, 250, 250)

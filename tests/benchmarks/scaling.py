@@ -58,9 +58,9 @@ def case(model_name: str, repeat: Repeat, kind: str, device: str) -> Found:
     from ase.build import bulk
     from torch.utils.flop_counter import FlopCounterMode
 
-    from ase_ldos.model import LDOSModel
-    from ase_ldos.predict import predict
-    from ase_ldos.structure import Structure
+    from ase_ldos.geometry.structure import Structure
+    from ase_ldos.model.ldos_model import LDOSModel
+    from ase_ldos.prediction.predict import predict
 
     on_device = device.startswith("cuda")
     want = ("forces",) if kind == "forces" else ()

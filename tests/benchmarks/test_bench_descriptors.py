@@ -13,9 +13,9 @@ from ase.build import bulk
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
-from ase_ldos.descriptors.base import Descriptor
-from ase_ldos.descriptors.power_spectrum import PowerSpectrum
-from ase_ldos.descriptors.snap import SNAP
+from ase_ldos.descriptors.power_spectrum.descriptor import PowerSpectrum
+from ase_ldos.descriptors.protocol import Descriptor
+from ase_ldos.descriptors.snap.descriptor import SNAP
 
 EDGE, SPACING = 8, 0.25
 DESCRIPTORS = {"snap": lambda: SNAP((4,)), "power_spectrum": lambda: PowerSpectrum((4,))}

@@ -15,8 +15,8 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from ase_ldos.descriptors.power_spectrum import PowerSpectrum
-from ase_ldos.model import LDOSModel, ModelMetadata, bundled_models, model_path
+from ase_ldos.descriptors.power_spectrum.descriptor import PowerSpectrum
+from ase_ldos.model.ldos_model import LDOSModel, ModelMetadata, bundled_models, model_path
 from ase_ldos.networks.mlp import MLP
 
 REPEATS = {16: (2, 2, 2), 128: (4, 4, 4), 1024: (8, 8, 8)}
@@ -24,9 +24,9 @@ REPEATS = {16: (2, 2, 2), 128: (4, 4, 4), 1024: (8, 8, 8)}
 CASE = """
 import json, resource, sys, time
 from ase.build import bulk
-from ase_ldos.model import LDOSModel
-from ase_ldos.predict import predict
-from ase_ldos.structure import Structure
+from ase_ldos.model.ldos_model import LDOSModel
+from ase_ldos.prediction.predict import predict
+from ase_ldos.geometry.structure import Structure
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -14,11 +14,11 @@ import torch
 from ase.build import bulk
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from ase_ldos.model import LDOSModel, ModelMetadata
-from ase_ldos.networks.factory import make_surroundings
+from ase_ldos.geometry.structure import Structure
+from ase_ldos.model.ldos_model import LDOSModel, ModelMetadata
 from ase_ldos.networks.mlp import MLP
-from ase_ldos.predict import predict
-from ase_ldos.structure import Structure
+from ase_ldos.networks.registry import make_surroundings
+from ase_ldos.prediction.predict import predict
 
 GRAPH = {"kind": "se3_transformer", "cutoff": 5.0, "lmax": 2, "channels": 32, "layers": 2, "heads": 4}
 KINDS: dict[str, dict[str, Any]] = {

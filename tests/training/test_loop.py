@@ -16,8 +16,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ase_ldos.checkpoint import read_checkpoint, write_checkpoint
 from ase_ldos.networks.mlp import MLP
-from ase_ldos.training.checkpoint import read_checkpoint, write_checkpoint
 from ase_ldos.training.loop import History, fit
 
 

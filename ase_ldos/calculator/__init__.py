@@ -1,0 +1,1 @@
+"""The ASE calculator: nothing physical lives here."""

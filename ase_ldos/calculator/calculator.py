@@ -1,0 +1,290 @@
+"""The ASE calculator: names, units, caching and errors of ASE around ``predict``; nothing physical lives here.
+
+How the grid is chosen, and when it changes during a run, is told in ``ase_ldos.calculator.grid_policy``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.calculator import (
+    Calculator,
+    CalculatorError,
+    CalculatorSetupError,
+    InputError,
+    all_changes,
+    external_calculators,
+    register_calculator_class,
+)
+from ase.spectrum.dosdata import GridDOSData
+from ase.stress import full_3x3_to_voigt_6_stress
+from torch import Tensor
+
+from ase_ldos.calculator.grid_policy import GridKeeper
+from ase_ldos.calculator.options import check_parameter, prepare_model
+from ase_ldos.communicator import Team
+from ase_ldos.geometry.grid import Grid
+from ase_ldos.geometry.grid_blocks import DEFAULT_BLOCK, species_indices
+from ase_ldos.geometry.neighbours import check_distances
+from ase_ldos.geometry.structure import Structure
+from ase_ldos.model.extrapolation import ExtrapolationWatch, atom_distances
+from ase_ldos.model.ldos_model import LDOSModel
+from ase_ldos.prediction.memory import is_out_of_memory, largest_fitting_block
+from ase_ldos.prediction.predict import Prediction, predict_ldos
+from ase_ldos.prediction.request import Order
+
+Result = TypeVar("Result")
+
+
+class OutOfMemoryError(CalculatorError, MemoryError):
+    """The calculation does not fit into memory; the message names a ``chunk_size`` that does."""
+
+
+class LDOSCalculator(Calculator):
+    """Energy, forces, stress, density and density of states from a predicted local density of states.
+
+    ``energy`` and ``free_energy`` are both A, Mermin's free energy at the electronic temperature: forces and stress
+    are its exact derivatives. The terms of A, and E = A + TS, are in ``prediction.energies``.
+
+    Args:
+        model: name of a bundled model (``"be"``), path of a model file, or a model, which is copied.
+        device: ``"auto"`` (CUDA where there is a device, else the CPU) or any name that torch knows.
+        dtype: of descriptor and network, ``"float32"`` or ``"float64"``; default is the model's. Sums and energies
+            are float64 in any case.
+        electronic_temperature: K; default is the model's.
+        grid_spacing: target distance of grid points, Å; default is the model's.
+        chunk_size: grid points that are handled at once; memory grows with it.
+
+    Attributes:
+        team: ranks that share the work, see ``ase_ldos.calculator.parallel``.
+        progress: show bars in calculations that take long.
+
+    Raises:
+        CalculatorSetupError: no such model, a damaged one, or a parameter that makes no sense.
+    """
+
+    name = "ldos"
+    nolabel = True
+    implemented_properties = ["energy", "free_energy", "forces", "stress"]  # noqa: RUF012 - as ASE declares it
+    ignored_changes = {"initial_charges", "initial_magmoms"}  # noqa: RUF012
+    discard_results_on_any_change = True
+
+    def __init__(
+        self,
+        model: str | Path | LDOSModel,
+        *,
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype | None = None,
+        electronic_temperature: float | None = None,
+        grid_spacing: float | None = None,
+        chunk_size: int | None = None,
+    ) -> None:
+        self.team, self.progress = Team(), False
+        self._prediction: Prediction | None = None
+        self._wants_stress = False
+        self._grid = GridKeeper()
+        self._model = prepare_model(model, device, dtype)
+        self._watch = ExtrapolationWatch(self._model)
+        metadata = self._model.metadata
+        super().__init__()
+        # only plain types, so that trajectories and databases can store them
+        self.parameters["model"] = metadata.name if isinstance(model, LDOSModel) else str(model)
+        self.parameters["device"] = str(self._model.device)
+        self.parameters["dtype"] = str(self._model.dtype).removeprefix("torch.")
+        defaults = (metadata.electronic_temperature, metadata.grid_spacing, DEFAULT_BLOCK)
+        given = (electronic_temperature, grid_spacing, chunk_size)
+        names = ("electronic_temperature", "grid_spacing", "chunk_size")
+        self.set(**{n: default if value is None else value for n, default, value in zip(names, defaults, given)})
+
+    @property
+    def model(self) -> LDOSModel:
+        """The calculator's own copy of the model."""
+        return self._model
+
+    @property
+    def prediction(self) -> Prediction:
+        """Everything the last calculation found: energy terms, μ, DOS, density, grid.
+
+        Raises:
+            CalculatorError: nothing has been calculated yet.
+        """
+        if self._prediction is None:
+            raise CalculatorError("nothing has been calculated yet; ask the atoms for their potential energy first")
+        return self._prediction
+
+    @property
+    def grid_shape(self) -> tuple[int, int, int] | None:
+        """Numbers of grid points along the lattice vectors; None before the first calculation."""
+        return self._grid.shape
+
+    def fix_grid(self, shape: tuple[int, int, int] | None) -> None:
+        """Use a grid of this shape whatever the cell is; None chooses by the target spacing again.
+
+        Raises:
+            CalculatorSetupError: not three positive integers.
+        """
+        try:
+            self._grid = GridKeeper(shape)
+        except ValueError as error:
+            raise CalculatorSetupError(str(error)) from error
+        self.reset()
+
+    def set(self, **kwargs: object) -> dict[str, Any]:
+        """Change ``electronic_temperature`` (K), ``grid_spacing`` (Å) or ``chunk_size``; see the class.
+
+        Raises:
+            CalculatorSetupError: an unknown parameter or a value that makes no sense.
+        """
+        checked = {name: check_parameter(name, value) for name, value in kwargs.items()}
+        changed: dict[str, Any] = super().set(**checked)
+        if "grid_spacing" in changed:
+            self._grid.forget()
+        return changed
+
+    def reset(self) -> None:
+        """Forget the last calculation; the grid stays."""
+        super().reset()
+        self._prediction = None
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Collection[str] = ("energy",),
+        system_changes: Collection[str] = all_changes,
+    ) -> None:
+        """Predict; forces and stress only if one of them is among the properties.
+
+        Once the stress has been asked for, it is found together with the forces: a run under a barostat, which asks
+        for one after the other at every step, then needs one calculation per step.
+
+        Atoms in surroundings unlike any of the model's training data are warned of, once per run
+        (``ase_ldos.model.extrapolation.ExtrapolationWarning``).
+
+        Raises:
+            InputError: these atoms are not what the model is for; the message says why.
+            OutOfMemoryError: a smaller chunk is needed; the message says which.
+        """
+        super().calculate(atoms, properties, system_changes)
+        if self.atoms is None:
+            raise InputError("there are no atoms to calculate; pass an Atoms object")
+        self.results, self._prediction = {}, None
+        self._wants_stress |= "stress" in properties
+        want: tuple[str, ...] = ()
+        if "forces" in properties or "stress" in properties:
+            want = ("forces", "stress") if self._wants_stress else ("forces",)
+        with _input_errors():
+            structure = self._structure(self.atoms)
+        grid = self._grid.choose(structure, self.parameters["grid_spacing"])
+        self._watch.look(structure)
+
+        where = (structure.numbers, structure.positions, structure.cell, grid.shape)
+        order = Order(1, *where, want, self.parameters["electronic_temperature"], self.parameters["chunk_size"])
+
+        def run() -> Prediction:
+            return order.carry_out(self._model, self.team, progress=self.progress)
+
+        with _input_errors():
+            prediction = self._within_memory(run, structure, grid, backward=bool(want))
+        self._prediction = prediction
+        self.results = {"energy": prediction.free_energy, "free_energy": prediction.free_energy}
+        if prediction.forces is not None:
+            self.results["forces"] = prediction.forces.cpu().numpy()
+        if prediction.stress is not None:
+            self.results["stress"] = full_3x3_to_voigt_6_stress(prediction.stress.cpu().numpy())
+
+    def get_density(self, atoms: Atoms | None = None) -> np.ndarray:
+        """Valence electron density n, e/Å³, ``[nx, ny, nz]``, of ``atoms`` (default: the last calculation's)."""
+        return self._current(atoms).density.cpu().numpy()
+
+    def get_pseudo_density(self, spin: int | None = None, pad: bool = True) -> np.ndarray:  # noqa: ARG002
+        """The density under the name and with the arguments that ASE's tools (STM, cube) use; spin is summed over."""
+        if spin is not None:
+            raise ValueError(f"spin is {spin}, but the model's states hold both spins; leave it out")
+        return self.get_density()
+
+    def get_dos(self, atoms: Atoms | None = None) -> GridDOSData:
+        """Density of states, 1/eV, spins summed, at the nodes of the model's energy grid."""
+        prediction = self._current(atoms)
+        energies = prediction.energy_grid.cpu().numpy()
+        # GridDOSData wants even steps; where the nodes are even this changes nothing
+        even = np.linspace(energies[0], energies[-1], len(energies))
+        info = {"label": f"{self.parameters['model']} LDOS", "fermi_level": f"{prediction.fermi_level:.6f}"}
+        return GridDOSData(even, np.interp(even, energies, prediction.dos.cpu().numpy()), info=info)
+
+    def get_fermi_level(self, atoms: Atoms | None = None) -> float:
+        """Fermi level μ at the electronic temperature, eV."""
+        return self._current(atoms).fermi_level
+
+    def get_ldos(self, atoms: Atoms | None = None) -> np.ndarray:
+        """The local density of states, 1/(eV Å³), ``[nx, ny, nz, energy]``: large, and evaluated at every call."""
+        prediction = self._current(atoms)
+        structure = self._structure(self.get_atoms())
+
+        def run() -> Tensor:
+            return predict_ldos(self._model, structure, prediction.grid, chunk_size=self.parameters["chunk_size"])
+
+        return self._within_memory(run, structure, prediction.grid, backward=False).cpu().numpy()
+
+    def get_novelty(self, atoms: Atoms | None = None) -> np.ndarray:
+        """How far each atom's surroundings are from the training data, ``[atom]``; see ``ase_ldos.model.extrapolation``.
+
+        Raises:
+            InputError: these atoms are not what the model is for, or the model does not know its training range.
+        """
+        with _input_errors():
+            structure = self._structure(self.get_atoms() if atoms is None else atoms)
+            return atom_distances(self._model, structure).cpu().numpy()
+
+    def _current(self, atoms: Atoms | None) -> Prediction:
+        """The prediction of the atoms, or the last one."""
+        if atoms is not None:
+            self.get_property("energy", atoms)
+        return self.prediction
+
+    def _structure(self, atoms: Atoms) -> Structure:
+        """Checked tensors of the atoms.
+
+        Raises:
+            ValueError: these atoms are not what the model is for.
+        """
+        structure = Structure.from_atoms(atoms, device=self._model.device)
+        species_indices(structure.numbers, self._model.descriptor.species)
+        check_distances(structure, self._model.metadata.minimum_distance)
+        return structure
+
+    def _within_memory(self, run: Callable[[], Result], structure: Structure, grid: Grid, *, backward: bool) -> Result:
+        """Call ``run``; turn a failed allocation into an error that says which ``chunk_size`` fits."""
+        try:
+            return run()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = str(error).splitlines()[0]
+        # only here, after the except clause, is the memory free that the failed call's frames held
+        size = min(self.parameters["chunk_size"], grid.n_points)
+        fitting = largest_fitting_block(self._model, structure, grid, below=size, backward=backward)
+        advice = (
+            "even the smallest chunk does not fit, take a coarser grid_spacing or a machine with more memory"
+            if fitting is None
+            else f"chunk_size={fitting} fits"
+        )
+        raise OutOfMemoryError(f"out of memory with chunk_size={size} on a grid of {grid.shape}: {advice} ({reason})")
+
+
+@contextmanager
+def _input_errors() -> Iterator[None]:
+    """Turn the package's ``ValueError`` into ASE's ``InputError``."""
+    try:
+        yield
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+if LDOSCalculator.name not in external_calculators:
+    register_calculator_class(LDOSCalculator.name, LDOSCalculator)

@@ -1,0 +1,75 @@
+"""What an ``LDOSCalculator`` is made of, checked: its model and its parameters."""
+
+from __future__ import annotations
+
+import copy
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from ase.calculators.calculator import CalculatorSetupError
+
+from ase_ldos.model.ldos_model import LDOSModel
+
+
+def prepare_model(
+    model: str | Path | LDOSModel, device: str | torch.device, dtype: str | torch.dtype | None
+) -> LDOSModel:
+    """The calculator's own model where and how it is wanted.
+
+    Raises:
+        CalculatorSetupError: it cannot be had.
+    """
+    if isinstance(model, LDOSModel):
+        own = copy.deepcopy(model)
+    else:
+        try:
+            own = LDOSModel.load(model)
+        except (OSError, ValueError) as error:
+            raise CalculatorSetupError(str(error)) from error
+    number_type = own.dtype if dtype is None else _find_dtype(dtype)
+    if device == "auto":
+        # each rank of torchrun its own
+        number = os.environ.get("LOCAL_RANK", "0")
+        device = f"cuda:{number}" if torch.cuda.is_available() else "cpu"
+    try:
+        own = own.to(device=device, dtype=number_type)
+    except (RuntimeError, AssertionError) as error:
+        raise CalculatorSetupError(f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return own.eval().requires_grad_(False)
+
+
+def _find_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    found = {str(known).removeprefix("torch."): known for known in (torch.float32, torch.float64)}
+    name = str(dtype).removeprefix("torch.")
+    if name not in found:
+        raise CalculatorSetupError(f"dtype is {dtype!r}; it must be float32 or float64")
+    return found[name]
+
+
+def check_parameter(name: str, value: object) -> float | int:
+    """The value as a plain number.
+
+    Raises:
+        CalculatorSetupError: an unknown name or a value out of range.
+    """
+    units = {"electronic_temperature": " K", "grid_spacing": " Å", "chunk_size": " grid points"}
+    if name in ("cutoff", "atom_cutoff", "lmax"):
+        raise CalculatorSetupError(
+            f"{name!r} cannot be set: a model keeps what it was trained with; take another model"
+        )
+    if name not in units:
+        raise CalculatorSetupError(
+            f"{name!r} cannot be set; {', '.join(units)} can, for anything else make a new LDOSCalculator"
+        )
+    number = 0.0
+    if isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool):
+        number = float(value)
+    if not 0 < number < np.inf:
+        raise CalculatorSetupError(f"{name} is {value!r}; it must be a positive number of{units[name]}")
+    if name != "chunk_size":
+        return number
+    if number != int(number):
+        raise CalculatorSetupError(f"chunk_size is {value!r}; it must be a whole number of grid points")
+    return int(number)

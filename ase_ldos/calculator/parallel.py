@@ -1,0 +1,55 @@
+"""One process drives, the others serve: any ASE script on many ranks, started by torchrun.
+
+    from ase_ldos.calculator.parallel import lead
+
+    def dynamics(calculator):
+        atoms.calc = calculator
+        VelocityVerlet(atoms, timestep=1 * units.fs).run(1000)
+
+    lead(dynamics, LDOSCalculator("be"))
+
+``torchrun --nproc-per-node 4 script.py`` runs ``dynamics`` on rank 0; whatever it asks the calculator for, the other
+ranks calculate their share of. Without torchrun the same script runs in one process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ase_ldos.calculator.calculator import LDOSCalculator
+from ase_ldos.communicator import Team
+from ase_ldos.prediction.request import STOP, Order
+
+__all__ = ["lead"]
+
+
+def lead(main: Callable[[LDOSCalculator], None], calculator: LDOSCalculator) -> None:
+    """Run ``main(calculator)`` on rank 0 while the other ranks serve; returns on all ranks when it has ended.
+
+    Every rank must call this with the same calculator. Where ``main`` fails, rank 0 raises its error, and the other
+    ranks end with ``RankLostError``, as all do when a rank dies.
+
+    Args:
+        main: reads, moves and writes; only rank 0 calls it.
+        calculator: gets the team.
+    """
+    team = Team.join()
+    calculator.team = team
+    if team.leads:
+        main(calculator)
+        if team.size > 1:
+            STOP.give(team)
+    else:
+        _serve(calculator, team)
+    calculator.team = Team()
+    team.leave()
+
+
+def _serve(calculator: LDOSCalculator, team: Team) -> None:
+    """Do this rank's share of what rank 0 orders, until it says stop."""
+    while (order := Order.take(team)).kind != STOP.kind:
+        try:
+            order.carry_out(calculator.model, team)
+        except ValueError:
+            # it is about the input: rank 0 raises the same, and its caller decides whether to go on
+            continue

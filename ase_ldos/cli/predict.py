@@ -1,0 +1,148 @@
+"""``ase-ldos predict``: one structure from a file that ASE reads."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from ase_ldos.calculator.calculator import LDOSCalculator
+
+_VOIGT = ("xx", "yy", "zz", "yz", "xz", "xy")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("file", metavar="FILE", type=Path, help="structure in any format that ASE reads")
+    parser.add_argument("--index", default="-1", help="which structure of the file, as ASE counts (default: the last)")
+    parser.add_argument("--model", default="be", help="bundled model or model file (default: be)")
+    parser.add_argument("--forces", action="store_true", help="print forces")
+    parser.add_argument("--stress", action="store_true", help="print the stress")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_argument("--temperature", type=float, metavar="K", help="electronic temperature (default: the model's)")
+    parser.add_argument("--spacing", type=float, metavar="Å", help="target distance of grid points")
+    parser.add_argument("--chunk-size", type=int, metavar="N", help="grid points that are handled at once")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, … (default: cuda where there is a device)")
+    parser.add_argument("--dtype", choices=("float32", "float64"), help="number type of the network")
+    parser.add_argument("--dos", type=Path, metavar="PNG", help="draw the density of states")
+    parser.add_argument("--slice", type=Path, metavar="PNG", help="draw a slice of the density")
+    parser.add_argument("--cube", type=Path, metavar="FILE", help="write the density, e/bohr³")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Predict, print and write what is asked for."""
+    atoms = read_structure(args.file, args.index)
+    _check_folders(path for path in (args.dos, args.slice, args.cube) if path is not None)
+    from ase_ldos.calculator.calculator import LDOSCalculator
+    from ase_ldos.calculator.parallel import lead
+
+    calculator = LDOSCalculator(
+        args.model,
+        device=args.device,
+        dtype=args.dtype,
+        electronic_temperature=args.temperature,
+        grid_spacing=args.spacing,
+        chunk_size=args.chunk_size,
+    )
+    calculator.progress = not args.json
+
+    def work(calculator: LDOSCalculator) -> None:
+        wanted = [name for name in ("forces", "stress") if getattr(args, name)]
+        calculator.calculate(atoms, ["energy", *wanted])
+        _write_files(args, atoms, calculator)
+        if args.json:
+            print(json.dumps(_as_dict(atoms, calculator, wanted), indent=1))
+        else:
+            _print_tables(atoms, calculator, wanted)
+
+    lead(work, calculator)
+    return 0
+
+
+def read_structure(path: Path, index: str = "-1") -> Atoms:
+    """Read one structure.
+
+    Raises:
+        ValueError: ASE cannot make one structure of the file.
+        FileNotFoundError: there is no such file.
+    """
+    from ase import Atoms
+    from ase.io import read
+
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    try:
+        atoms = read(path, index=index)
+    except Exception as error:  # the readers of some seventy formats raise anything
+        raise ValueError(f"ASE cannot read structure {index} of {path}: {type(error).__name__} {error}") from error
+    if not isinstance(atoms, Atoms):
+        raise ValueError(f"index {index} of {path} gives {len(atoms)} structures; choose one")
+    return atoms
+
+
+def _check_folders(paths: Iterable[Path]) -> None:
+    """Find out before the calculation that a file cannot be written."""
+    for path in paths:
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}")
+        if path.is_dir():
+            raise ValueError(f"cannot write {path}: it is a folder")
+
+
+def _write_files(args: argparse.Namespace, atoms: Atoms, calculator: LDOSCalculator) -> None:
+    from ase_ldos.simulation.plots import density_figure, dos_figure, whole_file, write_density
+
+    prediction = calculator.prediction
+    density = calculator.get_density()
+    if args.dos is not None:
+        energies, dos = prediction.energy_grid.cpu().numpy(), prediction.dos.cpu().numpy()
+        temperature = calculator.parameters["electronic_temperature"]
+        figure = dos_figure(energies, dos, prediction.fermi_level, temperature, title=atoms.get_chemical_formula())
+        with whole_file(args.dos) as path:
+            figure.savefig(path, dpi=150)
+    if args.slice is not None:
+        with whole_file(args.slice) as path:
+            density_figure(atoms, density).savefig(path, dpi=150)
+    if args.cube is not None:
+        with whole_file(args.cube) as path:
+            write_density(path, atoms, density)
+
+
+def _print_tables(atoms: Atoms, calculator: LDOSCalculator, wanted: list[str]) -> None:
+    prediction = calculator.prediction
+    spacing = " ".join(f"{step:.3f}" for step in atoms.cell.lengths() / prediction.density.shape)
+    print(f"structure          {atoms.get_chemical_formula()}, {atoms.get_volume():.3f} Å³")
+    print(f"grid               {' x '.join(map(str, prediction.density.shape))} points, {spacing} Å apart")
+    print(f"electrons          {float(prediction.grid.integrate(prediction.density)):.6f}")
+    print(
+        f"Fermi level        {prediction.fermi_level:.6f} eV at {calculator.parameters['electronic_temperature']:g} K"
+    )
+    print(f"\n{prediction.energies}")
+    if "forces" in wanted:
+        print("\nforces (eV/Å)")
+        for number, (symbol, force) in enumerate(zip(atoms.symbols, calculator.results["forces"])):
+            print(f"{number:5d} {symbol:2} {force[0]:14.6f} {force[1]:14.6f} {force[2]:14.6f}")
+    if "stress" in wanted:
+        print("\nstress (eV/Å³, tension positive)")
+        print("   ".join(f"{name} {value:.8f}" for name, value in zip(_VOIGT, calculator.results["stress"])))
+
+
+def _as_dict(atoms: Atoms, calculator: LDOSCalculator, wanted: list[str]) -> dict[str, Any]:
+    prediction = calculator.prediction
+    terms = {name: float(value) for name, value in vars(prediction.energies).items() if name != "n_atoms"}
+    return {
+        "formula": atoms.get_chemical_formula(),
+        "units": {"energy": "eV", "length": "Å", "temperature": "K"},
+        "parameters": dict(calculator.parameters),
+        "free_energy": prediction.free_energy,
+        "internal_energy": float(prediction.energies.internal_energy),
+        "energies": terms,
+        "fermi_level": prediction.fermi_level,
+        "grid": list(prediction.density.shape),
+        **{name: calculator.results[name].tolist() for name in wanted},
+    }

@@ -1,0 +1,1 @@
+"""Labelled structures and their files."""

@@ -1,0 +1,98 @@
+"""Widening of LDOS and DOS along the energy axis, and bringing them onto a model's energies."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from ase_ldos.dataset.snapshot import Snapshot
+
+#: An energy counts as known when it lies this many widths below the first state that DFT left out.
+_MARGIN = 2.0
+
+
+def broaden(values: np.ndarray, energies: np.ndarray, sigma_add: float, onto: np.ndarray | None = None) -> np.ndarray:
+    """Widen LDOS or DOS along the energy axis by a Gaussian.
+
+    Gaussians add in quadrature, so data of width σ become data of width √(σ² + σ_add²). The sum over an equidistant
+    grid is exact up to 2 exp(−2π²(σ_add/Δε)²) (Poisson's formula). Outside the window the value at its end
+    is taken to continue: nothing below the lowest band, a plateau above the highest energy, so the last
+    2 σ_add at the upper end are an estimate.
+
+    Args:
+        values: ``[..., energy]``.
+        energies: equidistant, increasing, eV, ``[energy]``.
+        sigma_add: standard deviation of the added Gaussian, eV; 0 leaves the data as they are, on nodes only.
+        onto: energies at which the result is wanted (default: ``energies``), eV.
+
+    Returns:
+        ``[..., energy]``, of the dtype of ``values`` (at least float32).
+
+    Raises:
+        ValueError: the energies are not equidistant, σ_add is negative or narrower than 0.8 of the spacing, or
+            ``onto`` leaves the window.
+    """
+    energies = np.asarray(energies, dtype=float)
+    spacing = (energies[-1] - energies[0]) / (len(energies) - 1) if len(energies) > 1 else 0.0
+    if not spacing > 0 or np.abs(np.diff(energies) - spacing).max() > 1e-6 * spacing:
+        raise ValueError("the energies are not equidistant and increasing; broadening needs such a grid")
+    target = energies if onto is None else np.asarray(onto, dtype=float)
+    if target.min() < energies[0] - 1e-9 or target.max() > energies[-1] + 1e-9:
+        raise ValueError(
+            f"energies from {target.min():.3f} to {target.max():.3f} eV are asked for; "
+            f"the data reach from {energies[0]:.3f} to {energies[-1]:.3f} eV"
+        )
+    values = np.asarray(values)
+    dtype = np.result_type(values.dtype, np.float32)
+    if sigma_add == 0:
+        places = np.rint((target - energies[0]) / spacing).astype(int)
+        if np.allclose(energies[places], target, atol=1e-6 * spacing):
+            return values[..., places].astype(dtype)
+    if sigma_add < 0.8 * spacing:
+        raise ValueError(f"sigma_add is {sigma_add} eV; it must be at least 0.8 of the energy spacing {spacing:.4g} eV")
+    return values.astype(dtype) @ _broadening_matrix(energies, target, sigma_add, spacing).astype(dtype)
+
+
+def on_model_energies(
+    snapshot: Snapshot, values: np.ndarray, energies: np.ndarray, smearing: float
+) -> tuple[np.ndarray, int]:
+    """Bring a snapshot's LDOS or DOS to a model's width and energies, as far up as DFT knows them.
+
+    Args:
+        snapshot: tells the energies, the width and the highest band of ``values``.
+        values: ``[..., energy]`` on the snapshot's energies.
+        energies: of the model, eV.
+        smearing: standard deviation of the model's LDOS, eV.
+
+    Returns:
+        ``[..., known]`` in the unit of ``values``, and how many of the model's energies, from the first, are known.
+
+    Raises:
+        ValueError: data broader than the model, a window that begins above the model's, or nothing known.
+    """
+    if snapshot.energies is None:
+        raise ValueError(f"{snapshot.name} has no energies of its LDOS and DOS")
+    sigma = float(snapshot.ldos_sigma or 0.0)
+    if sigma > smearing:
+        raise ValueError(f"{snapshot.name}: its LDOS has σ = {sigma} eV, broader than the model's {smearing} eV")
+    top = float(snapshot.energies[-1])
+    if snapshot.complete_below is not None:
+        top = min(top, snapshot.complete_below - _MARGIN * smearing)
+    known = int(np.searchsorted(energies, top + 1e-9, side="right"))
+    if known < 2:
+        raise ValueError(f"{snapshot.name}: its LDOS ends at {top:.2f} eV, below the model's window")
+    return broaden(values, snapshot.energies, math.sqrt(smearing**2 - sigma**2), energies[:known]), known
+
+
+def _broadening_matrix(energies: np.ndarray, target: np.ndarray, sigma: float, spacing: float) -> np.ndarray:
+    """Gaussian weights ``[energy, target]``; what lies outside the window is charged to its ends."""
+    reach = math.ceil(9 * sigma / spacing)
+    wide = energies[0] + spacing * np.arange(-reach, len(energies) + reach)
+    weights = np.exp(-0.5 * ((wide[:, None] - target) / sigma) ** 2) * spacing / (sigma * math.sqrt(2 * math.pi))
+    inside = weights[reach:-reach].copy()
+    inside[0] += weights[:reach].sum(axis=0)
+    inside[-1] += weights[-reach:].sum(axis=0)
+    return inside

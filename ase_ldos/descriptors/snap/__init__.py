@@ -1,0 +1,1 @@
+"""SNAP, the bispectrum in LAMMPS' convention."""

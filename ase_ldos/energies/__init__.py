@@ -1,1 +1,0 @@
-"""The terms of the total free energy: one file each."""

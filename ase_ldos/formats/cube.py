@@ -1,0 +1,137 @@
+"""Gaussian cube files: densities out, densities and LDOS in."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+from ase.io.cube import read_cube as _ase_read_cube
+from ase.io.cube import write_cube as _ase_write_cube
+
+from ase_ldos.dataset.npz import Snapshot
+from ase_ldos.geometry.fourier_resampling import resample
+from ase_ldos.units import BOHR, RYDBERG
+
+PathLike = str | os.PathLike[str]
+#: From 1/(Ry bohr³), in which Quantum ESPRESSO's pp.x writes the LDOS, to 1/(eV Å³).
+LDOS_UNIT = 1 / (RYDBERG * BOHR**3)
+
+
+def write_cube(path: PathLike, atoms: Atoms, field: np.ndarray, *, comment: str = "") -> None:
+    """Write a field per volume, given in 1/Å³, in 1/bohr³ as cube files have it.
+
+    Args:
+        path: the file.
+        atoms: the structure.
+        field: ``[nx, ny, nz]``, e.g. the density in e/Å³.
+        comment: first line of the file.
+
+    Raises:
+        ValueError: the field has no three axes.
+    """
+    if np.ndim(field) != 3:
+        raise ValueError(f"a cube file holds a field with three axes; this one has shape {np.shape(field)}")
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        with temporary.open("w") as file:
+            _ase_write_cube(file, atoms, np.asarray(field, dtype=float) * BOHR**3, comment=comment or None)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_cube(path: PathLike) -> tuple[Atoms, np.ndarray]:
+    """Read a cube file.
+
+    Returns:
+        The atoms, periodic, and the field in 1/Å³, ``[nx, ny, nz]``.
+
+    Raises:
+        ValueError: no such file, or it is cut off.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"there is no cube file {path}")
+    try:
+        with path.open() as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            content = _ase_read_cube(file, read_data=True)
+    except (ValueError, IndexError, StopIteration, KeyError, AssertionError) as error:
+        raise ValueError(f"{path} is not a whole cube file: {error}") from error
+    atoms, field = content["atoms"], np.asarray(content["data"], dtype=float)
+    atoms.pbc = True
+    return atoms, field / BOHR**3
+
+
+def read_ldos_cubes(
+    paths: Sequence[PathLike],
+    energies: np.ndarray,
+    *,
+    name: str = "cubes",
+    sigma: float | None = None,
+    shape: tuple[int, int, int] | None = None,
+) -> Snapshot:
+    """Read the LDOS from the cube files of ``pp.x`` with ``plot_num = 3``, one energy each.
+
+    Files are taken in the order of the numbers in their names (``tmp.pp001…``, ``tmp.pp002…``).
+
+    Args:
+        paths: the files.
+        energies: their energies, eV, ``[energy]``.
+        name: of the snapshot.
+        sigma: standard deviation of the Gaussian in the data, eV (``degauss_ldos`` / √2).
+        shape: grid onto which the fields are resampled; default: their own.
+
+    Raises:
+        ValueError: another number of files than of energies, or files of different grids or structures.
+    """
+    ordered = sorted((Path(path) for path in paths), key=_numbers_in_name)
+    if len(ordered) != len(energies):
+        raise ValueError(f"there are {len(ordered)} cube files and {len(energies)} energies; one file each is expected")
+    atoms, first = read_cube(ordered[0])
+    shape = first.shape if shape is None else shape
+    ldos = np.empty((*shape, len(ordered)), dtype=np.float32)
+    for i, path in enumerate(ordered):
+        other, field = read_cube(path) if i else (atoms, first)
+        if field.shape != first.shape or np.abs(other.positions - atoms.positions).max(initial=0) > 1e-4:
+            raise ValueError(f"{path} has another grid or structure than {ordered[0]}; a series of one run is expected")
+        ldos[..., i] = resample(field, shape) * (BOHR**3 * LDOS_UNIT)
+    volume = atoms.get_volume()
+    return Snapshot(
+        name=name,
+        numbers=atoms.numbers,
+        cell=atoms.cell.array,
+        positions=atoms.positions,
+        energies=np.asarray(energies, dtype=float),
+        ldos=ldos,
+        ldos_scale=1.0,
+        ldos_sigma=sigma,
+        dos=ldos.mean(axis=(0, 1, 2), dtype=float) * volume,
+    )
+
+
+def write_ldos_cubes(folder: PathLike, snapshot: Snapshot) -> list[Path]:
+    """Write the LDOS as a series of cube files in the units of ``pp.x``, ``NAME_001.cube`` and so on.
+
+    Raises:
+        ValueError: the snapshot has no LDOS.
+    """
+    ldos = snapshot.ldos_values()
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for i, energy in enumerate(snapshot.energies if snapshot.energies is not None else ()):
+        paths.append(folder / f"{snapshot.name}_{i + 1:03d}.cube")
+        field = ldos[..., i] / (LDOS_UNIT * BOHR**3)
+        write_cube(paths[-1], snapshot.to_atoms(), field, comment=f"LDOS in 1/(Ry bohr^3) at {energy:.4f} eV")
+    return paths
+
+
+def _numbers_in_name(path: Path) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", path.stem))

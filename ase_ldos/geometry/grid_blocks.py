@@ -1,0 +1,129 @@
+"""Walking over the grid in blocks: points, the atoms around them, and where their gradients go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ase_ldos.descriptors.protocol import Descriptor
+from ase_ldos.geometry.grid import Box, Grid
+from ase_ldos.geometry.neighbours import Images
+from ase_ldos.geometry.structure import Structure
+
+#: Grid points of a block: large enough for matrix products, small enough for the cache.
+DEFAULT_BLOCK = 2048
+
+
+@dataclass(frozen=True)
+class Block:
+    """A compact piece of the grid with every image within the cutoff of one of its points.
+
+    Coordinates are about the block's centre, so that they are small and float32 keeps their digits. The images nearest
+    to the block come first: a descriptor may leave out the far ones where they do not count.
+
+    Attributes:
+        flat: flat C-order point numbers, int64 ``[grid]``.
+        points: Å, ``[grid, 3]``.
+        atoms: positions of the images, Å, ``[image, 3]``.
+        species: species index of the images, int64 ``[image]``.
+        owners: atom index of the images, int64 ``[image]``.
+    """
+
+    flat: Tensor
+    points: Tensor
+    atoms: Tensor
+    species: Tensor
+    owners: Tensor
+
+
+def species_indices(numbers: Tensor, species: tuple[int, ...]) -> Tensor:
+    """Place of each atom's number in ``species``, int64 ``[atom]``.
+
+    Raises:
+        ValueError: an atom's element is not among the species.
+    """
+    known = torch.tensor(species, device=numbers.device)
+    match = numbers[:, None] == known[None, :]
+    if not bool(match.any(dim=1).all()):
+        from ase.data import chemical_symbols
+
+        foreign = sorted({chemical_symbols[int(n)] for n in numbers[~match.any(dim=1)]})
+        names = ", ".join(chemical_symbols[n] for n in species)
+        raise ValueError(f"the model knows {names}; the atoms contain {', '.join(foreign)}")
+    return match.to(torch.int64).argmax(dim=1)
+
+
+def iterate_blocks(
+    descriptor: Descriptor,
+    structure: Structure,
+    grid: Grid,
+    *,
+    max_points: int = DEFAULT_BLOCK,
+    dtype: torch.dtype = torch.float64,
+    boxes: Sequence[Box] | None = None,
+) -> Iterator[Block]:
+    """Walk over the grid; gradients flow from points and atoms to the structure's positions and cell.
+
+    Memory is one block's: the caller lets go of a block before the next. Blocks of one shape share one tensor of
+    points, unless it carries gradients, so that a descriptor may keep what depends on the points alone.
+
+    Args:
+        descriptor: gives cutoff and species.
+        structure: the atoms.
+        grid: the points.
+        max_points: of a block.
+        dtype: of points and atoms.
+        boxes: only these (of ``grid.boxes``); default is the whole grid.
+    """
+    _retain_freed_memory()
+    species = species_indices(structure.numbers, descriptor.species)
+    boxes = grid.boxes(max_points) if boxes is None else boxes
+    shapes: dict[tuple[int, int, int], _Shape] = {}
+    for box in boxes:
+        if box.shape not in shapes:
+            shapes[box.shape] = _Shape.of(grid, box.shape, dtype)
+    radius = max(float(np.linalg.norm(shape.corners, axis=1).max()) for shape in shapes.values())
+    images = Images(structure, descriptor.cutoff + radius + 1e-6)  # with room for rounding
+    centres = grid.centres(boxes)
+    places = centres.detach().cpu().numpy()
+    for number, box in enumerate(boxes):
+        shape = shapes[box.shape]
+        near = images.near_box(places[number], shape.corners, descriptor.cutoff)
+        owners = images.atoms[near]
+        atoms = (images.positions[near] - centres[number]).to(dtype)
+        points = shape.points if not grid.cell.requires_grad else grid.offsets(box.shape).to(dtype)
+        yield Block(shape.numbers + grid.number(box.first), points, atoms, species[owners], owners)
+
+
+def _retain_freed_memory() -> None:
+    """Make the C library keep what a block frees for the next block.
+
+    glibc gives freed memory back to the system above a threshold that follows the largest piece freed so far, up to
+    32 MiB. Without this, pages that come back empty took half of the time of a block.
+    """
+    with suppress(RuntimeError):  # where memory is as short as that, without
+        torch.empty(31 * 2**20, dtype=torch.uint8)
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What boxes of one shape have in common.
+
+    Numbers of the points in the box at the origin, points about the centre, and corners ``[8, 3]``, Å.
+    """
+
+    numbers: Tensor
+    points: Tensor
+    corners: np.ndarray
+
+    @classmethod
+    def of(cls, grid: Grid, shape: tuple[int, int, int], dtype: torch.dtype) -> _Shape:
+        points = grid.offsets(shape).detach()
+        ends = [[0, n - 1] for n in shape]
+        places = [(i * shape[1] + j) * shape[2] + k for i in ends[0] for j in ends[1] for k in ends[2]]
+        return cls(grid.numbers(Box((0, 0, 0), shape)), points.to(dtype), points[places].cpu().numpy())

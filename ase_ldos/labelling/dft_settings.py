@@ -1,0 +1,160 @@
+"""The set-up of the DFT calculations behind a data set, as a TOML file."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ase_ldos.toml_settings import build, read_toml
+
+
+@dataclass(frozen=True)
+class LDOSRecipe:
+    """How the local density of states is sampled (the table ``[ldos]``).
+
+    Attributes:
+        sigma: standard deviation of the Gaussian, eV.
+        minimum: lowest energy, eV.
+        maximum: highest energy, eV.
+        spacing: distance of the energies, eV.
+        kspacing: distance of k-points of the dense mesh, 1/Å.
+        bands_per_atom: number of bands over number of atoms; enough to fill the energy window.
+    """
+
+    sigma: float
+    minimum: float
+    maximum: float
+    spacing: float
+    kspacing: float
+    bands_per_atom: float
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be sampled."""
+        for name in ("sigma", "spacing", "kspacing", "bands_per_atom"):
+            _check_positive(f"ldos.{name}", getattr(self, name))
+        if not self.maximum > self.minimum:
+            raise ValueError(
+                f"recipe: ldos.maximum is {self.maximum} eV; it must be above ldos.minimum, {self.minimum}"
+            )
+
+    @property
+    def energies(self) -> np.ndarray:
+        """The energy grid, eV, ``[energy]``."""
+        steps = round((self.maximum - self.minimum) / self.spacing)
+        return self.minimum + self.spacing * np.arange(steps + 1)
+
+
+@dataclass(frozen=True)
+class DOSRecipe:
+    """How the density of states is sampled from the self-consistent mesh (the table ``[dos]``).
+
+    For meshes dense enough that the DOS no longer ripples in their pattern; it costs nothing more. The energies end
+    two σ below the first state that was left out.
+
+    Attributes:
+        sigma: standard deviation of the Gaussian, eV.
+        minimum: lowest energy, eV.
+        spacing: distance of the energies, eV.
+    """
+
+    sigma: float
+    minimum: float
+    spacing: float
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be sampled."""
+        for name in ("sigma", "spacing"):
+            _check_positive(f"dos.{name}", getattr(self, name))
+
+    def energies(self, complete_below: float) -> np.ndarray:
+        """The energy grid, eV, ``[energy]``, of states that are all known below an energy (eV)."""
+        steps = math.floor((complete_below - 2 * self.sigma - self.minimum) / self.spacing)
+        if steps < 1:
+            raise ValueError(
+                f"recipe: dos.minimum is {self.minimum} eV, but the bands are complete only below "
+                f"{complete_below:.2f} eV; raise bands_per_atom"
+            )
+        return self.minimum + self.spacing * np.arange(steps + 1)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Set-up of Quantum ESPRESSO.
+
+    Attributes:
+        pseudopotentials: file name by chemical symbol.
+        pseudo_dir: the folder of these files.
+        cutoff: of the plane waves, Ry.
+        electronic_temperature: of the Fermi-Dirac occupation, K.
+        kspacing: distance of k-points of the self-consistent mesh, 1/Å.
+        bands_per_atom: number of bands over number of atoms.
+        convergence: of the self-consistent energy, Ry.
+        grid_spacing: of the stored density and LDOS, Å.
+        ldos: how the LDOS is sampled; ``None`` for energies, forces, stress and density only.
+        dos: how the DOS is sampled where no LDOS is; ``None``: not at all.
+        options: more of pw.x's input, by namelist, e.g. ``{"electrons": {"mixing_beta": 0.3}}``.
+    """
+
+    pseudopotentials: Mapping[str, str]
+    pseudo_dir: Path
+    cutoff: float
+    electronic_temperature: float
+    kspacing: float
+    bands_per_atom: float
+    convergence: float = 1e-9
+    grid_spacing: float = 0.25
+    ldos: LDOSRecipe | None = None
+    dos: DOSRecipe | None = None
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be calculated."""
+        names = ("cutoff", "electronic_temperature", "kspacing", "bands_per_atom", "convergence", "grid_spacing")
+        for name in names:
+            _check_positive(name, getattr(self, name))
+
+    def pseudopotential_path(self, symbol: str) -> Path:
+        """The file of an element.
+
+        Raises:
+            ValueError: the recipe has none, or the file is not there.
+        """
+        if symbol not in self.pseudopotentials:
+            known = ", ".join(self.pseudopotentials) or "none"
+            raise ValueError(f"the recipe has no pseudopotential of {symbol}; it has {known}")
+        path = Path(self.pseudo_dir) / self.pseudopotentials[symbol]
+        if not path.is_file():
+            raise ValueError(f"the pseudopotential of {symbol} is not at {path}; give its folder as pseudo_dir")
+        return path
+
+
+def load_recipe(path: str | os.PathLike[str], *, pseudo_dir: str | os.PathLike[str] | None = None) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        path: the TOML file; its keys are the attributes of :class:`Recipe`.
+        pseudo_dir: folder of the pseudopotentials; default: the recipe's ``pseudo_dir``, taken from the recipe's
+            own folder, which is also the default of that.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not TOML, a key is missing or unknown, or a value is impossible.
+    """
+    path = Path(path)
+    table = read_toml(path)
+    sampling = {"ldos": LDOSRecipe, "dos": DOSRecipe}
+    tables = {name: table.pop(name, None) for name in sampling}
+    built = {name: None if t is None else build(sampling[name], t, f"{path}, [{name}]") for name, t in tables.items()}
+    folder = Path(pseudo_dir) if pseudo_dir is not None else path.parent / table.get("pseudo_dir", "")
+    return build(Recipe, table | {"pseudo_dir": folder} | built, str(path))
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not isinstance(value, int | float) or not value > 0:
+        raise ValueError(f"recipe: {name} is {value!r}; it must be a positive number")

@@ -1,0 +1,1 @@
+"""Small problems that explain the method; clients of the training loop."""

@@ -1,0 +1,1 @@
+"""The SE(3)-equivariant graph network."""

@@ -1,0 +1,195 @@
+"""All that depends on the density, with its derivatives, in the memory of a few fields.
+
+    X = −E_H[n] + E_xc[n + n_core] − ∫ n v_xc[n + n_core] d³r
+
+The formulas are those of ``hartree`` and ``xc``; here they are walked through slab by slab and differentiated on the
+way, so that neither a graph nor temporary fields of the whole grid are kept: 80 million points fit into memory.
+The derivative along a fractional coordinate is antisymmetric, so its adjoint is minus itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ase_ldos.geometry.grid import Grid
+from ase_ldos.physics.exchange_correlation import fractional_wave, metric, xc_sums
+from ase_ldos.physics.hartree import hartree_kernel
+from ase_ldos.units import BOHR, HARTREE
+
+#: Points of a slab: its some forty temporary arrays should stay near the cache.
+_SLAB = 2**16
+#: From this many points on the fields are transformed in float32. Measured: below 0.001 meV/atom (see the tests).
+SINGLE_FROM = 2**22
+
+
+@dataclass(frozen=True)
+class DensityTerms:
+    """Energies in eV, float64, and derivatives of X (see the module).
+
+    Attributes:
+        hartree: E_H.
+        xc: E_xc.
+        xc_potential: ∫ n v_xc d³r.
+        potential: ∂X/∂n(r) of the discrete sums, eV Å³, flat ``[grid]``, if wanted.
+        strain: ∂X/∂ε with the values of n and n_core kept, eV, ``[3, 3]``, if wanted.
+        core_potential: ∂X/∂n_core(r), eV Å³, flat ``[grid]``, if wanted and there is a core charge.
+    """
+
+    hartree: Tensor
+    xc: Tensor
+    xc_potential: Tensor
+    potential: Tensor | None = None
+    strain: Tensor | None = None
+    core_potential: Tensor | None = None
+
+
+def density_terms(
+    density: Tensor,
+    grid: Grid,
+    functional: str,
+    *,
+    differentiate: bool,
+    core: Tensor | None = None,
+    fields: torch.dtype | None = None,
+) -> DensityTerms:
+    """Energies of a density, and derivatives if wanted, without a graph.
+
+    Args:
+        density: n, e/Å³, ``[nx, ny, nz]``.
+        grid: of the density.
+        functional: ``"lda"`` or ``"pbe"``.
+        differentiate: give potential and strain derivative.
+        core: partial core charge n_core, e/Å³, ``[nx, ny, nz]``.
+        fields: number type of the transforms; default is float64, float32 on grids of ``SINGLE_FROM`` points or more.
+    """
+    if fields is None:
+        fields = torch.float32 if grid.n_points >= SINGLE_FROM else torch.float64
+    with torch.no_grad():
+        coefficients = torch.fft.rfftn(density.to(fields), norm="forward")
+        strain = torch.zeros(3, 3, dtype=torch.float64, device=density.device)
+        slopes = []
+        if functional != "lda":
+            slopes = [_slopes(coefficients, grid)]
+            if core is not None:
+                slopes.append(_slopes(torch.fft.rfftn(core.to(fields), norm="forward"), grid) + slopes[0])
+        hartree = _hartree(coefficients, grid, strain)
+    terms = _exchange_correlation(density, core, slopes, grid, strain, differentiate)
+    if not differentiate:
+        return replace(terms, hartree=hartree)
+    assert terms.potential is not None
+    with torch.no_grad():
+        # of the discrete sum: v_H times the voxel
+        coefficients *= -grid.voxel_volume.to(fields)
+        core_potential = terms.core_potential
+        if slopes and core_potential is not None:
+            # n and n_core both stand in the total
+            core_potential = core_potential + _from_slopes(torch.zeros_like(coefficients), slopes[1], grid)
+            slopes = [slopes[0] + slopes[1]]
+        potential = _from_slopes(coefficients, slopes[0] if slopes else None, grid)
+        potential += terms.potential
+    return replace(terms, hartree=hartree, potential=potential, strain=strain, core_potential=core_potential)
+
+
+def _slopes(coefficients: Tensor, grid: Grid) -> Tensor:
+    """Derivatives along the fractional coordinates, ``[3, nx, ny, nz]``, of a field's ``rfftn``."""
+    dtype = coefficients.real.dtype
+    along = torch.empty(3, *grid.shape, dtype=dtype, device=coefficients.device)
+    for axis in range(3):
+        wave = fractional_wave(grid.shape, axis, along)
+        along[axis] = torch.fft.irfftn(coefficients * wave, s=grid.shape, norm="forward")
+    return along
+
+
+def _from_slopes(coefficients: Tensor, along: Tensor | None, grid: Grid) -> Tensor:
+    """Adjoint of ``_slopes``, flat ``[grid]``, on top of a field's ``coefficients``, which are used up."""
+    for axis in range(3 if along is not None else 0):
+        # the forward transform's 1/N and the backward one's missing 1/N make the adjoint's factor 1
+        part = torch.fft.rfftn(along[axis], norm="forward") if along is not None else coefficients
+        coefficients -= part.mul_(fractional_wave(grid.shape, axis, part.real))
+    return torch.fft.irfftn(coefficients, s=grid.shape, norm="forward").flatten()
+
+
+def _hartree(coefficients: Tensor, grid: Grid, strain: Tensor) -> Tensor:
+    """E_H; ``coefficients`` n_G become those of v_H, and −∂E_H/∂ε is added to ``strain``."""
+    total = torch.zeros((), dtype=torch.float64, device=coefficients.device)
+    identity = torch.eye(3, dtype=torch.float64, device=coefficients.device)
+    for rows in _rows(grid):
+        kernel = hartree_kernel(grid, rows)
+        part = coefficients[rows]
+        power = (part.real.double() ** 2 + part.imag.double() ** 2) * kernel * (grid.half_weights() * grid.volume / 2)
+        vectors = grid.g_vectors(rows)
+        squared = vectors.square().sum(dim=-1)
+        weight = power * 2 / torch.where(squared == 0, 1.0, squared)
+        energy = power.sum()
+        total += energy
+        # V → V (1 + tr ε), G → G (1 − ε)
+        along = vectors.flatten(0, 2)
+        strain -= energy * identity + along.T @ (weight.flatten()[:, None] * along)
+        part *= kernel.to(part.real.dtype)
+    return total
+
+
+def _exchange_correlation(
+    density: Tensor, core: Tensor | None, slopes: list[Tensor], grid: Grid, strain: Tensor, differentiate: bool
+) -> DensityTerms:
+    """E_xc and ∫ n v_xc; with ``differentiate``, ``slopes`` are overwritten by the derivatives in them.
+
+    Args:
+        density: n.
+        core: n_core.
+        slopes: of n and, with a core charge, of n + n_core; none for LDA.
+        grid: of the density.
+        strain: the derivative in it is added.
+        differentiate: give derivatives.
+    """
+    sums = torch.zeros(2, dtype=torch.float64, device=density.device)
+    kept = slopes[0].dtype if slopes else torch.float64
+    fields = [density] if core is None else [density, core]
+    potentials = [torch.empty(grid.n_points, dtype=kept, device=density.device) for _ in fields if differentiate]
+    plane = grid.shape[1] * grid.shape[2]
+    for rows in _rows(grid):
+        with torch.set_grad_enabled(differentiate):
+            leaves = [field[rows].to(torch.float64).detach() for field in fields]
+            leaves += [along[:, rows].to(torch.float64) for along in slopes]
+            leaves.append(torch.zeros_like(strain))
+            for leaf in leaves:
+                leaf.requires_grad_(differentiate)
+            energy, pulled = _slab(leaves[: len(fields)], leaves[len(fields) : -1], leaves[-1], grid)
+            difference = energy - pulled
+        sums += torch.stack((energy, pulled)).detach()
+        if not differentiate:
+            continue
+        found = torch.autograd.grad(difference, leaves, materialize_grads=True)
+        for potential, part in zip(potentials, found):
+            potential[rows.start * plane : rows.stop * plane] = part.flatten()
+        for along, part in zip(slopes, found[len(fields) :]):
+            along[:, rows] = part.to(along.dtype)
+        strain += found[-1]
+    if not differentiate:
+        return DensityTerms(hartree=sums[0], xc=sums[0], xc_potential=sums[1])
+    # the voxel's own derivative
+    strain += (sums[0] - sums[1]) * torch.eye(3).to(strain)
+    core_potential = potentials[1] if core is not None else None
+    return DensityTerms(sums[0], sums[0], sums[1], potential=potentials[0], core_potential=core_potential)
+
+
+def _slab(fields: list[Tensor], slopes: list[Tensor], deformation: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    """E_xc and ∫ n v_xc of some rows of the grid, eV, in a metric that the strain deforms."""
+    moved = replace(grid, cell=grid.cell.detach() @ (torch.eye(3).to(deformation) + deformation))
+    valence, total = fields[0] * BOHR**3, sum(fields[1:], fields[0]) * BOHR**3
+    scaled = [along * BOHR**3 for along in slopes]
+    found = xc_sums(valence, total, scaled[0] if scaled else None, scaled[-1] if scaled else None, metric(moved))
+    voxel = grid.voxel_volume.detach() * (HARTREE / BOHR**3)
+    return found[0] * voxel, found[1] * voxel
+
+
+def _rows(grid: Grid) -> Iterator[slice]:
+    """Slabs of the first axis of about ``_SLAB`` points."""
+    step = max(1, math.floor(_SLAB / (grid.shape[1] * grid.shape[2])))
+    for start in range(0, grid.shape[0], step):
+        yield slice(start, min(start + step, grid.shape[0]))

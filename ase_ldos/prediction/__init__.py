@@ -1,0 +1,1 @@
+"""From a model and a structure to energies, density, DOS, forces and stress."""

@@ -1,0 +1,60 @@
+"""When memory runs out: tell it from other errors, and find a block of grid points that fits."""
+
+from __future__ import annotations
+
+import gc
+
+import torch
+
+from ase_ldos.geometry.grid import Grid
+from ase_ldos.geometry.grid_blocks import iterate_blocks
+from ase_ldos.geometry.structure import Structure
+from ase_ldos.model.ldos_model import LDOSModel
+from ase_ldos.prediction.grid_pass import KEEP_BYTES, hidden_bytes
+
+#: What torch and the system say when an allocation on the CPU fails.
+_PHRASES = ("out of memory", "not enough memory", "allocate memory")
+#: Float64 arrays of the size of the grid that Hartree and exchange-correlation energies hold at once, about.
+_WORK_ARRAYS = 12
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether this is a failed allocation, on the CPU or on a device."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(phrase in str(error).lower() for phrase in _PHRASES)
+
+
+def largest_fitting_block(
+    model: LDOSModel, structure: Structure, grid: Grid, *, below: int, backward: bool
+) -> int | None:
+    """A number of grid points per block, at most half of ``below``, whose memory was there twice; None if none is.
+
+    Found by trying and halving: twice, because a whole prediction leaves memory in pieces that one block does not see.
+    """
+    size = below
+    while (size := size // 2) >= 1:
+        gc.collect()
+        if model.device.type == "cuda":
+            torch.cuda.empty_cache()
+        try:
+            _try_block(model, structure, grid, min(2 * size, grid.n_points), backward)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        else:
+            return size
+    return None
+
+
+def _try_block(model: LDOSModel, structure: Structure, grid: Grid, size: int, backward: bool) -> None:
+    """Evaluate one block beside the memory that a whole prediction needs for other things."""
+    kept = min(KEEP_BYTES, hidden_bytes(model, grid))
+    ballast = torch.empty(kept + 8 * _WORK_ARRAYS * grid.n_points, dtype=torch.uint8, device=model.device)
+    block = next(iterate_blocks(model.descriptor, structure, grid, max_points=size, dtype=model.dtype))
+    atoms = block.atoms.requires_grad_(backward)
+    with torch.set_grad_enabled(backward):
+        hidden = model.hidden(block, model.prepare(structure)[block.owners])
+        if backward:
+            torch.autograd.grad(hidden.sum(), atoms)
+    del ballast

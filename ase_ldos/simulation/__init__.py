@@ -1,0 +1,1 @@
+"""Structures worth calculating, and what is done with a calculator."""

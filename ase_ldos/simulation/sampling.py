@@ -1,0 +1,152 @@
+"""Structures worth labelling: rattled, strained, or picked from a trajectory; ``ase_ldos.simulation.stacking`` stacks layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from ase_ldos.descriptors.protocol import Descriptor
+
+
+def rattled(atoms: Atoms, sigma: float, rng: np.random.Generator, *, minimum_distance: float = 0.0) -> Atoms:
+    """Displace every atom by a Gaussian in each direction.
+
+    Args:
+        atoms: the structure; it is not changed.
+        sigma: standard deviation, Å.
+        rng: source of random numbers.
+        minimum_distance: draw again (at most 100 times) until no two atoms are closer, Å.
+
+    Raises:
+        ValueError: σ is negative, or no draw keeps the distance.
+    """
+    from ase.neighborlist import neighbor_list
+
+    if not sigma >= 0:
+        raise ValueError(f"sigma is {sigma} Å; it must not be negative")
+    for _ in range(100):
+        new = atoms.copy()
+        new.positions += rng.normal(0.0, sigma, new.positions.shape)
+        if minimum_distance <= 0 or len(neighbor_list("i", new, minimum_distance)) == 0:
+            return new
+    raise ValueError(f"with sigma {sigma} Å atoms come closer than {minimum_distance} Å in each of 100 draws")
+
+
+def strained(
+    atoms: Atoms, rng: np.random.Generator, *, strain: float = 0.02, volume: tuple[float, float] = (-0.05, 0.05)
+) -> Atoms:
+    """Deform cell and atoms: a random volume, and a random symmetric strain without trace.
+
+    Args:
+        atoms: the structure; it is not changed.
+        rng: source of random numbers.
+        strain: largest size of a strain component.
+        volume: least and greatest relative change of volume.
+
+    Raises:
+        ValueError: a strain outside 0 … 0.5, or a volume change at or below −1.
+    """
+    low, high = volume
+    if not 0 <= strain < 0.5 or not -1 < low <= high:
+        raise ValueError(f"strain {strain} and volume {volume} are impossible; give 0 ≤ strain < 0.5, −1 < low ≤ high")
+    tensor = rng.uniform(-strain, strain, (3, 3))
+    tensor = (tensor + tensor.T) / 2
+    deformation = np.eye(3) + tensor - np.eye(3) * np.trace(tensor) / 3
+    deformation *= ((1 + rng.uniform(low, high)) / np.linalg.det(deformation)) ** (1 / 3)
+    new = atoms.copy()
+    new.set_cell(atoms.cell.array @ deformation, scale_atoms=True)
+    return new
+
+
+def distinct(structures: Sequence[Atoms], tolerance: float = 1e-3) -> list[Atoms]:
+    """Drop structures that repeat an earlier one up to a common translation.
+
+    Args:
+        structures: the structures, atoms in the same order where they are equal.
+        tolerance: largest difference of a coordinate, Å.
+    """
+    kept: list[Atoms] = []
+    for atoms in structures:
+        if not any(_equal(atoms, other, tolerance) for other in kept):
+            kept.append(atoms)
+    return kept
+
+
+def _equal(first: Atoms, second: Atoms, tolerance: float) -> bool:
+    if len(first) != len(second) or np.any(first.numbers != second.numbers):
+        return False
+    if np.abs(first.cell.array - second.cell.array).max() > tolerance:
+        return False
+    difference = (first.positions - first.positions[0]) - (second.positions - second.positions[0])
+    scaled = difference @ np.linalg.inv(first.cell.array)
+    return bool(np.abs((scaled - np.round(scaled)) @ first.cell.array).max() <= tolerance)
+
+
+def farthest_points(features: np.ndarray, n: int, *, start: int = 0) -> list[int]:
+    """Pick points one after another, each time the one farthest from all picked before.
+
+    Args:
+        features: ``[point, feature]``.
+        n: how many; fewer come back when only duplicates are left.
+        start: the first one.
+
+    Returns:
+        Indices in the order of picking, so that any beginning of the list is a good choice too.
+
+    Raises:
+        ValueError: n below 1, or no points.
+    """
+    if n < 1 or len(features) == 0:
+        raise ValueError(f"{n} of {len(features)} points are asked for; at least 1 of 1 is needed")
+    picked = [start]
+    distances = np.linalg.norm(features - features[start], axis=1)
+    threshold = 1e-9 * max(1.0, float(np.abs(features).max()))
+    while len(picked) < min(n, len(features)):
+        new = int(distances.argmax())
+        if distances[new] <= threshold:
+            break
+        picked.append(new)
+        distances = np.minimum(distances, np.linalg.norm(features - features[new], axis=1))
+    return picked
+
+
+def frame_features(frames: Sequence[Atoms], descriptor: Descriptor) -> np.ndarray:
+    """Mean and standard deviation over the atoms of the descriptor at their places, ``[frame, 2 · feature]``.
+
+    Each column is scaled to unit variance over the frames.
+    """
+    import torch
+
+    from ase_ldos.geometry.grid_blocks import species_indices
+    from ase_ldos.geometry.neighbours import Images
+    from ase_ldos.geometry.structure import Structure
+
+    rows = []
+    for atoms in frames:
+        wrapped = atoms.copy()
+        wrapped.wrap()
+        structure = Structure.from_atoms(wrapped)
+        species = species_indices(structure.numbers, descriptor.species)
+        images = Images(structure, descriptor.cutoff + 0.01)
+        values = []
+        with torch.no_grad():
+            for position in structure.positions:
+                near = images.near(position, descriptor.cutoff)
+                owners = images.atoms[near]
+                around = images.positions[near] - position
+                values.append(descriptor(torch.zeros_like(position)[None], around, species[owners])[0])
+        table = torch.stack(values)
+        rows.append(torch.cat([table.mean(dim=0), table.std(dim=0, correction=0)]).numpy())
+    features = np.array(rows)
+    spread = features.std(axis=0)
+    return np.asarray((features - features.mean(axis=0)) / np.where(spread > 1e-12 * np.abs(features).max(), spread, 1))
+
+
+def pick_frames(frames: Sequence[Atoms], n: int, descriptor: Descriptor) -> list[int]:
+    """Pick frames of a trajectory that differ most in what surrounds their atoms; see :func:`farthest_points`."""
+    return farthest_points(frame_features(frames, descriptor), n)

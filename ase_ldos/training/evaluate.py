@@ -1,0 +1,222 @@
+"""How far a model is from DFT on labelled snapshots: the table of ``ase-ldos evaluate``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ase_ldos.dataset.broadening import on_model_energies
+from ase_ldos.dataset.npz import Snapshot, load_snapshots
+from ase_ldos.geometry.grid import Grid
+from ase_ldos.geometry.structure import Structure
+from ase_ldos.model.ldos_model import LDOSModel
+from ase_ldos.physics.free_energy import total_energies
+from ase_ldos.physics.ldos import density_of_states, electron_density
+from ase_ldos.physics.occupation import fermi_level, occupation_weights
+from ase_ldos.prediction.predict import Prediction, predict, predict_ldos
+from ase_ldos.units import BOLTZMANN, GIGAPASCAL
+
+#: Name → (heading, unit, digits) of every error, in the order of the table.
+COLUMNS: dict[str, tuple[str, str, int]] = {
+    "energy": ("A - DFT", "meV/atom", 2),
+    "energy_ldos": ("A - LDOS-derived", "meV/atom", 2),
+    "forces": ("forces", "meV/Å", 1),
+    "stress": ("stress", "GPa", 3),
+    "density": ("density", "%", 3),
+    "dos": ("DOS", "%", 2),
+    "fermi_level": ("mu", "eV", 3),
+    "ldos": ("LDOS", "%", 2),
+    "ldos_occupied": ("LDOS below mu", "%", 2),
+}
+
+
+@dataclass(frozen=True)
+class SnapshotErrors:
+    """Errors on one snapshot; a quantity that has no label is missing from ``values``.
+
+    Attributes:
+        name: of the snapshot.
+        family: cell type, whose snapshots share a k-mesh: the name up to its number.
+        values: signed differences of energies (meV/atom; to DFT, and to A from DFT's LDOS) and of μ (eV, on the dense
+            mesh); root mean squares of forces (meV/Å) and stress (GPa); density: ∫|n − n_DFT| / N (%); DOS and LDOS:
+            ‖x − x_DFT‖ / ‖x_DFT‖ (%).
+    """
+
+    name: str
+    family: str
+    values: dict[str, float]
+
+
+def evaluate_model(model: LDOSModel, snapshots: Iterable[Snapshot], *, progress: bool = True) -> list[SnapshotErrors]:
+    """Predict every snapshot on its own grid and compare."""
+    items = list(snapshots)
+    return [_snapshot_errors(model, item) for item in tqdm(items, desc="evaluate", disable=not progress)]
+
+
+def summarise(errors: Sequence[SnapshotErrors]) -> dict[str, float]:
+    """Root mean squares over snapshots; energies also as bias, spread and spread within a family.
+
+    The spread within a family is the root mean square after the mean of each family with at least two snapshots is
+    taken off (with n − 1 as divisor): total energies of different k-meshes differ by an error of DFT itself.
+    """
+    summary: dict[str, float] = {}
+    for key in COLUMNS:
+        values = np.array([error.values[key] for error in errors if key in error.values])
+        if len(values):
+            summary[key] = float(np.sqrt(np.mean(values**2)))
+            if key.startswith("energy"):
+                summary[f"{key}_bias"], summary[f"{key}_spread"] = float(values.mean()), float(values.std())
+    within = _within_families(errors)
+    if within is not None:
+        summary["energy_within_family"] = within
+    return summary
+
+
+def _within_families(errors: Sequence[SnapshotErrors]) -> float | None:
+    squares, freedom = 0.0, 0
+    for family in {error.family for error in errors}:
+        values = np.array([e.values["energy"] for e in errors if e.family == family and "energy" in e.values])
+        if len(values) > 1:
+            squares, freedom = squares + float(((values - values.mean()) ** 2).sum()), freedom + len(values) - 1
+    return float(np.sqrt(squares / freedom)) if freedom else None
+
+
+def format_table(errors: Sequence[SnapshotErrors]) -> str:
+    """The errors of every snapshot, then their root mean squares, as an aligned table."""
+    keys = [key for key in COLUMNS if any(key in error.values for error in errors)]
+    width = max([len(error.name) for error in errors] + [8])
+    heads = [f"{COLUMNS[key][0]:>18}" for key in keys]
+    units = [f"{COLUMNS[key][1]:>18}" for key in keys]
+    lines = [" " * width + "".join(heads), " " * width + "".join(units)]
+
+    def row(name: str, value: Callable[[str], float | None]) -> str:
+        cells = (value(key) for key in keys)
+        return f"{name:<{width}}" + "".join(
+            f"{'':>18}" if cell is None else f"{cell:>18.{COLUMNS[key][2]}f}" for key, cell in zip(keys, cells)
+        )
+
+    lines += [row(error.name, error.values.get) for error in errors]
+    summary = summarise(errors)
+    lines += ["-" * len(lines[0]), row("RMS", summary.get)]
+    lines += [f"free energy: bias {summary['energy_bias']:+.2f}, spread {summary['energy_spread']:.2f} meV/atom"] * (
+        "energy" in summary
+    )
+    if "energy_within_family" in summary:
+        lines[-1] += f", spread within one cell type {summary['energy_within_family']:.2f} meV/atom"
+    return "\n".join(lines)
+
+
+def _snapshot_errors(model: LDOSModel, snapshot: Snapshot) -> SnapshotErrors:
+    structure = Structure.from_arrays(snapshot.numbers, snapshot.positions, snapshot.cell, device=model.device)
+    grid = None if snapshot.shape is None else Grid(structure.cell, snapshot.shape)
+    temperature = snapshot.electronic_temperature
+    found = predict(model, structure, ("forces", "stress"), grid=grid, electronic_temperature=temperature)
+    assert found.forces is not None
+    assert found.stress is not None
+    values: dict[str, float] = {}
+    per_atom = 1000 / len(structure)
+    if snapshot.free_energy is not None:
+        values["energy"] = (found.free_energy - float(snapshot.free_energy)) * per_atom
+    if snapshot.forces is not None:
+        values["forces"] = _rms(found.forces.cpu().numpy() - snapshot.forces) * 1000
+    if snapshot.stress is not None:
+        values["stress"] = _rms(found.stress.cpu().numpy() - snapshot.stress) * GIGAPASCAL
+    if snapshot.density is not None:
+        difference = np.abs(found.density.cpu().numpy() - snapshot.density).sum()
+        values["density"] = float(difference / snapshot.density.sum()) * 100
+    if snapshot.fermi_level_dense is not None:
+        values["fermi_level"] = found.fermi_level - float(snapshot.fermi_level_dense)
+    if snapshot.ldos is not None and snapshot.energies is not None:
+        values |= _ldos_errors(model, snapshot, structure, found)
+    elif snapshot.dos is not None and snapshot.energies is not None:
+        dos, known = on_model_energies(snapshot, snapshot.dos, model.energies.cpu().numpy(), _smearing(model, snapshot))
+        values["dos"] = _relative(found.dos[:known].cpu(), torch.as_tensor(dos).double())
+    return SnapshotErrors(snapshot.name, snapshot.family, values)
+
+
+def _smearing(model: LDOSModel, snapshot: Snapshot) -> float:
+    """σ at which the two compare, eV: the model's, unless DFT's is broader."""
+    return max(model.metadata.smearing, float(snapshot.ldos_sigma or 0.0))
+
+
+def _ldos_errors(model: LDOSModel, snapshot: Snapshot, structure: Structure, found: Prediction) -> dict[str, float]:
+    """Errors of DOS and LDOS up to where DFT knows them, and of A against A from DFT's LDOS by the same sums."""
+    assert snapshot.ldos is not None
+    assert snapshot.energies is not None
+    energies, smearing = model.energies.cpu().numpy(), _smearing(model, snapshot)
+    values, known = on_model_energies(snapshot, snapshot.ldos, energies, smearing)
+    reference = torch.as_tensor(values).double() * float(snapshot.ldos_scale or 1.0)
+    ldos = predict_ldos(model, structure, found.grid)[..., :known].double().cpu()
+    grid = found.grid
+    dos = density_of_states(reference, grid)
+    kT = BOLTZMANN * float(snapshot.electronic_temperature or model.metadata.electronic_temperature)
+    charges = model.charges(structure.numbers)
+    nodes = model.energies[:known].cpu()
+    errors = {"dos": _relative(found.dos[:known].cpu(), dos), "ldos": _relative(ldos, reference)}
+    try:
+        level = fermi_level(dos, nodes, float(charges.sum()), kT)
+    except ValueError:  # DFT's LDOS ends among the states that are occupied at this temperature
+        return errors
+    weights = occupation_weights(nodes, level, kT)
+    derived = total_energies(
+        band=weights.band @ dos,
+        entropy_term=weights.entropy @ dos,
+        density=electron_density(reference, weights),
+        grid=grid,
+        structure=structure,
+        charges=charges,
+        functional=model.metadata.functional,
+        core_density=model.core_density(structure, grid),
+    )
+    occupied = nodes < level
+    return errors | {
+        "energy_ldos": (found.free_energy - float(derived.free_energy)) * 1000 / len(structure),
+        "ldos_occupied": _relative(ldos[..., occupied], reference[..., occupied]),
+    }
+
+
+def _rms(array: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(array))))
+
+
+def _relative(found: Tensor, reference: Tensor) -> float:
+    return float((found - reference).norm() / reference.norm()) * 100
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``ase-ldos evaluate``."""
+    parser.add_argument("model", help="bundled name or model file")
+    parser.add_argument("data", nargs="+", help="snapshot files (.npz) or folders of them")
+    parser.add_argument("--every", type=int, metavar="N", help="only every N-th snapshot, by name (held-back ones)")
+    parser.add_argument("--offset", type=int, default=1, help="number of the first one with --every (default 1)")
+    parser.add_argument("--json", action="store_true", help="print errors as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run ``ase-ldos evaluate``."""
+    model = LDOSModel.load(args.model)
+    snapshots = [snapshot for source in args.data for snapshot in select(load_snapshots(source), args)]
+    errors = evaluate_model(model, snapshots, progress=not args.json)
+    if args.json:
+        table = {error.name: error.values for error in errors}
+        sys.stdout.write(json.dumps({"snapshots": table, "summary": summarise(errors)}, indent=1) + "\n")
+    else:
+        sys.stdout.write(format_table(errors) + "\n")
+    return 0
+
+
+def select(snapshots: list[Snapshot], args: argparse.Namespace) -> list[Snapshot]:
+    """The held-back snapshots, where ``--every`` asks for them."""
+    if args.every is None:
+        return snapshots
+    if args.every < 1 or args.offset < 0:
+        raise ValueError(f"--every {args.every} must be at least 1 and --offset {args.offset} at least 0")
+    return sorted(snapshots, key=lambda snapshot: snapshot.name)[args.offset :: args.every]

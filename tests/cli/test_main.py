@@ -1,0 +1,196 @@
+"""The command line: help without torch, demo, predict, info, errors in one sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase.build import bulk
+from ase.io import read, write
+
+from ase_ldos.calculator.calculator import LDOSCalculator
+from ase_ldos.cli.main import COMMANDS, main
+from ase_ldos.model.ldos_model import LDOSModel
+
+
+@pytest.fixture
+def model_file(be_model: LDOSModel, tmp_path: Path) -> str:
+    path = tmp_path / "small.safetensors"
+    be_model.save(path)
+    return str(path)
+
+
+@pytest.fixture
+def structure_file(tmp_path: Path) -> str:
+    atoms = bulk("Be", "hcp", a=2.27, c=3.57)
+    atoms.rattle(0.05, seed=1)
+    write(tmp_path / "be.xyz", atoms)
+    return str(tmp_path / "be.xyz")
+
+
+def modules_after(code: str) -> set[str]:
+    """Names of the modules that a fresh interpreter has loaded after this code."""
+    code = f"import sys\n{code}\nprint('\\n'.join(['loaded:', *sys.modules]))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(run.stdout.split("loaded:\n")[1].split())
+
+
+def test_help_does_not_load_torch() -> None:
+    for arguments in (["--help"], ["demo", "--help"], ["predict", "--help"], ["info", "--help"]):
+        loaded = modules_after(
+            f"from ase_ldos.cli.main import main\ntry:\n    main({arguments})\nexcept SystemExit:\n    pass"
+        )
+        assert "ase_ldos.cli.main" in loaded
+        assert "torch" not in loaded
+
+
+def test_the_package_does_not_load_torch() -> None:
+    assert "torch" not in modules_after("import ase_ldos")
+
+
+def test_ase_does_not_load_torch_because_of_the_plugin() -> None:
+    loaded = modules_after("import ase, ase.io, ase_ldos.ase_plugin\nfrom ase._4.plugins import plugins\nlist(plugins)")
+    assert "ase_ldos.ase_plugin" in loaded
+    assert "torch" not in loaded
+
+
+def test_ase_plugin_leads_to_the_calculator() -> None:
+    plugins = pytest.importorskip("ase._4.plugins.plugin")
+    from ase_ldos.ase_plugin import __ase_plugins__
+
+    (plugin,) = __ase_plugins__
+    assert isinstance(plugin, plugins.CalculatorPlugin)
+    assert plugin.implementation is LDOSCalculator
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["--help"])
+    assert exit_.value.code == 0
+    text = capsys.readouterr().out
+    assert all(f"  {name} " in text for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main([name, "--help"])
+    assert exit_.value.code == 0
+    assert f"usage: ase-ldos {name}" in capsys.readouterr().out
+
+
+def test_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["levitate"])
+    assert exit_.value.code == 2
+    assert "levitate" in capsys.readouterr().err
+
+
+def test_info(model_file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", model_file]) == 0
+    text = capsys.readouterr().out
+    for part in ("Be 2", "PBE", "3000 K", "-5 to 12 eV, 60 nodes", "power_spectrum", "10 - 16 - 16 - 60"):
+        assert part in text
+
+
+def test_predict_prints_what_the_calculator_finds(
+    model_file: str, structure_file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["predict", structure_file, "--model", model_file, "--device", "cpu", "--forces", "--stress"]
+    assert main(arguments) == 0
+    table = capsys.readouterr().out
+    assert main([*arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    atoms = read(structure_file)
+    atoms.calc = LDOSCalculator(model_file, device="cpu")
+    np.testing.assert_allclose(found["stress"], atoms.get_stress(), atol=1e-12)
+    np.testing.assert_allclose(found["forces"], atoms.get_forces(), atol=1e-10)
+    assert found["free_energy"] == pytest.approx(atoms.get_potential_energy(), abs=1e-9)
+    assert found["fermi_level"] == pytest.approx(atoms.calc.get_fermi_level(), abs=1e-9)
+    assert f"{found['free_energy']:.6f}" in table
+    assert f"{found['forces'][1][2]:.6f}" in table
+    assert "electrons          4.000000" in table
+
+
+def test_predict_writes_files(model_file: str, structure_file: str, tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("dos.png", "slice.png", "n.cube")]
+    options = [text for option, path in zip(("--dos", "--slice", "--cube"), paths) for text in (option, str(path))]
+    assert main(["predict", structure_file, "--model", model_file, "--temperature", "5000", *options]) == 0
+    assert all(path.stat().st_size > 1000 for path in paths)
+
+
+def test_demo(model_file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "out"
+    assert main(["demo", "--model", model_file, "--steps", "3", "--device", "cpu", "--output", str(folder)]) == 0
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        "trajectory.traj",
+        "dos.png",
+        "dos-in-time.png",
+        "density-slice.png",
+        "density.cube",
+        "energies.txt",
+    }
+    frames = read(folder / "trajectory.traj", index=":")
+    assert [len(frame) for frame in frames] == [16] * 4
+    totals = [frame.get_total_energy() for frame in frames]
+    assert np.ptp(totals) < 0.1 * np.ptp([frame.get_potential_energy() for frame in frames])
+    assert frames[0].get_temperature() == pytest.approx(600)
+    output = capsys.readouterr().out
+    assert "s of CPU" in output
+    assert all(str(folder / name) in output for name in names)
+    table = (folder / "energies.txt").read_text().splitlines()
+    assert len(table) == 2 + 4
+    assert all(line in output for line in table)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".ase-ldos")]
+
+
+def refuse(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """Run a command that must fail: exit code 2, one line on stderr, nothing on stdout."""
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"ase-ldos {arguments[0]}: error: ")
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+def test_errors_are_one_sentence(
+    model_file: str, structure_file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = ["--model", model_file]
+    (tmp_path / "broken.safetensors").write_bytes(b"nothing")
+    (tmp_path / "broken.xyz").write_text("two\natoms\n")
+    write(tmp_path / "mg.xyz", bulk("Mg"))
+    before = {path.name for path in tmp_path.iterdir()}
+    output = ["--cube", str(tmp_path / "n.cube"), "--dos", str(tmp_path / "dos.png")]
+    cases = {
+        "no file": ["predict", str(tmp_path / "none.xyz"), *model],
+        "cannot read structure": ["predict", str(tmp_path / "broken.xyz"), *model],
+        "choose one": ["predict", structure_file, "--index", ":", *model],
+        "atoms contain Mg": ["predict", str(tmp_path / "mg.xyz"), *model, *output],
+        "no model file": ["predict", structure_file, "--model", "no-such-model", *output],
+        "is damaged": ["predict", structure_file, "--model", str(tmp_path / "broken.safetensors"), *output],
+        "must be a positive number of K": ["predict", structure_file, *model, "--temperature", "-1", *output],
+        "no folder": ["predict", structure_file, *model, "--cube", str(tmp_path / "none" / "n.cube")],
+        "cannot be used": ["predict", structure_file, *model, "--device", "abacus"],
+        "must be positive": ["demo", *model, "--steps", "0", "--output", str(tmp_path / "demo")],
+        "no bundled model": ["demo", "--model", "no-such-model", "--output", str(tmp_path / "demo")],
+        "not a folder": ["demo", *model, "--output", structure_file],
+    }
+    for sentence, arguments in cases.items():
+        assert sentence in refuse(arguments, capsys)
+    assert "no bundled model" in refuse(["info", "no-such-model"], capsys)
+    assert {path.name for path in tmp_path.iterdir()} == before
+
+
+def test_exit_code_of_the_process(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "ase_ldos.cli.main", "info", str(tmp_path / "none")]
+    run = subprocess.run(command, capture_output=True, text=True, env={**os.environ}, check=False)
+    assert run.returncode == 2
+    assert "Traceback" not in run.stderr

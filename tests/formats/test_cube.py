@@ -1,0 +1,74 @@
+"""Cube files: units, order and damage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase.build import bulk
+
+from ase_ldos.dataset.npz import Snapshot
+from ase_ldos.formats.cube import read_cube, read_ldos_cubes, write_cube, write_ldos_cubes
+from ase_ldos.units import BOHR
+
+
+def snapshot() -> Snapshot:
+    atoms = bulk("Be", "hcp", a=2.25, c=3.54)
+    return Snapshot(
+        name="be",
+        numbers=atoms.numbers,
+        cell=atoms.cell.array,
+        positions=atoms.positions,
+        energies=np.arange(12.0),
+        ldos=np.random.default_rng(0).random((4, 6, 8, 12)).astype(np.float32),
+        ldos_scale=0.5,
+    )
+
+
+def test_density_survives_and_is_stored_in_atomic_units(tmp_path: Path) -> None:
+    atoms = bulk("Be", "hcp", a=2.25, c=3.54)
+    field = np.random.default_rng(1).random((4, 5, 6))
+    write_cube(tmp_path / "n.cube", atoms, field, comment="density")
+    again, values = read_cube(tmp_path / "n.cube")
+    np.testing.assert_allclose(values, field, rtol=1e-5)
+    np.testing.assert_allclose(again.cell.array, atoms.cell.array, atol=1e-4)
+    np.testing.assert_allclose(again.positions, atoms.positions, atol=1e-4)
+    assert again.pbc.all()
+    lines = (tmp_path / "n.cube").read_text().splitlines()
+    assert lines[0] == "density"
+    assert float(lines[8].split()[0]) == pytest.approx(field[0, 0, 0] * BOHR**3, rel=1e-4)
+    assert [path.name for path in tmp_path.iterdir()] == ["n.cube"]
+
+
+def test_cube_of_espresso_is_the_ldos_that_mala_stored(mala_folder: Path) -> None:
+    series = read_ldos_cubes([mala_folder / "tmp.pp01Be_ldos.cube"], np.array([-5.0]))
+    stored = np.load(mala_folder / "Be_snapshot0.out.npy")[..., 0]
+    np.testing.assert_allclose(series.ldos_values()[..., 0], stored, rtol=1e-4)
+
+
+def test_series_survives_in_the_order_of_its_numbers(tmp_path: Path) -> None:
+    paths = write_ldos_cubes(tmp_path / "cubes", snapshot())
+    assert len(paths) == 12
+    again = read_ldos_cubes(paths[::-1], np.arange(12.0), sigma=0.2)
+    np.testing.assert_allclose(again.ldos_values(), snapshot().ldos_values(), rtol=1e-5, atol=1e-7)
+    volume = abs(np.linalg.det(again.cell))
+    assert again.dos is not None
+    np.testing.assert_allclose(again.dos, snapshot().ldos_values().mean(axis=(0, 1, 2)) * volume, rtol=1e-4)
+    with pytest.raises(ValueError, match="11 cube files and 12 energies"):
+        read_ldos_cubes(paths[:-1], np.arange(12.0))
+
+
+def test_bad_cubes_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="there is no cube file"):
+        read_cube(tmp_path / "none.cube")
+    with pytest.raises(ValueError, match="three axes"):
+        write_cube(tmp_path / "n.cube", bulk("Be"), np.zeros((2, 2)))
+    paths = write_ldos_cubes(tmp_path, snapshot())
+    text = paths[3].read_text()
+    paths[3].write_text(text[: len(text) // 2])
+    with pytest.raises(ValueError, match=r"be_004\.cube is not a whole cube file"):
+        read_cube(paths[3])
+    write_cube(paths[3], bulk("Be"), np.zeros((4, 6, 9)))
+    with pytest.raises(ValueError, match="another grid or structure"):
+        read_ldos_cubes(paths, np.arange(12.0))

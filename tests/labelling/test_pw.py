@@ -1,0 +1,292 @@
+"""Quantum ESPRESSO for real on a 2-atom cell, and its files and failures."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk
+from scipy.special import ndtr
+
+from ase_ldos.dataset.npz import load_snapshots
+from ase_ldos.formats.pseudopotential import read_pseudopotential
+from ase_ldos.geometry.grid import Grid
+from ase_ldos.geometry.structure import Structure
+from ase_ldos.labelling.dft_settings import DOSRecipe, LDOSRecipe, Recipe, load_recipe
+from ase_ldos.labelling.pw import PREFIX, calculate, check_setup, dos_arrays, input_text, kpoint_mesh
+from ase_ldos.labelling.pw_output import band_densities, read_density, read_wavefunctions, read_xml, sample_ldos
+from ase_ldos.labelling.subprocesses import CalculationError, program_version, run_program
+from ase_ldos.physics.core_charge import core_density
+from ase_ldos.physics.exchange_correlation import xc_energies
+
+needs_pw = pytest.mark.skipif(shutil.which("pw.x") is None, reason="Quantum ESPRESSO's pw.x is not on the PATH")
+
+
+def beryllium() -> Atoms:
+    atoms = bulk("Be", "hcp", a=2.25, c=3.54)
+    atoms.positions[1] += (0.05, -0.03, 0.04)
+    return atoms
+
+
+def recipe(folder: Path, *, ldos: bool = True) -> Recipe:
+    return Recipe(
+        pseudopotentials={"Be": "Be.pbe-gth-q2.gth"},
+        pseudo_dir=folder,
+        cutoff=14.0,
+        electronic_temperature=2000.0,
+        kspacing=0.8,
+        bands_per_atom=3,
+        convergence=1e-10,
+        ldos=LDOSRecipe(sigma=0.6, minimum=-8, maximum=16, spacing=0.3, kspacing=0.8, bands_per_atom=3)
+        if ldos
+        else None,
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(dft_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, object]:
+    """Folder and snapshot of a calculation with LDOS."""
+    if shutil.which("pw.x") is None:
+        pytest.skip("Quantum ESPRESSO's pw.x is not on the PATH")
+    folder = tmp_path_factory.mktemp("pw")
+    return folder, calculate("be2", beryllium(), recipe(dft_folder), folder)
+
+
+def test_kpoint_meshes_are_those_of_the_reference(be_files: list[Path]) -> None:
+    for snapshot in load_snapshots(be_files):
+        assert kpoint_mesh(snapshot.cell, 0.27) == tuple(snapshot.kpoints)  # type: ignore[arg-type]
+        if snapshot.kpoints_dense is not None:
+            assert kpoint_mesh(snapshot.cell, 0.165) == tuple(snapshot.kpoints_dense)
+
+
+def test_small_cells_of_beryllium_are_labelled_as_their_recipe_says() -> None:
+    recipes = Path(__file__).resolve().parents[2] / "ase_ldos/models/recipes"  # an installed package lacks the folders
+    setup = load_recipe(recipes / "be-small-cells-dft.toml")
+    assert setup.dos is not None
+    packed = ("be-small-cells.npz", "be-close-pairs.npz", "be-close-pairs-test.npz", "be-disputed-test.npz")
+    for source in (*packed, "be-ldos-small-cells"):
+        for snapshot in load_snapshots(recipes / source):
+            assert snapshot.kpoints is not None
+            assert tuple(snapshot.kpoints) == kpoint_mesh(snapshot.cell, setup.kspacing)
+            assert snapshot.electronic_temperature == pytest.approx(setup.electronic_temperature, abs=1e-4)
+            if not snapshot.has_ldos:
+                assert snapshot.energies is not None
+                assert snapshot.ldos_sigma == setup.dos.sigma
+                nodes = setup.dos.energies(snapshot.energies[-1] + 2.05 * setup.dos.sigma)
+                np.testing.assert_allclose(snapshot.energies, nodes, atol=1e-9)
+
+
+def test_input_keeps_all_digits_and_options(dft_folder: Path, tmp_path: Path) -> None:
+    setup = replace(recipe(dft_folder), options={"electrons": {"mixing_beta": 0.31}})
+    text = input_text(beryllium(), setup, "nscf", tmp_path)
+    assert "mixing_beta      = 0.31" in text
+    assert "'nscf'" in text
+    assert "1.269038105676658" in text  # y of the second atom
+    assert "&IONS" not in text
+    with pytest.raises(ValueError, match=r"no \[ldos\]"):
+        input_text(beryllium(), recipe(dft_folder, ldos=False), "nscf", tmp_path)
+
+
+@pytest.mark.qe
+def test_energy_terms_and_counts(finished) -> None:  # noqa: ANN001
+    _, snapshot = finished
+    parts = snapshot.one_electron + snapshot.hartree + snapshot.xc + snapshot.ewald + snapshot.smearing_TS
+    assert parts == pytest.approx(snapshot.free_energy, abs=1e-9)
+    volume = abs(np.linalg.det(snapshot.cell))
+    assert snapshot.density.mean(dtype=float) * volume == pytest.approx(4, abs=1e-5)
+    assert snapshot.k_weights.sum() == pytest.approx(2, abs=1e-12)
+    assert snapshot.valence == 2
+    assert abs(snapshot.forces.sum(axis=0)).max() < 1e-3
+    np.testing.assert_allclose(snapshot.stress, snapshot.stress.T, atol=1e-8)
+
+
+def test_dos_of_two_bands_is_two_gaussians() -> None:
+    """k-points of weight 0.5 and 1.5, one band at 0 and 0.5 eV, the next at 6 and 5 eV: known up to 5 − 2σ."""
+    arrays = dos_arrays(DOSRecipe(0.25, -4.0, 0.125), np.array([[0.0, 6.0], [0.5, 5.0]]), np.array([0.5, 1.5]))
+    energies = arrays["energies"]
+    assert energies[-1] == 4.5
+    bell = lambda center: np.exp(-8 * (energies - center) ** 2) / (0.25 * np.sqrt(2 * np.pi))  # noqa: E731
+    exact = 0.5 * (bell(0) + bell(6)) + 1.5 * (bell(0.5) + bell(5))
+    np.testing.assert_allclose(arrays["dos"], exact, rtol=1e-12)
+    assert arrays["ldos_sigma"] == 0.25
+
+
+@pytest.mark.qe
+def test_ldos_integrates_to_dos(finished) -> None:  # noqa: ANN001
+    _, snapshot = finished
+    volume = abs(np.linalg.det(snapshot.cell))
+    integral = snapshot.ldos_values().mean(axis=(0, 1, 2), dtype=float) * volume
+    np.testing.assert_allclose(integral, snapshot.dos, atol=1e-3 * snapshot.dos.max())
+    # all bands lie in the window, so the DOS holds 2 electrons per band up to the Gaussians' tails
+    below = snapshot.eigenvalues_dense < 13
+    assert np.trapezoid(snapshot.dos, snapshot.energies) >= (below * snapshot.k_weights_dense[:, None]).sum() - 0.01
+
+
+@pytest.mark.qe
+def test_occupied_wavefunctions_make_the_density(finished) -> None:  # noqa: ANN001
+    folder, snapshot = finished
+    save = folder / f"{PREFIX}.save"
+    results = read_xml(save)
+    grid = tuple(int(n) for n in results["fft_grid"])
+    density = np.zeros(snapshot.shape)
+    for k, weight in enumerate(results["k_weights"]):
+        states = read_wavefunctions(save / f"wfc{k + 1}.dat")
+        np.testing.assert_allclose((abs(states.coefficients) ** 2).sum(axis=1), 1, atol=1e-10)
+        bands = band_densities(states, grid, snapshot.shape)
+        density += np.tensordot(weight * results["occupations"][k], bands, axes=1)
+    density /= abs(np.linalg.det(snapshot.cell))
+    # same mesh in both runs, so only the convergence of the states separates the two
+    np.testing.assert_allclose(density, snapshot.density, atol=1e-4 * snapshot.density.max())
+
+
+@pytest.mark.qe
+def test_density_on_another_grid_is_resampled(finished) -> None:  # noqa: ANN001
+    folder, _ = finished
+    path = folder / f"{PREFIX}.save" / "charge-density.dat"
+    fine, coarse = read_density(path, (30, 30, 45)), read_density(path, (10, 10, 15))
+    assert fine.mean() == pytest.approx(coarse.mean(), rel=1e-12)
+    np.testing.assert_allclose(fine[::3, ::3, ::3], coarse, atol=0.02 * fine.max())
+
+
+@pytest.mark.qe
+def test_forces_are_derivatives_of_the_energy(dft_folder: Path, tmp_path: Path) -> None:
+    energies = []
+    for i, step in enumerate((0.01, -0.01)):
+        atoms = beryllium()
+        atoms.positions[1, 0] += step
+        (tmp_path / str(i)).mkdir()
+        energies.append(calculate("x", atoms, recipe(dft_folder, ldos=False), tmp_path / str(i)).free_energy)
+    (tmp_path / "force").mkdir()
+    sampled = replace(recipe(dft_folder, ldos=False), dos=DOSRecipe(sigma=0.6, minimum=-8.0, spacing=0.3))
+    snapshot = calculate("x", beryllium(), sampled, tmp_path / "force")
+    assert snapshot.forces is not None
+    assert snapshot.forces[1, 0] == pytest.approx(-(energies[0] - energies[1]) / 0.02, abs=2e-3)  # type: ignore[operator]
+    assert not snapshot.has_ldos
+    # the DOS of the same mesh holds 2 electrons per band below its end, but for the Gaussians' tails
+    assert snapshot.dos is not None
+    assert snapshot.energies is not None
+    assert snapshot.eigenvalues is not None
+    assert snapshot.k_weights is not None
+    end = snapshot.energies[-1]
+    held = (snapshot.k_weights[:, None] * ndtr((end - snapshot.eigenvalues) / 0.6)).sum()
+    assert np.trapezoid(snapshot.dos, snapshot.energies) == pytest.approx(held, rel=2e-3)
+
+
+@pytest.mark.qe
+def test_a_launcher_gives_the_same_labels(dft_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two MPI processes each holds half of the waves, so that their order in the files is another."""
+    if shutil.which("mpirun") is None or shutil.which("pw.x") is None:
+        pytest.skip("mpirun and pw.x are not on the PATH")
+    # as root in a container, and kind to whatever else runs there
+    options = {
+        "OMPI_ALLOW_RUN_AS_ROOT": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+        "OMPI_MCA_rmaps_base_oversubscribe": "1",
+        "OMPI_MCA_mpi_yield_when_idle": "1",
+        "OMPI_MCA_hwloc_base_binding_policy": "none",
+    }
+    for name, value in options.items():
+        monkeypatch.setenv(name, value)
+    few_waves = replace(recipe(dft_folder), cutoff=8.0, kspacing=2.5)
+    assert few_waves.ldos is not None
+    few_waves = replace(few_waves, ldos=replace(few_waves.ldos, kspacing=2.5))
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    serial = calculate("be2", beryllium(), few_waves, tmp_path / "one")
+    parallel = calculate("be2", beryllium(), few_waves, tmp_path / "two", launcher="mpirun -n 2")
+    assert "running on     2 processors" in (tmp_path / "two/pw.out").read_text()
+    assert parallel.forces is not None
+    assert parallel.density is not None
+    assert serial.density is not None
+    assert parallel.free_energy == pytest.approx(serial.free_energy, abs=1e-7)
+    np.testing.assert_allclose(parallel.forces, serial.forces, atol=1e-4)  # both are converged to no more
+    np.testing.assert_allclose(parallel.density, serial.density, atol=1e-5 * serial.density.max())
+    np.testing.assert_allclose(parallel.ldos_values(), serial.ldos_values(), atol=1e-3 * serial.ldos_values().max())
+
+
+@pytest.mark.qe
+@needs_pw
+def test_core_charge_gives_the_xc_energy_of_espresso(tmp_path: Path) -> None:
+    folder = Path("/usr/share/espresso/pseudo")
+    if not (folder / "Mg.pz-n-vbc.UPF").exists():
+        pytest.skip("quantum-espresso-data with Mg.pz-n-vbc.UPF is not installed")
+    setup = replace(
+        recipe(folder, ldos=False),
+        pseudopotentials={"Mg": "Mg.pz-n-vbc.UPF"},
+        options={"system": {"input_dft": "PBE"}},
+        grid_spacing=0.14,
+    )
+    atoms = bulk("Mg", "hcp", a=3.2, c=5.2)
+    snapshot = calculate("mg", atoms, setup, tmp_path)
+    assert snapshot.density is not None
+    assert snapshot.xc is not None
+    structure = Structure.from_atoms(atoms)
+    fine = tuple(int(n) for n in read_xml(tmp_path / f"{PREFIX}.save")["fft_grid"])
+    density = torch.as_tensor(read_density(tmp_path / f"{PREFIX}.save" / "charge-density.dat", fine))
+    grid = Grid(structure.cell, fine)
+    charge = read_pseudopotential(folder / "Mg.pz-n-vbc.UPF").core
+    assert charge is not None
+    core = core_density(structure, grid, {"Mg": charge})
+    assert float(xc_energies(density, grid, "pbe", core)[0]) == pytest.approx(snapshot.xc, abs=1e-3)
+    assert abs(float(xc_energies(density, grid)[0]) - snapshot.xc) > 1.0
+
+
+@pytest.mark.qe
+def test_cut_off_files_are_named(finished, tmp_path: Path) -> None:  # noqa: ANN001
+    folder, snapshot = finished
+    save = tmp_path / "cut.save"
+    shutil.copytree(folder / f"{PREFIX}.save", save)
+    for name in ("wfc1.dat", "charge-density.dat", "data-file-schema.xml"):
+        content = (save / name).read_bytes()
+        (save / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"wfc1\.dat is cut off"):
+        read_wavefunctions(save / "wfc1.dat")
+    with pytest.raises(ValueError, match=r"charge-density\.dat is cut off"):
+        read_density(save / "charge-density.dat", (4, 4, 4))
+    with pytest.raises(ValueError, match=r"data-file-schema\.xml is missing or cut off"):
+        sample_ldos(save, snapshot.shape, 1.0, snapshot.energies, 0.2)
+
+
+@pytest.mark.qe
+@needs_pw
+def test_failures_have_reasons(dft_folder: Path, tmp_path: Path) -> None:
+    setup = replace(recipe(dft_folder, ldos=False), options={"electrons": {"electron_maxstep": 1}})
+    with pytest.raises(CalculationError, match="did not converge"):
+        calculate("x", beryllium(), setup, tmp_path)
+    few_bands = replace(recipe(dft_folder, ldos=False), bands_per_atom=0.5)
+    with pytest.raises(CalculationError, match=r"pw\.x stopped.*too few bands"):
+        calculate("x", beryllium(), few_bands, tmp_path)
+
+
+def test_launcher_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CalculationError, match="no-such-launcher could not be started"):
+        run_program("pw.x", "", tmp_path, launcher="no-such-launcher -n 2")
+    with pytest.raises(ValueError, match="no-such-launcher could not be started"):
+        program_version("pw.x", launcher="no-such-launcher -n 2")
+
+
+def test_setup_is_checked_before_the_run(dft_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "pw.x"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    check_setup(["Be"], recipe(dft_folder))
+    with pytest.raises(ValueError, match="no pseudopotential of Mg"):
+        check_setup(["Be", "Mg"], recipe(dft_folder))
+    wrong = replace(recipe(dft_folder), pseudopotentials={"Be": "Al.pbe-gth-q3.gth"})
+    with pytest.raises(ValueError, match="is a pseudopotential of Al, not Be"):
+        check_setup(["Be"], wrong)
+    paw = '<PP_HEADER element="Be" pseudo_type="PAW" core_correction="F" functional="PBE" z_valence="2"/>'
+    (tmp_path / "Be.UPF").write_text(paw)
+    paw_setup = replace(recipe(tmp_path), pseudopotentials={"Be": "Be.UPF"})
+    with pytest.raises(ValueError, match=r"Be\.UPF is of the kind PAW"):
+        check_setup(["Be"], paw_setup)
+    check_setup(["Be"], replace(paw_setup, ldos=None))
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ValueError, match=r"pw\.x is not on the PATH"):
+        check_setup(["Be"], recipe(dft_folder))

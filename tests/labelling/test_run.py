@@ -1,0 +1,322 @@
+"""Labelling: resuming, failing, being killed, and the command."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from ase.io import write
+
+from ase_ldos.dataset.npz import Snapshot, load_snapshot, load_snapshots
+from ase_ldos.labelling.dft_settings import Recipe, load_recipe
+from ase_ldos.labelling.provenance import RECORD, read_record
+from ase_ldos.labelling.pw import calculate
+from ase_ldos.labelling.run import FAILURES, add_arguments, label_structures, run
+
+needs_pw = pytest.mark.skipif(shutil.which("pw.x") is None, reason="Quantum ESPRESSO's pw.x is not on the PATH")
+
+RECIPE = """
+pseudopotentials = { Be = "Be.pbe-gth-q2.gth" }
+cutoff = 10
+electronic_temperature = 2000
+kspacing = 1.2
+bands_per_atom = 3
+"""
+
+
+def structures(n: int = 3) -> list[Atoms]:
+    frames = []
+    for i in range(n):
+        atoms = bulk("Be", "hcp", a=2.25 + 0.02 * i, c=3.54)
+        atoms.info["name"] = f"be{i}"
+        frames.append(atoms)
+    return frames
+
+
+@pytest.fixture
+def recipe(dft_folder: Path, tmp_path: Path) -> Recipe:
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    return load_recipe(tmp_path / "recipe.toml", pseudo_dir=dft_folder)
+
+
+@pytest.fixture
+def broken_pw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A pw.x that stops with an error message of Quantum ESPRESSO's form and counts its calls."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    line = "%" * 78
+    message = f"printf '%s\\n' '{line}' ' Error in routine x (1):' '{line}'"
+    script = f"#!/bin/sh\necho called >> {folder}/calls\n{message}\nexit 1\n"
+    (folder / "pw.x").write_text(script)
+    (folder / "pw.x").chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+    return folder / "calls"
+
+
+@pytest.mark.qe
+@needs_pw
+def test_two_workers_label_and_resume(recipe: Recipe, tmp_path: Path) -> None:
+    out = tmp_path / "set"
+    seen: list[tuple[str, str | None]] = []
+    report = label_structures(structures(), recipe, out, workers=2, progress=lambda *what: seen.append(what))
+    assert sorted(report.finished) == ["be0", "be1", "be2"]
+    assert not report.failed
+    assert sorted(seen) == [("be0", None), ("be1", None), ("be2", None)]
+    assert sorted(path.name for path in out.iterdir()) == [".lock", "be0.npz", "be1.npz", "be2.npz", RECORD]
+    assert read_record(out)["programs"][0].startswith("PWSCF ")
+    for snapshot, atoms in zip(load_snapshots(out), structures(), strict=True):
+        np.testing.assert_array_equal(snapshot.positions, atoms.positions)
+        assert snapshot.forces is not None
+    again = label_structures(structures(4), recipe, out)
+    assert again.found == ("be0", "be1", "be2")
+    assert again.finished == ("be3",)
+
+
+@pytest.mark.qe
+@needs_pw
+def test_a_killed_run_goes_on_where_it_was(recipe: Recipe, dft_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "set"
+    write(tmp_path / "all.extxyz", structures(4))
+    code = (
+        "import sys; from ase.io import read; from ase_ldos.labelling.run import label_structures; "
+        "from ase_ldos.labelling.dft_settings import load_recipe; "
+        "label_structures(read(sys.argv[1], ':'), load_recipe(sys.argv[2], pseudo_dir=sys.argv[3]), sys.argv[4])"
+    )
+    arguments = [str(tmp_path / "all.extxyz"), str(tmp_path / "recipe.toml"), str(dft_folder), str(out)]
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
+    process = subprocess.Popen([sys.executable, "-c", code, *arguments], env=environment)
+    until = time.time() + 300  # on a busy machine; a second on a quiet one
+    while not (out / "be1.npz").exists() and time.time() < until:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = {path.name: path.stat().st_mtime_ns for path in out.glob("*.npz")}
+    assert {"be0.npz", "be1.npz"} <= before.keys()
+    report = label_structures(structures(4), recipe, out)
+    assert {f"{name}.npz" for name in report.found} == before.keys()
+    assert len(report.found) + len(report.finished) == 4
+    assert {name: (out / name).stat().st_mtime_ns for name in before} == before
+    assert len(load_snapshots(out)) == 4
+    assert not (out / ".work").exists()
+
+
+@pytest.mark.qe
+@pytest.mark.slow
+@needs_pw
+def test_reference_label_is_reproduced(be_files: list[Path], dft_folder: Path, tmp_path: Path) -> None:
+    import ase_ldos
+
+    recipe_file = Path(ase_ldos.__file__).parent / "models/recipes/be-dft.toml"
+    reference = load_snapshot(be_files[0].parent / "fcc12_1.npz")
+    setup = load_recipe(recipe_file, pseudo_dir=dft_folder)
+    # half the time for the dense mesh: its states to 1e-4 eV
+    setup = replace(setup, options={"electrons": {"diago_thr_init": 1e-6}})
+    snapshot = calculate("again", reference.to_atoms(), setup, tmp_path)
+    assert snapshot.free_energy == pytest.approx(reference.free_energy, abs=1e-4 * len(reference))
+    np.testing.assert_allclose(snapshot.forces, reference.forces, atol=1e-3)
+    np.testing.assert_allclose(snapshot.stress, reference.stress, atol=1e-5)
+    for key in ("fermi_level", "fermi_level_dense", "band_energy", "hartree", "xc", "ewald", "one_electron"):
+        assert getattr(snapshot, key) == pytest.approx(getattr(reference, key), abs=1e-3)
+    np.testing.assert_array_equal(snapshot.kpoints_dense, reference.kpoints_dense)
+    for key in ("density", "dos"):
+        ours, theirs = getattr(snapshot, key), getattr(reference, key)
+        assert ours.shape == theirs.shape
+        assert abs(ours - theirs).sum() < 0.01 * abs(theirs).sum()
+    error = abs(snapshot.ldos_values() - reference.ldos_values()).sum(dtype=float)
+    assert error < 0.01 * abs(reference.ldos_values()).sum(dtype=float)
+
+
+def test_failures_are_recorded_and_the_rest_goes_on(recipe: Recipe, tmp_path: Path, broken_pw: Path) -> None:
+    out = tmp_path / "set"
+    report = label_structures(structures(), recipe, out)
+    assert sorted(report.failed) == ["be0", "be1", "be2"]
+    assert "exit code 1" in report.failed["be0"]
+    assert "Error in routine x" in report.failed["be0"]
+    assert json.loads((out / FAILURES).read_text()) == report.failed
+    assert broken_pw.read_text().count("called") == 3
+    again = label_structures(structures(), recipe, out)
+    assert again.failed == report.failed
+    assert broken_pw.read_text().count("called") == 3
+    label_structures(structures(), recipe, out, retry_failed=True)
+    assert broken_pw.read_text().count("called") == 6
+
+
+def test_calculations_that_outlived_a_killed_run_are_ended(recipe: Recipe, tmp_path: Path, broken_pw: Path) -> None:
+    work = tmp_path / "set/.work/be0.x"
+    work.mkdir(parents=True)
+    orphan = subprocess.Popen(["/bin/sleep", "60"], cwd=work)
+    other = subprocess.Popen(["/bin/sleep", "60"], cwd=tmp_path)
+    try:
+        (work / "pid").write_text(str(orphan.pid))
+        (work.parent / "be1.x").mkdir()
+        (work.parent / "be1.x/pid").write_text(str(other.pid))
+        label_structures(structures(1), recipe, tmp_path / "set")
+        assert orphan.wait(timeout=10) == -signal.SIGTERM
+        assert other.poll() is None
+        assert broken_pw.exists()
+    finally:
+        for process in (orphan, other):
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.usefixtures("broken_pw")
+def test_launcher_runs_before_pw(recipe: Recipe, tmp_path: Path) -> None:
+    report = label_structures(structures(1), recipe, tmp_path / "set", launcher="echo launched")
+    assert "launched pw.x -in pw.in" in report.failed["be0"]
+
+
+@pytest.mark.usefixtures("broken_pw")
+def test_bad_lists_are_refused(recipe: Recipe, tmp_path: Path) -> None:
+    out = tmp_path / "set"
+    twice = structures(2)
+    twice[1].info["name"] = "be0"
+    with pytest.raises(ValueError, match="structure 1 has the name 'be0'; names must be distinct"):
+        label_structures(twice, recipe, out)
+    with pytest.raises(ValueError, match="no structures"):
+        label_structures([], recipe, out)
+    with pytest.raises(ValueError, match="structure 0: periodic boundary conditions"):
+        label_structures([Atoms("Be", cell=[3, 3, 3])], recipe, out)
+    with pytest.raises(ValueError, match="no pseudopotential of Mg"):
+        label_structures([bulk("Mg")], recipe, out)
+    with pytest.raises(ValueError, match="0 workers"):
+        label_structures(structures(1), recipe, out, workers=0)
+    assert not out.exists()
+
+
+@pytest.mark.usefixtures("broken_pw")
+def test_folder_of_other_structures_or_in_use_is_refused(recipe: Recipe, tmp_path: Path, be_files: list[Path]) -> None:
+    import fcntl
+
+    out = tmp_path / "set"
+    out.mkdir()
+    shutil.copy(be_files[-1], out / "be0.npz")
+    with pytest.raises(ValueError, match="labels another structure than 'be0'"):
+        label_structures(structures(1), recipe, out)
+    with (out / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(ValueError, match="another process labels"):
+            label_structures(structures(1), recipe, out)
+
+
+@pytest.mark.usefixtures("broken_pw", "recipe")
+def test_command_reports_failures(tmp_path: Path, dft_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "all.extxyz", structures(2))
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    arguments = [
+        str(tmp_path / "all.extxyz"),
+        "--recipe",
+        str(tmp_path / "recipe.toml"),
+        "--out",
+        str(tmp_path / "set"),
+    ]
+    chosen = parser.parse_args([*arguments, "--pseudo-dir", str(dft_folder), "--no-ldos"])
+    assert run(chosen) == 1
+    printed = capsys.readouterr()
+    assert "be1 failed: pw.x stopped" in printed.out
+    assert "0 labelled, 0 were there, 2 failed" in printed.out
+    assert re.search(r"2/2 \[.*structure", printed.err)
+    # what failed before is not tried again, and the bar does not wait for it
+    assert run(chosen) == 1
+    assert "0/2" not in capsys.readouterr().err
+
+
+@pytest.mark.skipif(len(getattr(os, "sched_getaffinity", lambda _: ())(0)) < 2, reason="needs two cores")
+def test_workers_are_pinned_to_cores_of_their_own(recipe: Recipe, tmp_path: Path, broken_pw: Path) -> None:
+    # each waits until both run
+    script = broken_pw.with_name("pw.x")
+    seen = tmp_path / "seen"
+    seen.mkdir()
+    script.write_text(
+        f"#!/bin/sh\ngrep Cpus_allowed_list /proc/self/status > {seen}/$$\n"
+        f"for i in $(seq 100); do [ $(ls {seen} | wc -l) -ge 2 ] && break; sleep 0.1; done\nexit 1\n"
+    )
+    label_structures(structures(2), recipe, tmp_path / "set", workers=2)
+    cores = [file.read_text().split()[-1] for file in seen.iterdir()]
+    assert len(cores) == len(set(cores)) == 2
+    assert all(core.isdigit() for core in cores)
+    shutil.rmtree(tmp_path / "set")
+    for file in seen.iterdir():
+        file.unlink()
+    label_structures(structures(2), recipe, tmp_path / "set", workers=2, launcher="env")
+    everywhere = {file.read_text().split()[-1] for file in seen.iterdir()}
+    assert len(everywhere) == 1
+    assert not everywhere & set(cores)
+    # several runs with one worker each must not meet on the first core
+    for file in seen.iterdir():
+        file.unlink()
+    label_structures(structures(1), recipe, tmp_path / "alone")
+    assert {file.read_text().split()[-1] for file in seen.iterdir()} == everywhere
+
+
+def snapshot(name: str, atoms: Atoms) -> Snapshot:
+    return Snapshot(name, atoms.numbers, atoms.cell.array, atoms.positions, free_energy=-60.0)
+
+
+@pytest.mark.usefixtures("broken_pw")
+def test_a_full_disk_stops_the_run_and_loses_nothing(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, room = tmp_path / "set", [1]
+    monkeypatch.setattr("ase_ldos.labelling.run.calculate", lambda name, atoms, *_, **__: snapshot(name, atoms))
+    monkeypatch.setattr("ase_ldos.labelling.run.read_creator", lambda _: "PWSCF 9.9")
+    save = np.savez_compressed
+
+    def full(file: Path, **arrays: np.ndarray) -> None:
+        if not room:
+            raise OSError(28, "No space left on device")
+        room.pop()
+        save(file, **arrays)
+
+    monkeypatch.setattr(np, "savez_compressed", full)
+    with pytest.raises(OSError, match=r"be1\.npz could not be written: .*No space left on device"):
+        label_structures(structures(), recipe, out)
+    assert [s.name for s in load_snapshots(out)] == ["be0"]
+    room += [1] * 9
+    report = label_structures(structures(), recipe, out)
+    assert (report.found, sorted(report.finished), report.failed) == (("be0",), ["be1", "be2"], {})
+
+
+@pytest.mark.usefixtures("broken_pw")
+def test_labels_of_another_setup_are_not_mixed_in(
+    recipe: Recipe, dft_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "set"
+    monkeypatch.setattr("ase_ldos.labelling.run.calculate", lambda name, atoms, *_, **__: snapshot(name, atoms))
+    monkeypatch.setattr("ase_ldos.labelling.run.read_creator", lambda _: "PWSCF 9.9")
+    label_structures(structures(1), recipe, out)
+    # what only helps the calculation to converge may change
+    label_structures(structures(2), replace(recipe, options={"electrons": {"mixing_beta": 0.2}}), out)
+    record = read_record(out)
+    assert record["programs"] == ["PWSCF 9.9"]
+    assert [r["options"] for r in record["recipes"]] == [{}, {"electrons": {"mixing_beta": 0.2}}]
+    file = dft_folder / "Be.pbe-gth-q2.gth"
+    assert record["pseudopotentials"]["Be"] == {
+        "file": file.name,
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "kind": "NC",
+        "functional": "pbe",
+        "valence": 2.0,
+        "core_charge": False,
+    }
+    with pytest.raises(ValueError, match=r"have cutoff 10, not 12; choose another folder"):
+        label_structures(structures(3), replace(recipe, cutoff=12), out)
+    (tmp_path / file.name).write_text(file.read_text() + "\n")
+    with pytest.raises(ValueError, match=r"whose content is not that of Be\.pbe-gth-q2\.gth"):
+        label_structures(structures(3), replace(recipe, pseudo_dir=tmp_path), out)
+    assert len(load_snapshots(out)) == 2

@@ -1,0 +1,48 @@
+"""The example of extrapolation: it warns where the cell is compressed, once, and only there."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ase_ldos.dataset.npz import load_snapshots
+from ase_ldos.model.extrapolation import calibrate
+from ase_ldos.model.ldos_model import BUNDLED, LDOSModel
+
+SCRIPT = Path(__file__).resolve().parents[2] / "md_examples" / "extrapolation.py"
+
+
+def test_compressed_beryllium(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bundled: str) -> None:
+    """With the bundled model, calibrated on the small cells of the package whatever its own file says."""
+    items = sorted(load_snapshots(BUNDLED / "recipes" / "be-small-cells.npz"), key=lambda item: item.name)
+    model = LDOSModel.load(bundled)
+    calibrate(model, [item for i, item in enumerate(items) if i % 6 != 5], items[5::6], progress=False)
+    model.save(tmp_path / "calibrated.safetensors")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [SCRIPT.name, "--model", "calibrated.safetensors"])
+    names = runpy.run_path(str(SCRIPT))
+    distances, threshold = names["farthest"], model.metadata.novelty["threshold"]
+    assert np.all(np.diff(distances) > 0)
+    assert distances[0] < threshold < distances[-2]
+    assert len(names["said"]) == 1
+    first = float(names["said"][0].split("V/V0 = ")[1].split(":")[0])
+    assert first == names["volumes"][distances > threshold][0]
+    # the displaced atom is seen from within the cutoff only
+    seen = names["distances"] > threshold
+    assert seen[0]
+    assert names["away"][seen].max() < model.descriptor.cutoff + 0.9
+    beyond = names["away"] > model.descriptor.cutoff + 0.9
+    assert names["distances"][beyond] == pytest.approx(distances[0], abs=0.02)
+
+
+def test_model_without_a_range_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bundled: str) -> None:
+    model = LDOSModel.load(bundled)
+    model.metadata.novelty.clear()
+    model.save(tmp_path / "plain.safetensors")
+    monkeypatch.setattr(sys, "argv", [SCRIPT.name, "--model", str(tmp_path / "plain.safetensors")])
+    with pytest.raises(SystemExit, match="does not know its training range"):
+        runpy.run_path(str(SCRIPT))

@@ -1,0 +1,177 @@
+"""The distance from the training data: its formula, symmetries, calibration, and the calculator's warning."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.calculator import InputError
+
+from ase_ldos.calculator.calculator import LDOSCalculator
+from ase_ldos.cli.main import main
+from ase_ldos.dataset.npz import Snapshot, load_snapshots, save_snapshot
+from ase_ldos.geometry.structure import Structure
+from ase_ldos.model.extrapolation import VARIANCE_FLOOR, ExtrapolationWarning, atom_distances, atom_inputs, calibrate
+from ase_ldos.model.ldos_model import BUNDLED, LDOSModel
+from ase_ldos.simulation.sampling import rattled
+
+
+def crystal(n: int = 2, change: float = 1.0) -> Atoms:
+    atoms = bulk("Be", "hcp", a=2.245, c=3.531).repeat((n, n, n))
+    atoms.set_cell(atoms.cell * change ** (1 / 3), scale_atoms=True)
+    return atoms
+
+
+def snapshots(n: int, seed: int) -> list[Snapshot]:
+    random = np.random.default_rng(seed)
+    cells = [rattled(crystal(1, 1 + 0.03 * random.normal()).repeat((2, 1, 1)), 0.08, random) for _ in range(n)]
+    return [Snapshot(f"h4_{i}", atoms.numbers, atoms.cell.array, atoms.positions) for i, atoms in enumerate(cells)]
+
+
+@pytest.fixture
+def calibrated(either_model: LDOSModel) -> LDOSModel:
+    calibrate(either_model, snapshots(40, seed=1), snapshots(10, seed=2), progress=False)
+    return either_model
+
+
+def test_distance_is_mahalanobis(calibrated: LDOSModel) -> None:
+    training = [item.structure for item in snapshots(40, seed=1)]
+    inputs = torch.cat([atom_inputs(calibrated, structure) for structure in training]).numpy()
+    variances, axes = np.linalg.eigh(np.cov(inputs.T))
+    covariance = axes @ np.diag(np.maximum(variances, VARIANCE_FLOOR * variances.max())) @ axes.T
+    structure = Structure.from_atoms(rattled(crystal(1), 0.1, np.random.default_rng(3)))
+    shifted = atom_inputs(calibrated, structure).numpy() - inputs.mean(axis=0)
+    expected = np.sqrt(np.einsum("ai,ij,aj->a", shifted, np.linalg.inv(covariance), shifted) / inputs.shape[1])
+    assert atom_distances(calibrated, structure).numpy() == pytest.approx(expected, rel=1e-6)
+    # of the training set itself the mean square is about one, less where the floor counts
+    squares = torch.cat([atom_distances(calibrated, item).square() for item in training])
+    assert 0.7 < float(squares.mean()) < 1
+
+
+def test_threshold_is_the_farthest_held_back_atom(calibrated: LDOSModel) -> None:
+    largest = [float(atom_distances(calibrated, item.structure).max()) for item in snapshots(10, seed=2)]
+    novelty = calibrated.metadata.novelty
+    assert novelty == {"threshold": max(largest), "median": pytest.approx(np.median(largest)), "structures": 10.0}
+
+
+def test_symmetries_and_boxes(calibrated: LDOSModel) -> None:
+    """Rotation, translation out of the cell, order of atoms, and a supercell that takes many boxes."""
+    atoms = rattled(crystal(1), 0.1, np.random.default_rng(4))
+    expected = atom_distances(calibrated, Structure.from_atoms(atoms)).numpy()
+    changed = atoms.copy()
+    changed.rotate(33, (1, 2, 3), rotate_cell=True)
+    changed.translate((7.0, -11.0, 3.0))
+    assert atom_distances(calibrated, Structure.from_atoms(changed[::-1])).numpy() == pytest.approx(expected[::-1])
+    many = atoms.repeat((6, 2, 4))
+    assert atom_distances(calibrated, Structure.from_atoms(many)).numpy() == pytest.approx(np.tile(expected, 48))
+
+
+def test_a_large_cell_shows_no_rounding(be_model: LDOSModel) -> None:
+    """A model in float32: equivalent atoms of many boxes have the distance of the primitive cell's."""
+    calibrate(be_model, snapshots(40, seed=1), snapshots(10, seed=2), progress=False)
+    model = be_model.to(torch.float32)
+    expected = atom_distances(model, Structure.from_atoms(crystal(1))).numpy()
+    many = atom_distances(model, Structure.from_atoms(crystal(1).repeat((6, 6, 4)))).numpy()
+    assert many == pytest.approx(np.tile(expected, 144), rel=1e-4)
+
+
+def test_elements_have_their_own_range(alloy_model: LDOSModel) -> None:
+    random = np.random.default_rng(5)
+    cells = [rattled(crystal(1).repeat((2, 1, 1)), 0.08, random) for _ in range(30)]
+    for atoms in cells:
+        atoms.symbols[[1, 2]] = "Mg"
+    items = [Snapshot(f"x_{i}", a.numbers, a.cell.array, a.positions) for i, a in enumerate(cells)]
+    calibrate(alloy_model, items[:25], items[25:], progress=False)
+    wrong = cells[0].copy()
+    wrong.symbols[:] = "Be"
+    distances = [atom_distances(alloy_model, Structure.from_atoms(atoms)).min() for atoms in (cells[0], wrong)]
+    assert distances[1] > alloy_model.metadata.novelty["threshold"] > distances[0]
+    with pytest.raises(ValueError, match="element number 12 has 0 atoms"):
+        calibrate(alloy_model, snapshots(3, seed=6), items[25:], progress=False)
+    with pytest.raises(ValueError, match="no structure is held back"):
+        calibrate(alloy_model, items, [], progress=False)
+
+
+def test_model_file_keeps_the_range(calibrated: LDOSModel, tmp_path: Path) -> None:
+    calibrated.save(tmp_path / "new.safetensors")
+    loaded = LDOSModel.load(tmp_path / "new.safetensors")
+    structure = Structure.from_atoms(crystal(1))
+    assert loaded.metadata.novelty == calibrated.metadata.novelty
+    assert torch.equal(atom_distances(loaded, structure), atom_distances(calibrated, structure))
+
+
+def test_model_without_a_range(be_model: LDOSModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    be_model.save(tmp_path / "old.safetensors")
+    atoms = crystal(1, 0.8)
+    atoms.calc = LDOSCalculator(tmp_path / "old.safetensors", device="cpu")
+    atoms.get_potential_energy()  # warnings are errors here
+    with pytest.raises(InputError, match="does not know its training range"):
+        atoms.calc.get_novelty()
+    assert main(["info", str(tmp_path / "old.safetensors")]) == 0
+    assert "not calibrated" in capsys.readouterr().out
+
+
+def test_calculator_warns_once_and_names_the_atoms(be_model: LDOSModel) -> None:
+    calibrate(be_model, snapshots(40, seed=1), snapshots(10, seed=2), progress=False)
+    atoms = crystal(3)
+    atoms.calc = LDOSCalculator(be_model, device="cpu", grid_spacing=0.6)
+    atoms.get_potential_energy()
+    assert atoms.calc.get_novelty().max() < be_model.metadata.novelty["threshold"]
+    atoms.positions[20, 2] += 0.6
+    with pytest.warns(ExtrapolationWarning, match=r"of 54 atoms .* The farthest is atom \d+ at") as caught:
+        atoms.get_potential_energy()
+    named = str(caught[0].message).split("atoms ")[2].split(".")[0]
+    beyond = np.flatnonzero(atoms.calc.get_novelty() > be_model.metadata.novelty["threshold"])
+    assert "20" in named.split(", ")
+    assert 20 in beyond
+    assert len(beyond) < 54
+    assert str(caught[0].message).startswith(f"{len(beyond)} of 54 atoms")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # once per run
+        atoms.positions[20, 2] += 0.05
+        atoms.get_forces()
+    smaller = crystal(1, 0.7)
+    smaller.calc = atoms.calc
+    with pytest.warns(ExtrapolationWarning, match="2 of 2 atoms"):
+        smaller.get_potential_energy()
+
+
+def test_command(be_model: LDOSModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "data").mkdir()
+    for item in snapshots(12, seed=7):
+        labelled = replace(item, electronic_temperature=300.0, free_energy=-1.0)
+        save_snapshot(tmp_path / "data" / f"{item.name}.npz", labelled)
+    be_model.save(tmp_path / "m.safetensors")
+    arguments = [
+        str(tmp_path / "m.safetensors"),
+        str(BUNDLED / "recipes" / "be.toml"),
+        "--data",
+        str(tmp_path / "data"),
+    ]
+    assert main(["calibrate", *arguments]) == 0
+    assert "the largest of 2 held-back structures" in capsys.readouterr().out
+    assert LDOSModel.load(tmp_path / "m.safetensors").metadata.novelty["structures"] == 2
+    assert main(["info", str(tmp_path / "m.safetensors")]) == 0
+    assert "on 2 held-back structures" in capsys.readouterr().out
+
+
+def test_bundled_model_knows_a_compressed_cell(bundled: str) -> None:
+    """Calibrated on the labels that come with the package: held-back structures are silent, 15 % compression is not."""
+    items = sorted(load_snapshots(BUNDLED / "recipes" / "be-small-cells.npz"), key=lambda item: item.name)
+    model = LDOSModel.load(bundled)
+    calibrate(model, [x for i, x in enumerate(items) if i % 6 != 5], items[5::6], progress=False)
+    atoms = items[5].to_atoms()
+    atoms.calc = LDOSCalculator(model, device="cpu")
+    atoms.get_potential_energy()
+    atoms = crystal(1, 0.85)
+    atoms.calc = LDOSCalculator(model, device="cpu")
+    # where the energy window is too narrow for the raised Fermi level, the warning comes before that error
+    with pytest.warns(ExtrapolationWarning, match="2 of 2 atoms"), suppress(InputError):
+        atoms.get_potential_energy()

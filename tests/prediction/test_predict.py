@@ -1,0 +1,173 @@
+"""predict: the streamed path against the plain one, block by block against all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk
+from torch import Tensor
+
+from ase_ldos.prediction import grid_pass as module
+from ase_ldos.geometry.grid import Grid
+from ase_ldos.geometry.grid_blocks import iterate_blocks
+from ase_ldos.geometry.structure import Structure
+from ase_ldos.model.ldos_model import LDOSModel
+from ase_ldos.physics.free_energy import total_energies
+from ase_ldos.physics.ldos import density_of_states, electron_density
+from ase_ldos.physics.occupation import fermi_level, occupation_weights
+from ase_ldos.prediction.predict import predict, predict_ldos
+from ase_ldos.units import BOLTZMANN
+
+
+@pytest.fixture
+def be_model(either_model: LDOSModel) -> LDOSModel:
+    """Every test here runs with a fixed descriptor and with the graph network."""
+    return either_model
+
+
+def plain_free_energy(model: LDOSModel, structure: Structure, shape: tuple[int, int, int], kT: float) -> Tensor:
+    """A with the whole LDOS as one array and one graph: the definition."""
+    grid = Grid(structure.cell, shape)
+    (block,) = iterate_blocks(model.descriptor, structure, grid, max_points=grid.n_points)
+    ldos = model.network(model.inputs(block, model.prepare(structure)[block.owners])) * model.ldos_scale
+    ldos = torch.zeros_like(ldos).index_copy(0, block.flat, ldos).reshape(*shape, -1)
+    dos = density_of_states(ldos, grid)
+    charges = model.charges(structure.numbers)
+    mu = fermi_level(dos, model.energies, float(charges.sum()), kT)
+    weights = occupation_weights(model.energies, mu, kT)
+    energies = total_energies(
+        band=weights.band @ dos,
+        entropy_term=weights.entropy @ dos,
+        density=electron_density(ldos, weights),
+        grid=grid,
+        structure=structure,
+        charges=charges,
+        functional=model.metadata.functional,
+    )
+    return energies.free_energy
+
+
+def test_streamed_energy_forces_and_stress_are_those_of_the_plain_graph(be_atoms: Atoms, be_model: LDOSModel) -> None:
+    structure = Structure.from_atoms(be_atoms)
+    found = predict(be_model, structure, ("forces", "stress"), chunk_size=100)
+    leaf = replace(structure, positions=structure.positions.clone().requires_grad_())
+    strain = torch.zeros(3, 3, dtype=torch.float64, requires_grad=True)
+    kT = BOLTZMANN * be_model.metadata.electronic_temperature
+    energy = plain_free_energy(be_model, leaf.strained(strain), found.grid.shape, kT)
+    by_positions, by_strain = torch.autograd.grad(energy, (leaf.positions, strain))
+    assert found.free_energy == pytest.approx(float(energy.detach()), abs=1e-10)
+    assert found.forces is not None
+    assert found.stress is not None
+    torch.testing.assert_close(found.forces, -by_positions, rtol=0, atol=1e-9)
+    symmetric = (by_strain + by_strain.T) / 2
+    torch.testing.assert_close(found.stress, symmetric / structure.volume, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("lmax", range(5))
+@pytest.mark.parametrize("kind", ["power_spectrum", "se3_transformer"])
+def test_forces_are_central_differences_at_every_lmax(
+    make_model: Callable[..., LDOSModel], kind: str, lmax: int
+) -> None:
+    model, cell = make_model(kind=kind, lmax=lmax), bulk("Be", "hcp", a=2.27, c=3.57)
+    cell.rattle(0.08, seed=3)
+    structure = Structure.from_atoms(cell)
+    grid = Grid(structure.cell, (4, 5, 6))
+    step = torch.randn(2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = predict(model, structure, ("forces",), grid=grid).forces
+    assert found is not None
+    h = 1e-3
+    a, b, c, d = (
+        predict(model, replace(structure, positions=structure.positions + k * h * step), grid=grid).free_energy
+        for k in (-2, -1, 1, 2)
+    )
+    assert float((found * step).sum()) == pytest.approx(-(a - 8 * b + 8 * c - d) / (12 * h), rel=1e-6, abs=1e-7)
+
+
+def test_ldos_density_and_dos_agree(be_atoms: Atoms, be_model: LDOSModel) -> None:
+    structure = Structure.from_atoms(be_atoms)
+    found = predict(be_model, structure)
+    ldos = predict_ldos(be_model, structure, found.grid, chunk_size=70)
+    kT = BOLTZMANN * be_model.metadata.electronic_temperature
+    weights = occupation_weights(be_model.energies, torch.tensor(found.fermi_level, dtype=torch.float64), kT)
+    torch.testing.assert_close(density_of_states(ldos, found.grid), found.dos, rtol=0, atol=1e-11)
+    torch.testing.assert_close(electron_density(ldos, weights), found.density, rtol=0, atol=1e-11)
+    electrons = 2.0 * len(structure)
+    assert float(found.grid.integrate(found.density)) == pytest.approx(electrons, abs=1e-9)
+
+
+def test_hidden_features_that_are_not_kept_change_nothing(
+    be_atoms: Atoms, be_model: LDOSModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The density interpolated in μ, from a guess by a sample, a good one, a bad one and one far outside."""
+    structure = Structure.from_atoms(be_atoms)
+    kept = predict(be_model, structure, ("forces",), chunk_size=90)
+    monkeypatch.setattr(module, "KEEP_BYTES", 0)
+    for guess in (None, kept.fermi_level + 1e-3, kept.fermi_level - 0.2, 1e3):
+        again = predict(be_model, structure, ("forces",), chunk_size=90, fermi_guess=guess)
+        assert again.fermi_level == pytest.approx(kept.fermi_level, abs=1e-10)
+        assert again.free_energy == pytest.approx(kept.free_energy, abs=1e-7)
+        torch.testing.assert_close(again.forces, kept.forces, rtol=0, atol=1e-6)
+        torch.testing.assert_close(again.density, kept.density, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("repeat", [1, 2])
+def test_float32_keeps_energies_and_forces(bundled: str, repeat: int) -> None:
+    """The goal of the fast path: 0.01 meV/atom and 0.1 meV/Å from float64, kept or interpolated."""
+    atoms = bulk("Be", "hcp", a=2.245, c=3.531).repeat(repeat)
+    atoms.rattle(0.05, seed=0)
+    structure = Structure.from_atoms(atoms)
+    single = LDOSModel.load(bundled).requires_grad_(False)
+    assert single.dtype == torch.float32
+    double = LDOSModel.load(bundled).double().requires_grad_(False)
+    found, expected = (predict(model, structure, ("forces",)) for model in (single, double))
+    assert abs(found.free_energy - expected.free_energy) / len(atoms) < 1e-5
+    assert found.forces is not None
+    assert expected.forces is not None
+    assert float((found.forces - expected.forces).abs().max()) < 1e-4
+
+
+def test_only_what_is_wanted(be_atoms: Atoms, be_model: LDOSModel) -> None:
+    structure = Structure.from_atoms(be_atoms)
+    assert predict(be_model, structure).forces is None
+    only_forces, only_stress = predict(be_model, structure, ("forces",)), predict(be_model, structure, ("stress",))
+    assert only_forces.stress is None
+    assert only_stress.forces is None
+    both = predict(be_model, structure, ("forces", "stress"))
+    torch.testing.assert_close(only_forces.forces, both.forces, rtol=0, atol=1e-12)
+    torch.testing.assert_close(only_stress.stress, both.stress, rtol=0, atol=1e-12)
+
+
+def test_a_bad_guess_of_the_fermi_level_does_no_harm(be_atoms: Atoms, be_model: LDOSModel) -> None:
+    structure = Structure.from_atoms(be_atoms)
+    levels = [predict(be_model, structure, fermi_guess=guess).fermi_level for guess in (None, -4.9, 11.0, 1e6)]
+    assert max(levels) - min(levels) < 1e-9
+
+
+def test_gradients_switched_off_by_the_caller(be_atoms: Atoms, be_model: LDOSModel) -> None:
+    structure = Structure.from_atoms(be_atoms)
+    expected = predict(be_model, structure, ("forces",)).forces
+    with torch.no_grad():
+        found = predict(be_model, structure, ("forces",)).forces
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def test_results_carry_no_graph(be_atoms: Atoms, be_model: LDOSModel) -> None:
+    found = predict(be_model.requires_grad_(True), Structure.from_atoms(be_atoms), ("forces", "stress"))
+    tensors = [found.dos, found.density, found.forces, found.stress, found.energies.free_energy]
+    assert not any(tensor.requires_grad for tensor in tensors if tensor is not None)
+
+
+@pytest.mark.gpu
+def test_gpu_agrees_with_cpu(be_atoms: Atoms, be_model: LDOSModel) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    on_cpu = predict(be_model, Structure.from_atoms(be_atoms), ("forces", "stress"))
+    on_gpu = predict(be_model.cuda(), Structure.from_atoms(be_atoms, device="cuda"), ("forces", "stress"))
+    assert on_gpu.free_energy == pytest.approx(on_cpu.free_energy, abs=1e-9)
+    assert on_cpu.forces is not None
+    assert on_gpu.forces is not None
+    torch.testing.assert_close(on_gpu.forces.cpu(), on_cpu.forces, rtol=0, atol=1e-8)

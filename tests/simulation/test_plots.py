@@ -1,0 +1,95 @@
+"""Figures and cube files."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase.build import bulk
+from ase.io.cube import read_cube
+from matplotlib.figure import Figure
+
+from ase_ldos.simulation.plots import density_figure, dos_figure, dos_history_figure, whole_file, write_density
+from ase_ldos.units import BOHR
+
+
+def save(figure: Figure, path: Path) -> None:
+    figure.savefig(path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_dos_figure_shades_the_occupied_states(tmp_path: Path) -> None:
+    energies, dos = np.linspace(-3, 5, 30), np.linspace(0, 4, 30)
+    figure = dos_figure(energies, dos, 1.5, 300.0, title="test")
+    (axes,) = figure.axes
+    shaded = axes.collections[0].get_paths()[0].vertices
+    # at 300 K hardly anything is occupied half an eV above μ, and nearly all below
+    assert np.abs(shaded[shaded[:, 0] > 2.0, 1]).max() < 1e-6
+    below = shaded[(shaded[:, 0] < 1.0) & (shaded[:, 1] > 0)]
+    np.testing.assert_allclose(below[:, 1], np.interp(below[:, 0], energies, dos), rtol=1e-6)
+    assert axes.lines[1].get_xdata()[0] == 1.5
+    save(figure, tmp_path / "dos.png")
+
+
+def test_dos_history_figure(tmp_path: Path) -> None:
+    times, energies = np.arange(4.0), np.linspace(-3, 5, 30)
+    figure = dos_history_figure(times, energies, np.random.default_rng(0).random((4, 30)), np.full(4, 1.0))
+    save(figure, tmp_path / "history.png")
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_density_figure_shows_atoms_and_values_of_the_plane(tmp_path: Path, axis: int) -> None:
+    atoms = bulk("Be", "hcp", a=2.27, c=3.57)
+    density = np.random.default_rng(0).random((6, 8, 10))
+    figure = density_figure(atoms, density, axis=axis, position=0.5)
+    picture = figure.axes[0].collections[0]
+    layer = np.take(density, density.shape[axis] // 2, axis=axis)
+    values = picture.get_array().reshape(layer.shape[0] + 1, layer.shape[1] + 1)
+    np.testing.assert_array_equal(values[:-1, :-1], layer)
+    np.testing.assert_array_equal(values[-1, :-1], layer[0])
+    save(figure, tmp_path / "slice.png")
+
+
+def test_atoms_of_the_plane_are_drawn_with_their_images() -> None:
+    atoms = bulk("Be", "hcp", a=2.27, c=3.57)
+    atoms.positions -= atoms.positions[0]
+    figure = density_figure(atoms, np.ones((4, 4, 8)))
+    # the atom at the origin stands at all four corners; the other one is half a lattice vector away
+    assert len(figure.axes[0].patches) == 4
+    centres = np.array([patch.center for patch in figure.axes[0].patches])
+    first, second = atoms.cell[:2, :2]
+    for corner in (0 * first, first, second, first + second):
+        assert np.abs(centres - corner).max(axis=1).min() < 1e-9
+
+
+def test_a_fourth_axis_is_refused() -> None:
+    with pytest.raises(ValueError, match="axis is 3; it must be 0, 1 or 2"):
+        density_figure(bulk("Be"), np.ones((4, 4, 4)), axis=3)
+
+
+def test_cube_file_holds_the_density_per_cubic_bohr(tmp_path: Path) -> None:
+    atoms = bulk("Be", "hcp", a=2.27, c=3.57)
+    density = np.random.default_rng(0).random((4, 5, 6))
+    write_density(tmp_path / "n.cube", atoms, density)
+    with (tmp_path / "n.cube").open() as file:
+        content = read_cube(file)
+    np.testing.assert_allclose(content["data"], density * BOHR**3, rtol=1e-5)
+    np.testing.assert_allclose(content["atoms"].cell, atoms.cell, atol=1e-5)
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
+    target = tmp_path / "old.txt"
+    target.write_text("old")
+    with pytest.raises(UnicodeEncodeError), whole_file(target) as path:
+        path.write_text("Ångström", encoding="ascii")
+    assert target.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["old.txt"]
+    with whole_file(target) as path:
+        path.write_text("new")
+    assert target.read_text() == "new"
+
+
+def test_no_window_system_is_touched() -> None:
+    assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()

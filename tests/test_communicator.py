@@ -1,0 +1,185 @@
+"""Many ranks by torchrun: the numbers of one process, one driver with servants, and the end when a rank dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms, units
+from ase.build import bulk
+from ase.io import read, write
+from ase.md.verlet import VelocityVerlet
+
+from ase_ldos import streaming
+from ase_ldos.calculator.calculator import LDOSCalculator
+from ase_ldos.communicator import Team
+from ase_ldos.geometry.structure import Structure
+from ase_ldos.model.ldos_model import LDOSModel
+from ase_ldos.prediction.predict import predict
+
+pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch has no distributed package")
+
+#: Every rank predicts, keeping hidden features and not; then rank 0 drives dynamics and writes what came out.
+SCRIPT = """
+import json, sys
+import numpy as np
+from ase import units
+from ase.calculators.calculator import InputError
+from ase.io import read
+from ase.md.verlet import VelocityVerlet
+from ase_ldos import streaming
+from ase_ldos.calculator.calculator import LDOSCalculator
+from ase_ldos.communicator import Team
+from ase_ldos.model.ldos_model import LDOSModel
+from ase_ldos.prediction.predict import predict
+from ase_ldos.calculator.parallel import lead
+from ase_ldos.geometry.structure import Structure
+
+team, atoms, found = Team.join(), read("atoms.traj"), {}
+model = LDOSModel.load("model.safetensors").requires_grad_(False)
+for name in ("kept", "interpolated"):
+    if name == "interpolated":
+        streaming.KEEP_BYTES = 0
+    result = predict(model, Structure.from_atoms(atoms), ("forces", "stress"), chunk_size=60, team=team)
+    found[name] = [result.free_energy, result.forces.tolist(), result.stress.tolist(), result.density.tolist()]
+with open(f"rank{team.rank}.json", "w") as file:
+    json.dump(found, file)
+
+def dynamics(calculator):
+    atoms.calc = calculator
+    VelocityVerlet(atoms, timestep=1 * units.fs).run(2)
+    magnesium = atoms.copy()
+    magnesium.symbols[0] = "Mg"
+    magnesium.calc = calculator
+    try:
+        magnesium.get_potential_energy()
+    except InputError as error:
+        refusal = str(error)
+    calculator.set(electronic_temperature=1e5)
+    try:
+        atoms.get_potential_energy()
+    except InputError:
+        calculator.set(electronic_temperature=3000.0)
+    numbers = [atoms.get_potential_energy(), atoms.get_forces().tolist(), atoms.get_stress().tolist(), refusal]
+    with open("driven.json", "w") as file:
+        json.dump(numbers, file)
+
+streaming.KEEP_BYTES = 2**29
+lead(dynamics, LDOSCalculator(model, device="cpu", chunk_size=60))
+"""
+
+#: Serves until it is killed.
+ENDLESS = """
+import os
+from ase.io import read
+from ase_ldos.calculator.calculator import LDOSCalculator
+from ase_ldos.calculator.parallel import lead
+
+def endless(calculator):
+    atoms = read("atoms.traj")
+    atoms.calc = calculator
+    while True:
+        atoms.positions[0, 0] += 1e-4
+        atoms.get_forces()
+        open("begun", "w").close()
+
+open(f"pid{os.environ['RANK']}", "w").write(str(os.getpid()))
+lead(endless, LDOSCalculator("model.safetensors", device="cpu"))
+"""
+
+
+def start(script: str, ranks: int, folder: Path, model: LDOSModel) -> subprocess.Popen[str]:
+    """torchrun of a script in a folder with a structure and a model."""
+    model.save(folder / "model.safetensors")
+    (folder / "script.py").write_text(script, encoding="utf-8")
+    write(folder / "atoms.traj", beryllium())
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "script.py"],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def beryllium() -> Atoms:
+    atoms = bulk("Be", "hcp", a=2.27, c=3.57)
+    atoms.rattle(0.08, seed=3)
+    return atoms
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_ranks_give_the_numbers_of_one(
+    ranks: int, be_model: LDOSModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with start(SCRIPT, ranks, tmp_path, be_model) as run:
+        output = run.communicate(timeout=500)[0]
+    assert run.returncode == 0, output
+    atoms = read(tmp_path / "atoms.traj")
+    assert isinstance(atoms, Atoms)
+    for name in ("kept", "interpolated"):
+        if name == "interpolated":
+            monkeypatch.setattr(streaming, "KEEP_BYTES", 0)
+        one = predict(be_model, Structure.from_atoms(atoms), ("forces", "stress"), chunk_size=60)
+        assert one.forces is not None
+        assert one.stress is not None
+        for rank in range(ranks):
+            found = json.loads((tmp_path / f"rank{rank}.json").read_text())[name]
+            for value, expected in zip(found, (one.free_energy, one.forces, one.stress, one.density)):
+                expected = np.asarray(expected)
+                assert np.abs(np.array(value) - expected).max() <= 1e-10 * np.abs(expected).max()
+    monkeypatch.undo()
+    atoms.calc = LDOSCalculator(be_model, device="cpu", chunk_size=60)
+    VelocityVerlet(atoms, timestep=1 * units.fs).run(2)
+    *numbers, refusal = json.loads((tmp_path / "driven.json").read_text())
+    assert "knows Be" in refusal
+    for value, expected in zip(numbers, (atoms.get_potential_energy(), atoms.get_forces(), atoms.get_stress())):
+        assert np.abs(np.array(value) - expected).max() <= 1e-9 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_that_dies_ends_the_run(victim: int, be_model: LDOSModel, tmp_path: Path) -> None:
+    """Within seconds, with a message, whichever rank it is."""
+    with start(ENDLESS, 2, tmp_path, be_model) as run:
+        deadline = time.monotonic() + 200
+        while not (tmp_path / "begun").exists():
+            assert time.monotonic() < deadline
+            assert run.poll() is None, run.communicate()[0]
+            time.sleep(0.2)
+        os.kill(int((tmp_path / f"pid{victim}").read_text()), signal.SIGKILL)
+        killed = time.monotonic()
+        output = run.communicate(timeout=120)[0]
+        took = time.monotonic() - killed
+    assert run.returncode != 0
+    assert "SIGKILL" in output or "this run cannot go on" in output
+    assert took < 60
+
+
+def test_shares_cover_everything() -> None:
+    items = list(range(17))
+    for size in (1, 2, 3, 20):
+        parts = [Team(rank, size).share(items) for rank in range(size)]
+        assert [item for part in parts for item in part] == items
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_alone_without_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    team = Team.join()
+    assert (team.rank, team.size, team.leads) == (0, 1, True)
+    ones = torch.ones(3)
+    assert team.sum(ones) is ones
+    assert team.spread(ones) is ones
