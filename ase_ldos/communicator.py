@@ -28,8 +28,8 @@ class RankLostError(RuntimeError):
     """Another rank has ended; the calculation cannot go on."""
 
 
-class Team:
-    """The ranks of a run. ``Team()`` is one process alone.
+class Communicator:
+    """The ranks of a run. ``Communicator()`` is one process alone.
 
     Args:
         rank: number of this process.
@@ -40,7 +40,7 @@ class Team:
         self.rank, self.size = rank, size
 
     @classmethod
-    def join(cls) -> Team:
+    def from_torchrun(cls) -> Communicator:
         """The ranks that torchrun started, this process among them; alone without torchrun.
 
         Raises:
@@ -55,23 +55,23 @@ class Team:
         return cls(dist.get_rank(), dist.get_world_size())
 
     @property
-    def leads(self) -> bool:
+    def is_root(self) -> bool:
         """Whether this is rank 0."""
         return self.rank == 0
 
-    def share(self, items: Sequence[Item], rank: int | None = None) -> Sequence[Item]:
+    def partition(self, items: Sequence[Item], rank: int | None = None) -> Sequence[Item]:
         """The contiguous part of the items that belongs to a rank (default: this one); sizes differ by one at most."""
         rank = self.rank if rank is None else rank
         return items[rank * len(items) // self.size : (rank + 1) * len(items) // self.size]
 
-    def sum(self, tensor: Tensor) -> Tensor:
+    def all_reduce(self, tensor: Tensor) -> Tensor:
         """Σ over all ranks, in place; the tensor is returned."""
         if self.size > 1:
             with _lost_ranks():
                 dist.all_reduce(tensor)
         return tensor
 
-    def spread(self, tensor: Tensor) -> Tensor:
+    def broadcast(self, tensor: Tensor) -> Tensor:
         """Fill the tensor of every rank with that of rank 0, in place; the tensor is returned."""
         if self.size > 1:
             with _lost_ranks():
@@ -89,24 +89,24 @@ class Team:
             dist.recv(tensor, rank)
         return tensor
 
-    def led(self, work: Callable[[], None]) -> None:
+    def run_on_root(self, work: Callable[[], None]) -> None:
         """Let rank 0 do some work while the others wait.
 
         Raises:
             ValueError: the work failed on rank 0; there the error is its own.
         """
-        if not self.leads:
-            if int(self.spread(torch.zeros(1, dtype=torch.int64))):
+        if not self.is_root:
+            if int(self.broadcast(torch.zeros(1, dtype=torch.int64))):
                 raise ValueError("rank 0 could not finish its part; its message says why")
             return
         try:
             work()
         except Exception:
-            self.spread(torch.ones(1, dtype=torch.int64))
+            self.broadcast(torch.ones(1, dtype=torch.int64))
             raise
-        self.spread(torch.zeros(1, dtype=torch.int64))
+        self.broadcast(torch.zeros(1, dtype=torch.int64))
 
-    def leave(self) -> None:
+    def close(self) -> None:
         """Say goodbye; to be called once, at the end of a run in which nothing failed."""
         if self.size > 1 and dist.is_initialized():
             dist.destroy_process_group()

@@ -23,10 +23,10 @@ parser.add_argument("--model", default="be")
 parser.add_argument("--pseudo-dir", help="folder of the pseudopotential: calculate DFT's answers into the folder dft")
 options = parser.parse_args()
 calculator = LDOSCalculator(options.model)
-novelty = calculator.model.metadata.novelty
-if not novelty:
+ranges = calculator.model.metadata.extrapolation
+if not ranges:
     raise SystemExit(f"the model {options.model} does not know its training range; see ase-ldos calibrate --help")
-print(f"{novelty['structures']:.0f} held-back structures: farthest atom at {novelty['threshold']:.2f}, the threshold")
+print(f"{ranges['structures']:.0f} held-back structures: farthest atom at {ranges['threshold']:.2f}, the threshold")
 
 cells = []
 for volume in (1.0, 0.95, 0.9, 0.85, 0.8, 0.75):
@@ -52,7 +52,9 @@ for cell in cells:
         warnings.simplefilter("always", ExtrapolationWarning)
         found = pressure(cell)
     label = dft.get(cell.info["name"])
-    rows.append((cell.info["volume"], calculator.get_novelty(cell).max(), found, pressure(label) if label else np.nan))
+    rows.append(
+        (cell.info["volume"], calculator.get_extrapolation(cell).max(), found, pressure(label) if label else np.nan)
+    )
     said += [f"Warned at V/V0 = {cell.info['volume']}: {warning.message}" for warning in caught]
     print("{:6.2f}{:10.2f}{:10.2f}{:10.2f}".format(*rows[-1]))
 print("\n".join(said) or "There was no warning.")
@@ -60,9 +62,9 @@ print("\n".join(said) or "There was no warning.")
 # A single atom out of place: its neighbours see it, atoms beyond the cutoff do not.
 atoms = bulk("Be", "hcp", a=2.245, c=2.245 * 1.573).repeat((6, 6, 4))
 atoms.positions[0] += (0.0, 0.0, 0.9)
-distances = LDOSCalculator(options.model).get_novelty(atoms)
+distances = LDOSCalculator(options.model).get_extrapolation(atoms)
 away = atoms.get_distances(0, range(len(atoms)), mic=True)
-beyond = np.sum(distances > novelty["threshold"])
+beyond = np.sum(distances > ranges["threshold"])
 print(f"one of {len(atoms)} atoms displaced by 0.9 Å: {beyond} atoms beyond the threshold")
 figure = Figure(figsize=(10, 3.4), layout="constrained")
 left, middle, right = figure.subplots(1, 3)
@@ -74,5 +76,5 @@ middle.set(xlabel="V / V0", ylabel="error of the pressure (GPa)")
 right.plot(away, distances, ".")
 right.set(xlabel="distance from the displaced atom (Å)", ylabel="distance from the training data")
 for axes in (left, right):
-    axes.axhline(novelty["threshold"], color="k", linestyle="--", linewidth=1)
+    axes.axhline(ranges["threshold"], color="k", linestyle="--", linewidth=1)
 figure.savefig("extrapolation.png", dpi=150)

@@ -67,7 +67,7 @@ for phase, color in (("solid", "tab:blue"), ("liquid", "tab:red")):
     dos = calculator.get_dos(Atoms(f"Al{len(positions)}", positions=positions, cell=cell, pbc=True))
     energies = dos.get_energies()[dos.get_energies() < known - 0.6]  # DFT's bands end there
     found = dos.get_weights()[: len(energies)] / len(positions)
-    wider = (calculator.model.metadata.smearing**2 - sigma**2) ** 0.5
+    wider = (calculator.model.metadata.broadening**2 - sigma**2) ** 0.5
     wanted = broaden(wanted, nodes, wider, onto=energies) / len(positions)
     print(f"DOS of the {phase}: {np.linalg.norm(found - wanted) / np.linalg.norm(wanted):.1%} from DFT's")
     right.plot(energies, found, color=color, label=phase)

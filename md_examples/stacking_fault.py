@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 
-from ase_ldos import LDOSModel
-from ase_ldos.communicator import Team
+from ase_ldos.communicator import Communicator
 from ase_ldos.dataset.snapshot import Snapshot
 from ase_ldos.formats.openpmd import write_openpmd
 from ase_ldos.geometry.structure import Structure
+from ase_ldos.model.model_file import load_model
 from ase_ldos.prediction.predict import Prediction, predict
 from ase_ldos.simulation.plots import density_figure, whole_file, write_density
 from ase_ldos.simulation.stacking import polytype
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--cube", action="store_true", help="write density.cube")
     parser.add_argument("--hdf5", action="store_true", help="write density.h5 (openPMD)")
     options = parser.parse_args()
-    team, model = Team.join(), LDOSModel.load("be").requires_grad_(False)
+    communicator, model = Communicator.from_torchrun(), load_model("be").requires_grad_(False)
     nx, ny, layers = options.size
     atoms = polytype("Be", A, C, "h" * (layers - 2) + "cc", (nx, ny))
     # that of the perfect crystal is a good guess of the Fermi level
@@ -44,14 +44,16 @@ def main() -> None:
     folder = Path("stacking_fault.part")
     wall, cpu = time.perf_counter(), time.process_time()
     structure, want = Structure.from_atoms(atoms), ("forces",) if options.forces else ()
-    found = predict(model, structure, want, fermi_guess=guess, team=team, checkpoint=folder, progress=True)
+    found = predict(
+        model, structure, want, fermi_guess=guess, communicator=communicator, checkpoint=folder, progress=True
+    )
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB on Linux
-    print(f"rank {team.rank}: {wall:.0f} s, {cpu:.0f} s of CPU, largest memory {peak:.1f} GiB", flush=True)
-    if team.leads:
+    print(f"rank {communicator.rank}: {wall:.0f} s, {cpu:.0f} s of CPU, largest memory {peak:.1f} GiB", flush=True)
+    if communicator.is_root:
         report(atoms, found, options)
         shutil.rmtree(folder)
-    team.leave()
+    communicator.close()
 
 
 def report(atoms: Atoms, found: Prediction, options: argparse.Namespace) -> None:

@@ -41,7 +41,7 @@ def run(calculator: LDOSCalculator) -> None:
     dynamics.run(options.steps)
     potential, kinetic = 1000 * (np.array(energies) / len(atoms)).T
     total = potential + kinetic
-    print(f"processes: {calculator.team.size}, {len(atoms)} atoms, {np.median(np.diff(marks)):.3f} s per step")
+    print(f"processes: {calculator.communicator.size}, {len(atoms)} atoms, {np.median(np.diff(marks)):.3f} s per step")
     print(f"total energy {total[-1]:.6f} meV/atom, moved by at most {abs(total - total[0]).max():.4f}")
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -50,7 +50,7 @@ def run(calculator: LDOSCalculator) -> None:
     left.set(xlabel="time (fs)", ylabel="energy, change (meV/atom)")
     left.legend()
     right.plot(np.arange(1, len(marks)), np.diff(marks))
-    right.set(xlabel="step", ylabel="time (s)", ylim=(0, None), title=f"processes: {calculator.team.size}")
+    right.set(xlabel="step", ylabel="time (s)", ylim=(0, None), title=f"processes: {calculator.communicator.size}")
     figure.savefig("torchrun_dynamics.png", dpi=150)
 
 

@@ -13,10 +13,12 @@ from ase.build import bulk
 from ase.data import atomic_numbers
 
 from ase_ldos.descriptors.power_spectrum.descriptor import PowerSpectrum
+from ase_ldos.descriptors.protocol import PointFeatures
 from ase_ldos.geometry.structure import Structure
-from ase_ldos.model.ldos_model import LDOSModel, ModelMetadata, bundled_models
+from ase_ldos.model.ldos_model import LDOSModel
+from ase_ldos.model.metadata import ModelMetadata
+from ase_ldos.model.model_file import list_models
 from ase_ldos.networks.mlp import MLP
-from ase_ldos.networks.registry import Surroundings, prepare_atoms
 from ase_ldos.networks.se3_transformer.network import SE3Transformer
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -59,7 +61,7 @@ def small_model(
     """A deterministic model with random weights, float64, that gives any compact structure a plausible LDOS."""
     generator = torch.Generator().manual_seed(7)
     species = tuple(atomic_numbers[s] for s in symbols)
-    descriptor: Surroundings
+    descriptor: PointFeatures
     if kind == "se3_transformer":
         sizes = {"lmax": lmax, "channels": 4, "heads": 2, "n_radial": 3, "fields": 4, "point_heads": 2}
         descriptor = SE3Transformer(species, cutoff=cutoff, atom_cutoff=3.6, **sizes, generator=generator).double()
@@ -72,7 +74,7 @@ def small_model(
     numbers = torch.tensor(species)[torch.arange(125) % len(symbols)]
     with torch.no_grad():
         cell = 10 * torch.eye(3, dtype=torch.float64)
-        features = descriptor(points, atoms, prepare_atoms(descriptor, Structure(numbers, atoms, cell)))
+        features = descriptor(points, atoms, descriptor.encode_atoms(Structure(numbers, atoms, cell)))
     mix = torch.randn(descriptor.n_features, 10, generator=generator, dtype=torch.float64)
     projection = 2 * mix / features.std(dim=0)[:, None] / descriptor.n_features**0.5
     with torch.no_grad():
@@ -132,6 +134,6 @@ def be_atoms(request: pytest.FixtureRequest) -> Atoms:
 @pytest.fixture
 def bundled() -> str:
     """Name of the bundled model, where it is there."""
-    if "be" not in bundled_models():
+    if "be" not in list_models():
         pytest.skip("the bundled model be is not in this checkout")
     return "be"

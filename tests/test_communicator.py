@@ -18,11 +18,12 @@ from ase.build import bulk
 from ase.io import read, write
 from ase.md.verlet import VelocityVerlet
 
-from ase_ldos import streaming
 from ase_ldos.calculator.calculator import LDOSCalculator
-from ase_ldos.communicator import Team
+from ase_ldos.communicator import Communicator
 from ase_ldos.geometry.structure import Structure
 from ase_ldos.model.ldos_model import LDOSModel
+from ase_ldos.model.model_file import save_model
+from ase_ldos.prediction import grid_pass
 from ase_ldos.prediction.predict import predict
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch has no distributed package")
@@ -35,22 +36,22 @@ from ase import units
 from ase.calculators.calculator import InputError
 from ase.io import read
 from ase.md.verlet import VelocityVerlet
-from ase_ldos import streaming
+from ase_ldos.prediction import grid_pass
 from ase_ldos.calculator.calculator import LDOSCalculator
-from ase_ldos.communicator import Team
+from ase_ldos.communicator import Communicator
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.prediction.predict import predict
 from ase_ldos.calculator.parallel import lead
 from ase_ldos.geometry.structure import Structure
 
-team, atoms, found = Team.join(), read("atoms.traj"), {}
-model = LDOSModel.load("model.safetensors").requires_grad_(False)
+communicator, atoms, found = Communicator.from_torchrun(), read("atoms.traj"), {}
+model = load_model("model.safetensors").requires_grad_(False)
 for name in ("kept", "interpolated"):
     if name == "interpolated":
-        streaming.KEEP_BYTES = 0
-    result = predict(model, Structure.from_atoms(atoms), ("forces", "stress"), chunk_size=60, team=team)
+        grid_pass.KEEP_BYTES = 0
+    result = predict(model, Structure.from_atoms(atoms), ("forces", "stress"), chunk_size=60, communicator=communicator)
     found[name] = [result.free_energy, result.forces.tolist(), result.stress.tolist(), result.density.tolist()]
-with open(f"rank{team.rank}.json", "w") as file:
+with open(f"rank{communicator.rank}.json", "w") as file:
     json.dump(found, file)
 
 def dynamics(calculator):
@@ -72,7 +73,7 @@ def dynamics(calculator):
     with open("driven.json", "w") as file:
         json.dump(numbers, file)
 
-streaming.KEEP_BYTES = 2**29
+grid_pass.KEEP_BYTES = 2**29
 lead(dynamics, LDOSCalculator(model, device="cpu", chunk_size=60))
 """
 
@@ -98,7 +99,7 @@ lead(endless, LDOSCalculator("model.safetensors", device="cpu"))
 
 def start(script: str, ranks: int, folder: Path, model: LDOSModel) -> subprocess.Popen[str]:
     """torchrun of a script in a folder with a structure and a model."""
-    model.save(folder / "model.safetensors")
+    save_model(model, folder / "model.safetensors")
     (folder / "script.py").write_text(script, encoding="utf-8")
     write(folder / "atoms.traj", beryllium())
     environment = os.environ | {
@@ -132,7 +133,7 @@ def test_ranks_give_the_numbers_of_one(
     assert isinstance(atoms, Atoms)
     for name in ("kept", "interpolated"):
         if name == "interpolated":
-            monkeypatch.setattr(streaming, "KEEP_BYTES", 0)
+            monkeypatch.setattr(grid_pass, "KEEP_BYTES", 0)
         one = predict(be_model, Structure.from_atoms(atoms), ("forces", "stress"), chunk_size=60)
         assert one.forces is not None
         assert one.stress is not None
@@ -171,15 +172,15 @@ def test_a_rank_that_dies_ends_the_run(victim: int, be_model: LDOSModel, tmp_pat
 def test_shares_cover_everything() -> None:
     items = list(range(17))
     for size in (1, 2, 3, 20):
-        parts = [Team(rank, size).share(items) for rank in range(size)]
+        parts = [Communicator(rank, size).share(items) for rank in range(size)]
         assert [item for part in parts for item in part] == items
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
 def test_alone_without_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    team = Team.join()
-    assert (team.rank, team.size, team.leads) == (0, 1, True)
+    communicator = Communicator.from_torchrun()
+    assert (communicator.rank, communicator.size, communicator.is_root) == (0, 1, True)
     ones = torch.ones(3)
-    assert team.sum(ones) is ones
-    assert team.spread(ones) is ones
+    assert communicator.all_reduce(ones) is ones
+    assert communicator.broadcast(ones) is ones

@@ -28,11 +28,11 @@ from torch import Tensor
 
 from ase_ldos.calculator.grid_policy import GridKeeper
 from ase_ldos.calculator.options import check_parameter, prepare_model
-from ase_ldos.communicator import Team
+from ase_ldos.communicator import Communicator
 from ase_ldos.geometry.grid import Grid
-from ase_ldos.geometry.grid_blocks import DEFAULT_BLOCK, species_indices
+from ase_ldos.geometry.grid_blocks import DEFAULT_BLOCK
 from ase_ldos.geometry.neighbours import check_distances
-from ase_ldos.geometry.structure import Structure
+from ase_ldos.geometry.structure import Structure, species_indices
 from ase_ldos.model.extrapolation import ExtrapolationWatch, atom_distances
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.prediction.memory import is_out_of_memory, largest_fitting_block
@@ -62,7 +62,7 @@ class LDOSCalculator(Calculator):
         chunk_size: grid points that are handled at once; memory grows with it.
 
     Attributes:
-        team: ranks that share the work, see ``ase_ldos.calculator.parallel``.
+        communicator: ranks that share the work, see ``ase_ldos.calculator.parallel``.
         progress: show bars in calculations that take long.
 
     Raises:
@@ -85,7 +85,7 @@ class LDOSCalculator(Calculator):
         grid_spacing: float | None = None,
         chunk_size: int | None = None,
     ) -> None:
-        self.team, self.progress = Team(), False
+        self.communicator, self.progress = Communicator(), False
         self._prediction: Prediction | None = None
         self._wants_stress = False
         self._grid = GridKeeper()
@@ -187,7 +187,7 @@ class LDOSCalculator(Calculator):
         order = Order(1, *where, want, self.parameters["electronic_temperature"], self.parameters["chunk_size"])
 
         def run() -> Prediction:
-            return order.carry_out(self._model, self.team, progress=self.progress)
+            return order.carry_out(self._model, self.communicator, progress=self.progress)
 
         with _input_errors():
             prediction = self._within_memory(run, structure, grid, backward=bool(want))
@@ -231,8 +231,8 @@ class LDOSCalculator(Calculator):
 
         return self._within_memory(run, structure, prediction.grid, backward=False).cpu().numpy()
 
-    def get_novelty(self, atoms: Atoms | None = None) -> np.ndarray:
-        """How far each atom's surroundings are from the training data, ``[atom]``; see ``ase_ldos.model.extrapolation``.
+    def get_extrapolation(self, atoms: Atoms | None = None) -> np.ndarray:
+        """Distance of each atom's surroundings from the training data, ``[atom]``; see ``model.extrapolation``.
 
         Raises:
             InputError: these atoms are not what the model is for, or the model does not know its training range.

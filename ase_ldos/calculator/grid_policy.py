@@ -7,8 +7,8 @@ volume conserves its energy. Two things make a new grid:
 * other atoms (another number or other elements),
 * a lattice vector whose spacing has left 0.85 … 1.1 of what it was when the grid was chosen.
 
-With the second, a message is logged (logger ``ase_ldos.calculator.grid_policy``, level INFO) and the energy jumps by the
-difference of the two grids' discretisation errors; ``LDOSCalculator.fix_grid`` avoids the jump by one grid for all
+With the second, a message is logged (logger ``ase_ldos.calculator.grid_policy``, level INFO) and the energy jumps by
+the difference of the two grids' discretisation errors; ``LDOSCalculator.fix_grid`` avoids the jump by one grid for all
 cells, which is right for an equation of state or a run under a barostat: choose it for the largest cell to come.
 """
 

@@ -11,6 +11,7 @@ import torch
 from ase.calculators.calculator import CalculatorSetupError
 
 from ase_ldos.model.ldos_model import LDOSModel
+from ase_ldos.model.model_file import load_model
 
 
 def prepare_model(
@@ -25,7 +26,7 @@ def prepare_model(
         own = copy.deepcopy(model)
     else:
         try:
-            own = LDOSModel.load(model)
+            own = load_model(model)
         except (OSError, ValueError) as error:
             raise CalculatorSetupError(str(error)) from error
     number_type = own.dtype if dtype is None else _find_dtype(dtype)

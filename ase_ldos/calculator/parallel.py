@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ase_ldos.calculator.calculator import LDOSCalculator
-from ase_ldos.communicator import Team
+from ase_ldos.communicator import Communicator
 from ase_ldos.prediction.request import STOP, Order
 
 __all__ = ["lead"]
@@ -31,25 +31,25 @@ def lead(main: Callable[[LDOSCalculator], None], calculator: LDOSCalculator) -> 
 
     Args:
         main: reads, moves and writes; only rank 0 calls it.
-        calculator: gets the team.
+        calculator: gets the communicator.
     """
-    team = Team.join()
-    calculator.team = team
-    if team.leads:
+    communicator = Communicator.from_torchrun()
+    calculator.communicator = communicator
+    if communicator.is_root:
         main(calculator)
-        if team.size > 1:
-            STOP.give(team)
+        if communicator.size > 1:
+            STOP.give(communicator)
     else:
-        _serve(calculator, team)
-    calculator.team = Team()
-    team.leave()
+        _serve(calculator, communicator)
+    calculator.communicator = Communicator()
+    communicator.close()
 
 
-def _serve(calculator: LDOSCalculator, team: Team) -> None:
+def _serve(calculator: LDOSCalculator, communicator: Communicator) -> None:
     """Do this rank's share of what rank 0 orders, until it says stop."""
-    while (order := Order.take(team)).kind != STOP.kind:
+    while (order := Order.take(communicator)).kind != STOP.kind:
         try:
-            order.carry_out(calculator.model, team)
+            order.carry_out(calculator.model, communicator)
         except ValueError:
             # it is about the input: rank 0 raises the same, and its caller decides whether to go on
             continue

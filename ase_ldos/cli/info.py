@@ -12,10 +12,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the model's metadata."""
-    from ase_ldos.model.ldos_model import LDOSModel, model_path
+    from ase_ldos.model.model_file import find_model, load_model
 
-    path = model_path(args.model)
-    model = LDOSModel.load(args.model)
+    path = find_model(args.model)
+    model = load_model(args.model)
     metadata, energies = model.metadata, model.energies
     network = model.network
     layers = " - ".join(str(n) for n in (network.n_inputs, *network.hidden, network.n_outputs))
@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
         "functional": metadata.functional.upper(),
         "electronic temperature": f"{metadata.electronic_temperature:g} K",
         "energy grid": f"{energies[0]:g} to {energies[-1]:g} eV, {len(energies)} nodes",
-        "smearing of the LDOS": f"{metadata.smearing:g} eV (standard deviation)",
+        "broadening of the LDOS": f"{metadata.broadening:g} eV (standard deviation)",
         "grid spacing": f"{metadata.grid_spacing:g} Å",
         "shortest distance": f"{metadata.minimum_distance:g} Å",
         "descriptor": f"{model.descriptor.settings()['kind']}, {model.descriptor.n_features} features, "
@@ -34,10 +34,10 @@ def run(args: argparse.Namespace) -> int:
         "network": f"{layers}, {network.activation}" + (", linear skip" if network.skip else ""),
         "parameters": f"{sum(p.numel() for p in model.parameters())}, {str(model.dtype).removeprefix('torch.')}",
     }
-    novelty = metadata.novelty
+    ranges = metadata.extrapolation
     rows["training range"] = (
-        f"distances up to {novelty['threshold']:.2f} on {novelty['structures']:.0f} held-back structures, warns beyond"
-        if novelty
+        f"distances up to {ranges['threshold']:.2f} on {ranges['structures']:.0f} held-back structures, warns beyond"
+        if ranges
         else "not calibrated, no warning of extrapolation"
     )
     _print_rows(rows)

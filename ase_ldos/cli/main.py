@@ -19,10 +19,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "predict": ("ase_ldos.cli.predict", "predict energies, forces, DOS and density of a structure file"),
     "info": ("ase_ldos.cli.info", "tell what a model is for and how good it is"),
     "train": ("ase_ldos.cli.train", "train a model from a recipe (TOML)"),
-    "evaluate": ("ase_ldos.training.evaluate", "measure a model's errors on reference data"),
-    "calibrate": ("ase_ldos.model.extrapolation", "find the range of a model's training data, to warn beyond it"),
-    "label": ("ase_ldos.labelling.run", "make reference data with Quantum ESPRESSO"),
-    "convert": ("ase_ldos.formats.convert", "convert reference data of other programs"),
+    "evaluate": ("ase_ldos.cli.evaluate", "measure a model's errors on reference data"),
+    "calibrate": ("ase_ldos.cli.calibrate", "find the range of a model's training data, to warn beyond it"),
+    "label": ("ase_ldos.cli.label", "make reference data with Quantum ESPRESSO"),
+    "convert": ("ase_ldos.cli.convert", "convert reference data of other programs"),
 }
 
 

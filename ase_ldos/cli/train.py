@@ -8,9 +8,9 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-from ase_ldos.communicator import Team
-from ase_ldos.model.extrapolation import calibrate
-from ase_ldos.model.ldos_model import LDOSModel
+from ase_ldos.communicator import Communicator
+from ase_ldos.model.model_file import load_model, save_model
+from ase_ldos.training.calibrate import calibrate
 from ase_ldos.training.evaluate import evaluate_model, format_table, summarise
 from ase_ldos.training.provenance import describe_sources
 from ase_ldos.training.settings import load_recipe, split_data
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, evaluate on the held-back snapshots, write the model with its errors."""
-    team = Team.join()
+    communicator = Communicator.from_torchrun()
     recipe = load_recipe(args.recipe)
     if args.data:
         recipe = replace(recipe, data=tuple(args.data))
@@ -44,12 +44,18 @@ def run(args: argparse.Namespace) -> int:
     sources = describe_sources(recipe)
     training, validation = split_data(recipe)
     checkpoint = Path(args.checkpoint) if args.checkpoint else None
-    start = LDOSModel.load(args.start) if args.start else None
+    start = load_model(args.start) if args.start else None
     model, history = train_model(
-        recipe, training, validation, start=start, checkpoint=checkpoint, time_limit=args.time_limit, team=team
+        recipe,
+        training,
+        validation,
+        start=start,
+        checkpoint=checkpoint,
+        time_limit=args.time_limit,
+        communicator=communicator,
     )
-    team.leave()
-    if not team.leads:
+    communicator.close()
+    if not communicator.is_root:
         return 0
     calibrate(model, training, validation)
     errors = evaluate_model(model, validation)
@@ -67,6 +73,6 @@ def run(args: argparse.Namespace) -> int:
             "ase-ldos": version("ase-ldos"),
         },
     )
-    model.save(out)
+    save_model(model, out)
     sys.stdout.write(format_table(errors) + f"\nwrote {out}\n")
     return 0

@@ -57,7 +57,7 @@ def broaden(values: np.ndarray, energies: np.ndarray, sigma_add: float, onto: np
 
 
 def on_model_energies(
-    snapshot: Snapshot, values: np.ndarray, energies: np.ndarray, smearing: float
+    snapshot: Snapshot, values: np.ndarray, energies: np.ndarray, broadening: float
 ) -> tuple[np.ndarray, int]:
     """Bring a snapshot's LDOS or DOS to a model's width and energies, as far up as DFT knows them.
 
@@ -65,7 +65,7 @@ def on_model_energies(
         snapshot: tells the energies, the width and the highest band of ``values``.
         values: ``[..., energy]`` on the snapshot's energies.
         energies: of the model, eV.
-        smearing: standard deviation of the model's LDOS, eV.
+        broadening: standard deviation of the model's LDOS, eV.
 
     Returns:
         ``[..., known]`` in the unit of ``values``, and how many of the model's energies, from the first, are known.
@@ -76,15 +76,15 @@ def on_model_energies(
     if snapshot.energies is None:
         raise ValueError(f"{snapshot.name} has no energies of its LDOS and DOS")
     sigma = float(snapshot.ldos_sigma or 0.0)
-    if sigma > smearing:
-        raise ValueError(f"{snapshot.name}: its LDOS has σ = {sigma} eV, broader than the model's {smearing} eV")
+    if sigma > broadening:
+        raise ValueError(f"{snapshot.name}: its LDOS has σ = {sigma} eV, broader than the model's {broadening} eV")
     top = float(snapshot.energies[-1])
     if snapshot.complete_below is not None:
-        top = min(top, snapshot.complete_below - _MARGIN * smearing)
+        top = min(top, snapshot.complete_below - _MARGIN * broadening)
     known = int(np.searchsorted(energies, top + 1e-9, side="right"))
     if known < 2:
         raise ValueError(f"{snapshot.name}: its LDOS ends at {top:.2f} eV, below the model's window")
-    return broaden(values, snapshot.energies, math.sqrt(smearing**2 - sigma**2), energies[:known]), known
+    return broaden(values, snapshot.energies, math.sqrt(broadening**2 - sigma**2), energies[:known]), known
 
 
 def _broadening_matrix(energies: np.ndarray, target: np.ndarray, sigma: float, spacing: float) -> np.ndarray:

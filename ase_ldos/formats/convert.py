@@ -1,8 +1,7 @@
-"""Data of one format into another. Also the command ``ase-ldos convert``."""
+"""Data of one format into another."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -221,39 +220,3 @@ def round_significand(values: np.ndarray, bits: int) -> np.ndarray:
     # half of the last kept bit is added, then the rest is cut off; a carry into the exponent is right
     rounded = (pattern + ((1 << drop) >> 1)) >> drop << drop
     return rounded.astype(np.uint16).view(np.float16)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of ``ase-ldos convert``."""
-    parser.add_argument(
-        "sources",
-        nargs="+",
-        help="snapshots (.npz), folders, data sets, MALA's .info.json, LDOS cubes, extxyz; or MALA's model .zip",
-    )
-    parser.add_argument("--to", required=True, choices=[*WRITERS, "model"], help="format to write")
-    parser.add_argument("--out", required=True, help="folder; a file for packed, extxyz and model")
-    parser.add_argument(
-        "--energies",
-        nargs=3,
-        type=float,
-        metavar=("FIRST", "SPACING", "NUMBER"),
-        help="energy grid in eV of cube and MALA files",
-    )
-    parser.add_argument("--ldos-bits", type=int, help="keep so many of the ten bits of an LDOS' numbers: smaller files")
-
-
-def run(args: argparse.Namespace) -> int:
-    """Run ``ase-ldos convert``."""
-    if args.to == "model":
-        from ase_ldos.formats.mala import read_mala_model
-
-        if len(args.sources) != 1:
-            raise ValueError(f"one model is converted at a time; {len(args.sources)} are given")
-        read_mala_model(args.sources[0]).save(args.out)
-        return 0
-    energies = None
-    if args.energies is not None:
-        first, spacing, number = args.energies
-        energies = first + spacing * np.arange(int(number))
-    convert(args.sources, args.out, args.to, energies=energies, ldos_bits=args.ldos_bits)
-    return 0

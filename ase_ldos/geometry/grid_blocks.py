@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ase_ldos.descriptors.protocol import Descriptor
 from ase_ldos.geometry.grid import Box, Grid
 from ase_ldos.geometry.neighbours import Images
 from ase_ldos.geometry.structure import Structure
@@ -30,38 +29,19 @@ class Block:
         flat: flat C-order point numbers, int64 ``[grid]``.
         points: Å, ``[grid, 3]``.
         atoms: positions of the images, Å, ``[image, 3]``.
-        species: species index of the images, int64 ``[image]``.
         owners: atom index of the images, int64 ``[image]``.
     """
 
     flat: Tensor
     points: Tensor
     atoms: Tensor
-    species: Tensor
     owners: Tensor
 
 
-def species_indices(numbers: Tensor, species: tuple[int, ...]) -> Tensor:
-    """Place of each atom's number in ``species``, int64 ``[atom]``.
-
-    Raises:
-        ValueError: an atom's element is not among the species.
-    """
-    known = torch.tensor(species, device=numbers.device)
-    match = numbers[:, None] == known[None, :]
-    if not bool(match.any(dim=1).all()):
-        from ase.data import chemical_symbols
-
-        foreign = sorted({chemical_symbols[int(n)] for n in numbers[~match.any(dim=1)]})
-        names = ", ".join(chemical_symbols[n] for n in species)
-        raise ValueError(f"the model knows {names}; the atoms contain {', '.join(foreign)}")
-    return match.to(torch.int64).argmax(dim=1)
-
-
 def iterate_blocks(
-    descriptor: Descriptor,
     structure: Structure,
     grid: Grid,
+    cutoff: float,
     *,
     max_points: int = DEFAULT_BLOCK,
     dtype: torch.dtype = torch.float64,
@@ -73,31 +53,30 @@ def iterate_blocks(
     points, unless it carries gradients, so that a descriptor may keep what depends on the points alone.
 
     Args:
-        descriptor: gives cutoff and species.
         structure: the atoms.
         grid: the points.
+        cutoff: images that are farther from every point of a block are left out, Å.
         max_points: of a block.
         dtype: of points and atoms.
         boxes: only these (of ``grid.boxes``); default is the whole grid.
     """
     _retain_freed_memory()
-    species = species_indices(structure.numbers, descriptor.species)
     boxes = grid.boxes(max_points) if boxes is None else boxes
     shapes: dict[tuple[int, int, int], _Shape] = {}
     for box in boxes:
         if box.shape not in shapes:
             shapes[box.shape] = _Shape.of(grid, box.shape, dtype)
     radius = max(float(np.linalg.norm(shape.corners, axis=1).max()) for shape in shapes.values())
-    images = Images(structure, descriptor.cutoff + radius + 1e-6)  # with room for rounding
+    images = Images(structure, cutoff + radius + 1e-6)  # with room for rounding
     centres = grid.centres(boxes)
     places = centres.detach().cpu().numpy()
     for number, box in enumerate(boxes):
         shape = shapes[box.shape]
-        near = images.near_box(places[number], shape.corners, descriptor.cutoff)
+        near = images.near_box(places[number], shape.corners, cutoff)
         owners = images.atoms[near]
         atoms = (images.positions[near] - centres[number]).to(dtype)
         points = shape.points if not grid.cell.requires_grad else grid.offsets(box.shape).to(dtype)
-        yield Block(shape.numbers + grid.number(box.first), points, atoms, species[owners], owners)
+        yield Block(shape.numbers + grid.number(box.first), points, atoms, owners)
 
 
 def _retain_freed_memory() -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from ase.data import chemical_symbols
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -95,3 +96,18 @@ def check_atoms(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> Non
             f"the cell has {volume / len(positions):.3g} Å³ per atom; at least {MINIMUM_VOLUME_PER_ATOM} is expected "
             "(are lengths in Å?)"
         )
+
+
+def species_indices(numbers: Tensor, species: tuple[int, ...]) -> Tensor:
+    """Place of each atom's number in ``species``, int64 ``[atom]``.
+
+    Raises:
+        ValueError: an atom's element is not among the species.
+    """
+    known = torch.tensor(species, device=numbers.device)
+    match = numbers[:, None] == known[None, :]
+    if not bool(match.any(dim=1).all()):
+        foreign = sorted({chemical_symbols[int(n)] for n in numbers[~match.any(dim=1)]})
+        names = ", ".join(chemical_symbols[n] for n in species)
+        raise ValueError(f"the model knows {names}; the atoms contain {', '.join(foreign)}")
+    return match.to(torch.int64).argmax(dim=1)

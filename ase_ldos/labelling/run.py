@@ -1,19 +1,17 @@
-"""Label many structures: several workers, resumable, failures recorded. Also the command ``ase-ldos label``."""
+"""Label many structures: several workers, resumable, failures recorded."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import os
 import shutil
 import signal
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, TYPE_CHECKING
@@ -21,7 +19,7 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 
 from ase_ldos.dataset.npz import PathLike, load_snapshot, save_snapshot
-from ase_ldos.labelling.dft_settings import Recipe, load_recipe
+from ase_ldos.labelling.dft_settings import Recipe
 from ase_ldos.labelling.provenance import extend_record, write_record
 from ase_ldos.labelling.pw import PREFIX, calculate, check_setup
 from ase_ldos.labelling.pw_output import read_creator
@@ -81,7 +79,7 @@ def label_structures(
     Raises:
         ValueError: bad structures or recipe, or the folder belongs to other structures or is in use.
     """
-    named = _named(structures)
+    named = name_structures(structures)
     symbols = {symbol for atoms in structures for symbol in atoms.symbols}
     check_setup(symbols, recipe, launcher=launcher)
     if workers < 1 or cores_per_worker < 1:
@@ -91,7 +89,7 @@ def label_structures(
     with _locked(folder):
         found = [name for name in named if _is_labelled(folder, name, named[name])]
         record = extend_record(folder, recipe, symbols)
-        failed = {} if retry_failed else _read_failures(folder)
+        failed = {} if retry_failed else read_failures(folder)
         waiting = [name for name in named if name not in found and name not in failed]
         finished: list[str] = []
         queue = _core_sets(workers, cores_per_worker, pin=not launcher and workers > 1)
@@ -150,7 +148,12 @@ def _label_one(name: str, atoms: Atoms, recipe: Recipe, folder: Path, cores: set
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _named(structures: Sequence[Atoms]) -> dict[str, Atoms]:
+def name_structures(structures: Sequence[Atoms]) -> dict[str, Atoms]:
+    """Structures by name: ``atoms.info["name"]``, or their number.
+
+    Raises:
+        ValueError: no structures, names that are equal or do not suit a file, or no periodic piece of matter.
+    """
     from ase_ldos.geometry.structure import check_atoms
 
     named: dict[str, Atoms] = {}
@@ -191,7 +194,8 @@ def _end_leftovers(work: Path) -> None:
     shutil.rmtree(work, ignore_errors=True)
 
 
-def _read_failures(folder: Path) -> dict[str, str]:
+def read_failures(folder: Path) -> dict[str, str]:
+    """Reasons of the calculations that failed, by name."""
     path = folder / FAILURES
     return dict(json.loads(path.read_text())) if path.exists() else {}
 
@@ -231,50 +235,3 @@ def _core_sets(workers: int, cores_per_worker: int, *, pin: bool) -> SimpleQueue
         start = worker * cores_per_worker
         queue.put(set(cores[start : start + cores_per_worker]) if enough else set())
     return queue
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of ``ase-ldos label``."""
-    parser.add_argument("structures", nargs="+", help="files that ASE reads; all frames are taken")
-    parser.add_argument("--recipe", required=True, help="DFT set-up, a TOML file")
-    parser.add_argument("--out", required=True, help="folder of the data set")
-    parser.add_argument("--pseudo-dir", help="folder of the pseudopotentials (default: as the recipe says)")
-    parser.add_argument("--workers", type=int, default=1, help="calculations side by side")
-    parser.add_argument("--cores", type=int, default=1, help="cores for each worker")
-    parser.add_argument("--launcher", default="", help="put before pw.x, e.g. 'mpirun -n 4' or 'srun -n 64'")
-    parser.add_argument("--no-ldos", action="store_true", help="no LDOS, though the recipe has a table [ldos]")
-    parser.add_argument("--retry-failed", action="store_true", help="try again what failed before")
-
-
-def run(args: argparse.Namespace) -> int:
-    """Run ``ase-ldos label``; 1 if a structure failed."""
-    from ase.io import read
-    from tqdm import tqdm
-
-    recipe = load_recipe(args.recipe, pseudo_dir=args.pseudo_dir)
-    if args.no_ldos:
-        recipe = replace(recipe, ldos=None)
-    structures = [atoms for path in args.structures for atoms in read(path, ":")]
-    names = _named(structures).keys()
-    there = {name for name in names if (Path(args.out) / f"{name}.npz").exists()}
-    given_up = set() if args.retry_failed else names & _read_failures(Path(args.out)).keys()
-    with tqdm(total=len(names - there - given_up), unit="structure", smoothing=0.1) as bar:
-
-        def show(name: str, reason: str | None) -> None:
-            if reason is not None:
-                bar.write(f"{name} failed: {reason}")
-            bar.update()
-
-        report = label_structures(
-            structures,
-            recipe,
-            args.out,
-            workers=args.workers,
-            cores_per_worker=args.cores,
-            launcher=args.launcher,
-            retry_failed=args.retry_failed,
-            progress=show,
-        )
-    failed = f", {len(report.failed)} failed (see {Path(args.out) / FAILURES})" if report.failed else ""
-    sys.stdout.write(f"{len(report.finished)} labelled, {len(report.found)} were there{failed}\n")
-    return 1 if report.failed else 0

@@ -13,26 +13,17 @@ exchangeable ones). Looking takes one point per atom, of some 500 grid points: 2
 
 from __future__ import annotations
 
-import argparse
-import sys
 import warnings
-from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from ase_ldos.dataset.npz import Snapshot
-from ase_ldos.geometry.grid_blocks import Block, species_indices
+from ase_ldos.geometry.grid_blocks import Block
 from ase_ldos.geometry.neighbours import Images
-from ase_ldos.geometry.structure import Structure
-from ase_ldos.model.ldos_model import LDOSModel, model_path
+from ase_ldos.geometry.structure import Structure, species_indices
+from ase_ldos.model.ldos_model import LDOSModel
 
-#: Variances below this part of the largest count as this: directions in which the training set hardly differs.
-VARIANCE_FLOOR = 1e-5
 #: Edge of the boxes whose atoms are handled at once, Å.
 BOX = 6.0
 #: A warning names at most so many atoms.
@@ -56,12 +47,12 @@ class ExtrapolationWatch:
 
     def look(self, structure: Structure) -> None:
         """Warn (``ExtrapolationWarning``) if an atom is too far from the training data and nothing was said yet."""
-        if not self._model.metadata.novelty:
+        if not self._model.metadata.extrapolation:
             return
         if self._warned_of is not None and torch.equal(self._warned_of, structure.numbers):
             return
         distances = atom_distances(self._model, structure)
-        threshold = self._model.metadata.novelty["threshold"]
+        threshold = self._model.metadata.extrapolation["threshold"]
         if bool((distances > threshold).any()):
             self._warned_of = structure.numbers
             text = describe(distances, structure, threshold, self._model.metadata.name)
@@ -85,7 +76,8 @@ def describe(distances: Tensor, structure: Structure, threshold: float, name: st
         f"{len(beyond)} of {len(structure)} atoms have surroundings unlike any that the model {name!r} has learned "
         f"from: atoms {shown}. The farthest is atom {beyond[0]} at ({centre}) Å with distance "
         f"{distances[beyond[0]]:.2f}; structures held back from training reach {threshold:.2f}. Energies and forces "
-        "may be wrong there; compare with DFT. This is said once per run; get_novelty() gives all atoms' distances."
+        "may be wrong there; compare with DFT. This is said once per run; get_extrapolation() tells all atoms' "
+        "distances."
     )
 
 
@@ -95,7 +87,7 @@ def atom_distances(model: LDOSModel, structure: Structure) -> Tensor:
     Raises:
         ValueError: the model carries no calibration, or foreign elements.
     """
-    means, whitenings = model.novelty_mean, model.novelty_whitening
+    means, whitenings = model.extrapolation_mean, model.extrapolation_whitening
     if means is None or whitenings is None:
         raise ValueError(
             f"the model {model.metadata.name!r} does not know its training range; see `ase-ldos calibrate --help`"
@@ -122,18 +114,17 @@ def atom_inputs(model: LDOSModel, structure: Structure) -> Tensor:
     boxes = _boxes(fractional - fractional.floor(), cell)
     radii = [float((points[box] - points[box].mean(dim=0)).norm(dim=1).max()) + 1e-6 for box in boxes]
     images = Images(structure, model.descriptor.cutoff + max(radii))
-    species = species_indices(structure.numbers, model.descriptor.species)
-    dtype = model.dtype if isinstance(model.descriptor, torch.nn.Module) else torch.float64
+    dtype = model.dtype if model.descriptor.n_learned else torch.float64
     inputs = torch.empty(len(structure), model.network.n_inputs, dtype=torch.float64, device=model.device)
     with torch.no_grad():
-        known = model.prepare(structure)
+        atom_state = model.encode_atoms(structure)
         for box, radius in zip(boxes, radii):
             centre = points[box].mean(dim=0)
             near = images.near(centre, model.descriptor.cutoff + radius)
             owners = images.atoms[near]
             around = images.positions[near] - centre
-            block = Block(box, (points[box] - centre).to(dtype), around.to(dtype), species[owners], owners)
-            inputs[box] = model.inputs(block, known[owners]).double()
+            block = Block(box, (points[box] - centre).to(dtype), around.to(dtype), owners)
+            inputs[box] = model.inputs(block, atom_state[owners]).double()
     return inputs
 
 
@@ -146,71 +137,3 @@ def _boxes(fractional: Tensor, cell: Tensor) -> list[Tensor]:
     order = np.argsort(box, kind="stable")
     parts = np.split(order, np.flatnonzero(np.diff(box[order])) + 1)
     return [torch.as_tensor(part, device=cell.device) for part in parts]
-
-
-def calibrate(
-    model: LDOSModel, training: Sequence[Snapshot], held_back: Sequence[Snapshot], *, progress: bool = True
-) -> None:
-    """Find the range of the training data and the threshold, and store both in the model (save it afterwards).
-
-    Args:
-        model: trained on ``training``.
-        training: structures whose atoms define mean and covariance.
-        held_back: structures that define the threshold.
-        progress: show a bar.
-
-    Raises:
-        ValueError: no held-back structures, or an element of the model that the training structures lack.
-    """
-    if not held_back:
-        raise ValueError("no structure is held back; the threshold needs at least one")
-    structures = [
-        Structure.from_arrays(item.numbers, item.positions, item.cell, device=model.device)
-        for item in (*training, *held_back)
-    ]
-    bar = tqdm(structures[: len(training)], desc="training range", disable=not progress)
-    inputs = torch.cat([atom_inputs(model, structure) for structure in bar])
-    numbers = torch.cat([structure.numbers for structure in structures[: len(training)]])
-    species = species_indices(numbers, model.descriptor.species)
-    means, whitenings = [], []
-    for index in range(len(model.descriptor.species)):
-        own = inputs[species == index]
-        if len(own) < 2:
-            raise ValueError(
-                f"element number {model.descriptor.species[index]} has {len(own)} atoms in the training data"
-            )
-        means.append(own.mean(dim=0))
-        variances, axes = torch.linalg.eigh(torch.cov(own.T))
-        whitenings.append(axes / variances.clamp(min=VARIANCE_FLOOR * variances[-1]).sqrt())
-    model.novelty_mean = torch.stack(means).to(model.dtype)
-    model.novelty_whitening = torch.stack(whitenings).to(model.dtype)
-    bar = tqdm(structures[len(training) :], desc="threshold", disable=not progress)
-    largest = [float(atom_distances(model, structure).max()) for structure in bar]
-    novelty = {"threshold": max(largest), "median": float(np.median(largest)), "structures": float(len(largest))}
-    model.metadata = replace(model.metadata, novelty=novelty)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of ``ase-ldos calibrate``."""
-    parser.add_argument("model", help="bundled name or model file")
-    parser.add_argument("recipe", help="TOML file of its training, which tells what was learned and what held back")
-    parser.add_argument("--data", nargs="+", help="snapshot files or folders instead of the recipe's")
-    parser.add_argument("--out", help="model file to write (default: the model's own file)")
-
-
-def run(args: argparse.Namespace) -> int:
-    """Run ``ase-ldos calibrate``."""
-    from ase_ldos.training.settings import load_recipe, split_data
-
-    recipe = load_recipe(args.recipe)
-    if args.data:
-        recipe = replace(recipe, data=tuple(args.data))
-    model, out = LDOSModel.load(args.model), Path(args.out) if args.out else model_path(args.model)
-    calibrate(model, *split_data(recipe))
-    model.save(out)
-    found = model.metadata.novelty
-    sys.stdout.write(
-        f"threshold {found['threshold']:.3f}, the largest of {found['structures']:.0f} held-back structures "
-        f"(median {found['median']:.3f})\nwrote {out}\n"
-    )
-    return 0

@@ -1,51 +1,47 @@
-"""What describes the surroundings of a point, fixed or learned: made from settings, and given the atoms."""
+"""Features of points, fixed or learned, from their settings; networks of other packages included.
+
+A network registers as a descriptor does (entry points ``ase_ldos.networks``); beside species and settings it is given
+``generator``, the source of its initial weights.
+"""
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from ase_ldos.descriptors.protocol import Descriptor
-from ase_ldos.descriptors.registry import make_descriptor
-from ase_ldos.geometry.grid_blocks import species_indices
-from ase_ldos.geometry.structure import Structure
+from ase_ldos.descriptors.protocol import PointFeatures
+from ase_ldos.descriptors.registry import DESCRIPTORS
 from ase_ldos.networks.se3_transformer.network import SE3Transformer
+from ase_ldos.registry import Registry
 
-#: Both map (points, atoms, what is known of each atom) to features of the points.
-Surroundings: TypeAlias = Descriptor | SE3Transformer
+#: Called with the species, ``generator`` and the settings as keyword arguments; modules of torch.
+NETWORKS: Registry[Callable[..., PointFeatures]] = Registry(
+    "network", "ase_ldos.networks", {"se3_transformer": SE3Transformer}
+)
 
 
-def make_surroundings(settings: dict[str, Any], generator: torch.Generator | None = None) -> Surroundings:
-    """Build the descriptor, or the graph network with fresh weights, whose ``settings()`` these are.
+def make_point_features(settings: dict[str, Any], generator: torch.Generator | None = None) -> PointFeatures:
+    """Build the descriptor, or the network with fresh weights, whose ``settings()`` these are.
 
     Args:
         settings: as ``settings()`` of either gives them.
-        generator: source of the weights; by default a new one with seed 0.
+        generator: source of a network's weights; by default a new one with seed 0.
 
     Raises:
         ValueError: an unknown kind or settings that do not fit it.
     """
-    if settings.get("kind") != SE3Transformer.KIND:
-        return make_descriptor(settings)
-    options = {key: value for key, value in settings.items() if key not in ("kind", "species")}
+    options = dict(settings)
+    kind, species = options.pop("kind", None), tuple(options.pop("species", ()))
+    if kind in NETWORKS:
+        make, options = NETWORKS[kind], options | {"generator": generator}
+    elif kind in DESCRIPTORS:
+        make = DESCRIPTORS[kind]
+    else:
+        known = sorted({*DESCRIPTORS, *NETWORKS})
+        raise ValueError(f"unknown kind {kind!r} of descriptor or network; known: {', '.join(known)}")
     try:
-        return SE3Transformer(tuple(settings.get("species", ())), generator=generator, **options)
+        return make(species, **options)
     except TypeError as error:
-        raise ValueError(f"settings of the network {SE3Transformer.KIND!r} do not fit: {error}") from error
-
-
-def prepare_atoms(surroundings: Surroundings, structure: Structure) -> Tensor:
-    """What the points need to know of each atom, found once per structure.
-
-    Returns:
-        Species indices ``[atom]`` for a descriptor; for a graph network the coefficients that its layers give,
-        ``[atom, coefficient]``, differentiable in positions and cell.
-
-    Raises:
-        ValueError: an atom's element is not among the species.
-    """
-    if isinstance(surroundings, SE3Transformer):
-        return surroundings.prepare(structure)
-    return species_indices(structure.numbers, surroundings.species)
+        raise ValueError(f"settings of {kind!r} do not fit: {error}") from error

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ase_ldos.communicator import Team
+from ase_ldos.communicator import Communicator
 from ase_ldos.geometry.grid import Grid
 from ase_ldos.geometry.structure import Structure
 from ase_ldos.model.ldos_model import LDOSModel
@@ -76,7 +76,7 @@ def solve_physics(
     grid: Grid,
     electrons: Electrons,
     fields: Tensor | None,
-    team: Team,
+    communicator: Communicator,
     *,
     differentiate: bool,
 ) -> tuple[Adjoint, Tensor]:
@@ -94,16 +94,16 @@ def solve_physics(
         )
         found.append(_differentiate(model, structure, grid, electrons, terms, fields[1], differentiate))
 
-    team.led(work)
+    communicator.run_on_root(work)
     density = fields[0].double() if fields is not None else structure.positions.new_empty(grid.n_points)
     if not found:
         n_hidden = model.network.n_features
         found.append(Adjoint.empty(n_hidden, structure, grid.n_points if differentiate else 0))
     adjoint = found[0]
-    if team.size > 1:
+    if communicator.size > 1:
         adjoint = replace(adjoint, potential=adjoint.potential.double())
         for tensor in (*vars(adjoint).values(), density):
-            team.spread(tensor)
+            communicator.broadcast(tensor)
     return adjoint, density
 
 

@@ -3,7 +3,7 @@
 The density needs μ, and μ needs the whole grid. On small grids the hidden features are kept until μ is known. On large
 ones the density is found at several levels about a guess of μ in the same walk, and interpolated to μ; the guess comes
 from the last step of a run or from a sample of the blocks, and where it was too far off the walk is repeated.
-Each rank of a team walks over its share of the blocks.
+Each rank of a communicator walks over its share of the blocks.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ase_ldos.communicator import Team
-from ase_ldos.descriptors.power_spectrum.descriptor import PowerSpectrum
+from ase_ldos.communicator import Communicator
 from ase_ldos.geometry.buffers import empty_in_huge_pages, sum_rows
 from ase_ldos.geometry.grid import Box, Grid
 from ase_ldos.geometry.grid_blocks import Block, iterate_blocks
@@ -53,7 +52,7 @@ class Stream:
         grid: the points.
         chunk_size: points of a block.
         thermal_energy: kT, eV.
-        team: shares the blocks.
+        communicator: shares the blocks.
         journal: keeps the sums.
         progress: show a progress bar with the remaining time.
     """
@@ -66,19 +65,19 @@ class Stream:
         chunk_size: int,
         thermal_energy: float,
         *,
-        team: Team,
+        communicator: Communicator,
         journal: Journal,
         progress: bool = False,
     ) -> None:
         self.model, self.structure, self.grid, self.thermal_energy = model, structure, grid, thermal_energy
-        self.team, self.journal, self._progress = team, journal, progress and team.leads
+        self.communicator, self.journal, self._progress = communicator, journal, progress and communicator.is_root
         self._all_boxes = grid.boxes(chunk_size)
-        self.boxes = team.share(self._all_boxes)
+        self.boxes = communicator.partition(self._all_boxes)
         self._keeps = journal.folder is None and hidden_bytes(model, grid) <= KEEP_BYTES
         self._kept: Tensor | None = None
         self._sampled: dict[Box, Tensor] = {}
         with torch.no_grad():
-            self._known = model.prepare(structure)
+            self._atom_state = model.encode_atoms(structure)
             weight, bias = model.head
             self._weight, self._bias = weight.detach(), bias.detach()
 
@@ -89,7 +88,7 @@ class Stream:
             return total, find_level(total, self.grid.n_points)
         # the ranks were not killed at the same moment: that of the lead counts
         begun = torch.tensor([self.journal.stage("sums").get("guess", math.nan)], dtype=torch.float64)
-        self.team.spread(begun)
+        self.communicator.broadcast(begun)
         guess = guess if bool(begun.isnan()) else float(begun)
         if guess is None:
             guess = find_level(*self._sample())
@@ -114,8 +113,8 @@ class Stream:
         state = self.journal.stage("strained forces" if strained else "forces")
         gradient = torch.zeros_like(adjoint.positions)
         virial = torch.zeros_like(adjoint.strain)
-        by_known = torch.zeros_like(self._known) if self._known.is_floating_point() else torch.zeros(0)
-        for target, name in ((gradient, "gradient"), (virial, "virial"), (by_known, "by_known")):
+        by_state = torch.zeros_like(self._atom_state) if self._atom_state.is_floating_point() else torch.zeros(0)
+        for target, name in ((gradient, "gradient"), (virial, "virial"), (by_state, "by_state")):
             if state:
                 target.copy_(state[name])
         constant, varying = (part.to(self.model.dtype) for part in (adjoint.constant, adjoint.varying))
@@ -128,16 +127,16 @@ class Stream:
             if by_points is not None:
                 virial += block.points.double().T @ by_points
             if by_images is not None:
-                by_known.index_add_(0, block.owners, by_images)
+                by_state.index_add_(0, block.owners, by_images)
             self.journal.write(
                 "strained forces" if strained else "forces",
-                {"done": done, "gradient": gradient, "virial": virial, "by_known": by_known},
+                {"done": done, "gradient": gradient, "virial": virial, "by_state": by_state},
             )
-        for sums in (gradient, virial, by_known):
-            self.team.sum(sums)
+        for sums in (gradient, virial, by_state):
+            self.communicator.all_reduce(sums)
         gradient, virial = gradient + adjoint.positions, virial + adjoint.strain
-        if len(by_known):
-            by_positions, by_strain = self._pull_back_atoms(by_known)
+        if len(by_state):
+            by_positions, by_strain = self._pull_back_atoms(by_state)
             gradient, virial = gradient + by_positions, virial + by_strain
         stress = (virial + virial.T) / (2 * self.grid.volume)
         return -gradient, stress
@@ -148,13 +147,13 @@ class Stream:
         if done >= len(boxes):
             return
         blocks = iterate_blocks(
-            self.model.descriptor, self.structure, self.grid, dtype=self.model.dtype, boxes=boxes[done:]
+            self.structure, self.grid, self.model.descriptor.cutoff, dtype=self.model.dtype, boxes=boxes[done:]
         )
         bar = tqdm(blocks, name, total=len(boxes), initial=done, unit="block", delay=2, disable=not self._progress)
         yield from enumerate(bar, start=done + 1)
 
     def _hidden(self, block: Block, out: Tensor | None = None) -> Tensor:
-        return self.model.hidden(block, self._known[block.owners], out)
+        return self.model.hidden(block, self._atom_state[block.owners], out)
 
     def _empty_sum(self) -> Tensor:
         return torch.zeros(self.model.network.n_features, dtype=torch.float64, device=self.model.device)
@@ -167,7 +166,7 @@ class Stream:
             hidden = self._hidden(block, self._kept[place : place + len(block.flat)])
             total += sum_rows(hidden)
             place += len(hidden)
-        return self.team.sum(total)
+        return self.communicator.all_reduce(total)
 
     def _sample(self) -> tuple[Tensor, int]:
         """Σ h over the grid as estimated from some blocks, spread evenly, and the number of points of the grid."""
@@ -184,14 +183,16 @@ class Stream:
             spare -= len(hidden)
             if spare >= 0:
                 self._sampled[box] = hidden
-        self.team.sum(means)
+        self.communicator.all_reduce(means)
         counts = torch.tensor([math.prod(box.shape) for box in chosen], dtype=torch.float64, device=means.device)
         mean = counts @ means / counts.sum()
         descriptor = self.model.descriptor
-        if isinstance(descriptor, PowerSpectrum) and step > 1:
-            # some features have a known mean: what the sample has too much of them it has too much of everything
-            columns = means[:, -descriptor.n_features :][:, : descriptor.n_channels]
-            known = descriptor.mean_amplitudes(self.structure.numbers, self.grid.volume).to(mean)
+        known = descriptor.mean_features(self.structure.numbers, self.grid.volume)
+        if known is not None and step > 1:
+            # some features have a known mean: what the sample has too much of them it has too much of everything;
+            # with the fused scaler the hidden features end with the descriptor's own
+            known = known.to(mean)
+            columns = means[:, -descriptor.n_features :][:, : len(known)]
             seen = counts @ columns / counts.sum()
             slope = torch.linalg.lstsq(columns - seen, means - mean).solution
             mean = mean + (known - seen) @ slope
@@ -218,7 +219,7 @@ class Stream:
             place += len(hidden)
             self.journal.write("sums", {"guess": guess, "done": finished, "total": total})
         self.journal.write("sums", {"guess": guess, "done": len(self.boxes), "total": total}, always=True)
-        return self.team.sum(total.clone()), interpolation
+        return self.communicator.all_reduce(total.clone()), interpolation
 
     def _dos(self, total: Tensor) -> Tensor:
         return (self._weight @ total + self._bias * self.grid.n_points) * self.grid.voxel_volume
@@ -231,16 +232,18 @@ class Stream:
 
     def _assemble(self, mine: Tensor) -> Tensor | None:
         """Fields of all ranks, packed block after block, as fields on the grid, float64."""
-        if not self.team.leads:
-            self.team.send(mine)
+        if not self.communicator.is_root:
+            self.communicator.send(mine)
             return None
         result = torch.empty(len(mine), *self.grid.shape, dtype=mine.dtype, device=mine.device)
-        for rank in range(self.team.size):
-            boxes = self.team.share(self._all_boxes, rank)
+        for rank in range(self.communicator.size):
+            boxes = self.communicator.partition(self._all_boxes, rank)
             part = mine
             if rank > 0:
                 size = sum(math.prod(box.shape) for box in boxes)
-                part = self.team.receive(torch.empty(len(mine), size, dtype=mine.dtype, device=mine.device), rank)
+                part = self.communicator.receive(
+                    torch.empty(len(mine), size, dtype=mine.dtype, device=mine.device), rank
+                )
             place = 0
             for box in boxes:
                 count = math.prod(box.shape)
@@ -253,28 +256,30 @@ class Stream:
         self, block: Block, pull: Tensor, strained: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Derivatives of Σ pull · h in the images, the points (if ``strained``) and what is known (if learned)."""
-        known = self._known[block.owners]
+        atom_state = self._atom_state[block.owners]
         atoms, points = block.atoms.detach().requires_grad_(), block.points.detach()
         leaves = [atoms]
         if strained:
             leaves.append(points.requires_grad_())
-        if known.is_floating_point():
-            leaves.append(known.requires_grad_())
+        if atom_state.is_floating_point():
+            leaves.append(atom_state.requires_grad_())
         with torch.enable_grad():
-            hidden = self.model.hidden(replace(block, atoms=atoms, points=points if strained else block.points), known)
+            hidden = self.model.hidden(
+                replace(block, atoms=atoms, points=points if strained else block.points), atom_state
+            )
         found = list(torch.autograd.grad(hidden, leaves, pull))
-        by_known = found.pop() if known.is_floating_point() else None
-        return found[0].double(), found[1].double() if strained else None, by_known
+        by_state = found.pop() if atom_state.is_floating_point() else None
+        return found[0].double(), found[1].double() if strained else None, by_state
 
-    def _pull_back_atoms(self, by_known: Tensor) -> tuple[Tensor, Tensor]:
+    def _pull_back_atoms(self, by_state: Tensor) -> tuple[Tensor, Tensor]:
         """Through the layers on the atoms, once for all blocks: derivatives in positions and strain."""
         with torch.enable_grad():
             strain = torch.zeros_like(self.structure.cell, requires_grad=True)
             positions = self.structure.positions.detach().requires_grad_()
-            known = self.model.prepare(replace(self.structure, positions=positions).strained(strain))
-            if not known.requires_grad:  # no layers: nothing depends on where the atoms are
+            atom_state = self.model.encode_atoms(replace(self.structure, positions=positions).strained(strain))
+            if not atom_state.requires_grad:  # no layers: nothing depends on where the atoms are
                 return torch.zeros_like(positions), torch.zeros_like(strain)
             by_positions, by_strain = torch.autograd.grad(
-                known, (positions, strain), by_known, allow_unused=True, materialize_grads=True
+                atom_state, (positions, strain), by_state, allow_unused=True, materialize_grads=True
             )
         return by_positions, by_strain

@@ -51,10 +51,10 @@ def _try_block(model: LDOSModel, structure: Structure, grid: Grid, size: int, ba
     """Evaluate one block beside the memory that a whole prediction needs for other things."""
     kept = min(KEEP_BYTES, hidden_bytes(model, grid))
     ballast = torch.empty(kept + 8 * _WORK_ARRAYS * grid.n_points, dtype=torch.uint8, device=model.device)
-    block = next(iterate_blocks(model.descriptor, structure, grid, max_points=size, dtype=model.dtype))
+    block = next(iterate_blocks(structure, grid, model.descriptor.cutoff, max_points=size, dtype=model.dtype))
     atoms = block.atoms.requires_grad_(backward)
     with torch.set_grad_enabled(backward):
-        hidden = model.hidden(block, model.prepare(structure)[block.owners])
+        hidden = model.hidden(block, model.encode_atoms(structure)[block.owners])
         if backward:
             torch.autograd.grad(hidden.sum(), atoms)
     del ballast

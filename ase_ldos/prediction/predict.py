@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from ase_ldos.communicator import Team
+from ase_ldos.communicator import Communicator
 from ase_ldos.geometry.grid import Grid
 from ase_ldos.geometry.grid_blocks import DEFAULT_BLOCK, iterate_blocks
 from ase_ldos.geometry.structure import Structure
@@ -69,7 +69,7 @@ def predict(
     grid: Grid | None = None,
     chunk_size: int | None = None,
     fermi_guess: float | None = None,
-    team: Team | None = None,
+    communicator: Communicator | None = None,
     checkpoint: Path | None = None,
     progress: bool = False,
 ) -> Prediction:
@@ -83,7 +83,7 @@ def predict(
         grid: where to evaluate; default is the model's spacing.
         chunk_size: grid points that are handled at once.
         fermi_guess: a Fermi level near the right one, eV, such as the last step's.
-        team: ranks that share the grid; each calls this with the same arguments and gets the same result.
+        communicator: ranks that share the grid; each calls this with the same arguments and gets the same result.
         checkpoint: folder from which a killed calculation goes on, to the same numbers; it is not removed at the end.
         progress: show progress bars with the remaining time.
 
@@ -92,17 +92,26 @@ def predict(
             too few states below the window's top, a checkpoint of another calculation.
         RankLostError: another rank has ended.
     """
-    team = Team() if team is None else team
+    communicator = Communicator() if communicator is None else communicator
     chunk_size = DEFAULT_BLOCK if chunk_size is None else chunk_size
     temperature = model.metadata.electronic_temperature if electronic_temperature is None else electronic_temperature
     thermal_energy = BOLTZMANN * temperature
     grid = Grid.with_spacing(structure.cell, model.metadata.grid_spacing) if grid is None else grid
     # no rank without a block
-    chunk_size = min(chunk_size, max(1, grid.n_points // team.size))
+    chunk_size = min(chunk_size, max(1, grid.n_points // communicator.size))
     charges = model.charges(structure.numbers)
-    model = model.folded()
-    journal = _journal(checkpoint, model, structure, grid, chunk_size, thermal_energy, team)
-    stream = Stream(model, structure, grid, chunk_size, thermal_energy, team=team, journal=journal, progress=progress)
+    model = model.with_fused_scaler()
+    journal = _journal(checkpoint, model, structure, grid, chunk_size, thermal_energy, communicator)
+    stream = Stream(
+        model,
+        structure,
+        grid,
+        chunk_size,
+        thermal_energy,
+        communicator=communicator,
+        journal=journal,
+        progress=progress,
+    )
     start = model.metadata.fermi_level if fermi_guess is None else fermi_guess
     weight, bias = (part.detach() for part in model.head)
 
@@ -117,7 +126,9 @@ def predict(
         fields = stream.density(level)
     with record_function("ase_ldos::energies"):
         electrons = Electrons(ldos_sum, level, thermal_energy, charges)
-        adjoint, density = solve_physics(model, structure, grid, electrons, fields, team, differentiate=bool(want))
+        adjoint, density = solve_physics(
+            model, structure, grid, electrons, fields, communicator, differentiate=bool(want)
+        )
         del fields
     forces, stress = None, None
     if want:
@@ -143,11 +154,11 @@ def predict_ldos(
     weight, bias = (part.to(model.dtype) for part in model.head)
     ldos = torch.empty(grid.n_points, len(bias), dtype=model.dtype, device=model.device)
     with torch.no_grad():
-        known = model.prepare(structure)
+        atom_state = model.encode_atoms(structure)
         for block in iterate_blocks(
-            model.descriptor, structure, grid, max_points=chunk_size or DEFAULT_BLOCK, dtype=model.dtype
+            structure, grid, model.descriptor.cutoff, max_points=chunk_size or DEFAULT_BLOCK, dtype=model.dtype
         ):
-            ldos[block.flat] = torch.addmm(bias, model.hidden(block, known[block.owners]), weight.T)
+            ldos[block.flat] = torch.addmm(bias, model.hidden(block, atom_state[block.owners]), weight.T)
     return ldos.reshape(*grid.shape, -1)
 
 
@@ -158,11 +169,11 @@ def _journal(
     grid: Grid,
     chunk_size: int,
     thermal_energy: float,
-    team: Team,
+    communicator: Communicator,
 ) -> Journal:
     """The checkpoint of this very calculation, on this rank."""
     digest = hashlib.sha256(repr((grid.shape, chunk_size, thermal_energy, str(model.dtype))).encode())
     if folder is not None:
         for tensor in (structure.numbers, structure.positions, structure.cell, *model.state_dict().values()):
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return Journal(folder, digest.hexdigest(), f"rank{team.rank}of{team.size}")
+    return Journal(folder, digest.hexdigest(), f"rank{communicator.rank}of{communicator.size}")

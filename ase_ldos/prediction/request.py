@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ase_ldos.communicator import Team
+from ase_ldos.communicator import Communicator
 from ase_ldos.geometry.grid import Grid
 from ase_ldos.geometry.structure import Structure
 from ase_ldos.model.ldos_model import LDOSModel
@@ -40,28 +40,30 @@ class Order:
     temperature: float = 0.0
     chunk_size: int = 0
 
-    def give(self, team: Team) -> None:
+    def give(self, communicator: Communicator) -> None:
         """Spread it from rank 0."""
         flags = [int(name in self.want) for name in _WANT]
-        team.spread(torch.tensor([self.kind, len(self.numbers), *self.shape, self.chunk_size, *flags]))
-        team.spread(torch.tensor([self.temperature], dtype=torch.float64))
+        communicator.broadcast(torch.tensor([self.kind, len(self.numbers), *self.shape, self.chunk_size, *flags]))
+        communicator.broadcast(torch.tensor([self.temperature], dtype=torch.float64))
         for tensor in (self.numbers, self.positions, self.cell):
-            team.spread(tensor.detach().cpu().contiguous())
+            communicator.broadcast(tensor.detach().cpu().contiguous())
 
     @classmethod
-    def take(cls, team: Team) -> Order:
+    def take(cls, communicator: Communicator) -> Order:
         """Wait for the next order of rank 0."""
-        kind, n_atoms, nx, ny, nz, chunk_size, *flags = team.spread(torch.zeros(8, dtype=torch.int64)).tolist()
-        temperature = float(team.spread(torch.zeros(1, dtype=torch.float64)))
-        numbers = team.spread(torch.zeros(n_atoms, dtype=torch.int64))
-        positions, cell = (team.spread(torch.zeros(n, 3, dtype=torch.float64)) for n in (n_atoms, 3))
+        kind, n_atoms, nx, ny, nz, chunk_size, *flags = communicator.broadcast(
+            torch.zeros(8, dtype=torch.int64)
+        ).tolist()
+        temperature = float(communicator.broadcast(torch.zeros(1, dtype=torch.float64)))
+        numbers = communicator.broadcast(torch.zeros(n_atoms, dtype=torch.int64))
+        positions, cell = (communicator.broadcast(torch.zeros(n, 3, dtype=torch.float64)) for n in (n_atoms, 3))
         want = tuple(name for name, flag in zip(_WANT, flags) if flag)
         return cls(kind, numbers, positions, cell, (nx, ny, nz), want, temperature, chunk_size)
 
-    def carry_out(self, model: LDOSModel, team: Team, *, progress: bool = False) -> Prediction:
-        """Predict with all ranks of the team; rank 0 gives the order to the others first."""
-        if team.leads and team.size > 1:
-            self.give(team)
+    def carry_out(self, model: LDOSModel, communicator: Communicator, *, progress: bool = False) -> Prediction:
+        """Predict with all ranks of the communicator; rank 0 gives the order to the others first."""
+        if communicator.is_root and communicator.size > 1:
+            self.give(communicator)
         return predict(
             model,
             self.structure(model.device),
@@ -69,7 +71,7 @@ class Order:
             electronic_temperature=self.temperature,
             grid=self.grid(model.device),
             chunk_size=self.chunk_size,
-            team=team,
+            communicator=communicator,
             progress=progress,
         )
 

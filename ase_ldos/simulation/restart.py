@@ -5,8 +5,8 @@ cell, the numbers of its thermostat and barostat, the state of its random genera
 the driver itself: every number and array of it and of the parts that ASE's ``ase.md`` gave it. The random generator
 must be numpy's ``Generator`` of the driver's own, not numpy's global one.
 
-The grid is chosen from the first cell of a process. Where the cell changes by more than ``ase_ldos.calculator.grid_policy`` lets
-pass, fix it by ``LDOSCalculator.fix_grid``, before and after the kill.
+The grid is chosen from the first cell of a process. Where the cell changes by more than
+``ase_ldos.calculator.grid_policy`` lets pass, fix it by ``LDOSCalculator.fix_grid``, before and after the kill.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Structures worth labelling: rattled, strained, or picked from a trajectory; ``ase_ldos.simulation.stacking`` stacks layers."""
+"""Structures worth labelling: rattled, strained, or picked from a trajectory; ``simulation.stacking`` stacks layers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from ase_ldos.descriptors.protocol import Descriptor
+    from ase_ldos.descriptors.protocol import PointFeatures
 
 
 def rattled(atoms: Atoms, sigma: float, rng: np.random.Generator, *, minimum_distance: float = 0.0) -> Atoms:
@@ -115,14 +115,13 @@ def farthest_points(features: np.ndarray, n: int, *, start: int = 0) -> list[int
     return picked
 
 
-def frame_features(frames: Sequence[Atoms], descriptor: Descriptor) -> np.ndarray:
+def frame_features(frames: Sequence[Atoms], descriptor: PointFeatures) -> np.ndarray:
     """Mean and standard deviation over the atoms of the descriptor at their places, ``[frame, 2 · feature]``.
 
     Each column is scaled to unit variance over the frames.
     """
     import torch
 
-    from ase_ldos.geometry.grid_blocks import species_indices
     from ase_ldos.geometry.neighbours import Images
     from ase_ldos.geometry.structure import Structure
 
@@ -131,7 +130,7 @@ def frame_features(frames: Sequence[Atoms], descriptor: Descriptor) -> np.ndarra
         wrapped = atoms.copy()
         wrapped.wrap()
         structure = Structure.from_atoms(wrapped)
-        species = species_indices(structure.numbers, descriptor.species)
+        atom_state = descriptor.encode_atoms(structure)
         images = Images(structure, descriptor.cutoff + 0.01)
         values = []
         with torch.no_grad():
@@ -139,7 +138,7 @@ def frame_features(frames: Sequence[Atoms], descriptor: Descriptor) -> np.ndarra
                 near = images.near(position, descriptor.cutoff)
                 owners = images.atoms[near]
                 around = images.positions[near] - position
-                values.append(descriptor(torch.zeros_like(position)[None], around, species[owners])[0])
+                values.append(descriptor(torch.zeros_like(position)[None], around, atom_state[owners])[0])
         table = torch.stack(values)
         rows.append(torch.cat([table.mean(dim=0), table.std(dim=0, correction=0)]).numpy())
     features = np.array(rows)
@@ -147,6 +146,6 @@ def frame_features(frames: Sequence[Atoms], descriptor: Descriptor) -> np.ndarra
     return np.asarray((features - features.mean(axis=0)) / np.where(spread > 1e-12 * np.abs(features).max(), spread, 1))
 
 
-def pick_frames(frames: Sequence[Atoms], n: int, descriptor: Descriptor) -> list[int]:
+def pick_frames(frames: Sequence[Atoms], n: int, descriptor: PointFeatures) -> list[int]:
     """Pick frames of a trajectory that differ most in what surrounds their atoms; see :func:`farthest_points`."""
     return farthest_points(frame_features(frames, descriptor), n)

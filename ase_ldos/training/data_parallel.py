@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ase_ldos.communicator import Team
+from ase_ldos.communicator import Communicator
 from ase_ldos.training.losses import LDOSLoss, Trainee
 from ase_ldos.training.precompute import TrainingSnapshot
 
@@ -16,7 +16,7 @@ _NAMES = ("energy", "forces", "stress", "density", "dos", "ldos")
 
 
 class SharedLoss:
-    """Mean of a loss over the snapshots of a step, for ``training.loop.fit`` with the same team.
+    """Mean of a loss over the snapshots of a step, for ``training.loop.fit`` with the same communicator.
 
     The value is this rank's part of the mean; the numbers recorded are those of all snapshots. Offsets of families
     follow after the step's last snapshot, in the order of the snapshots, so that the result does not depend on how many
@@ -24,16 +24,16 @@ class SharedLoss:
 
     Args:
         loss: of one snapshot.
-        team: the ranks.
+        communicator: the ranks.
     """
 
-    def __init__(self, loss: LDOSLoss, team: Team) -> None:
-        self.loss, self.team = loss, team
+    def __init__(self, loss: LDOSLoss, communicator: Communicator) -> None:
+        self.loss, self.communicator = loss, communicator
 
     def __call__(self, trainee: nn.Module, batch: Sequence[TrainingSnapshot]) -> tuple[Tensor, dict[str, float]]:
         """Part of the loss, and the root of each squared error."""
         assert isinstance(trainee, Trainee)
-        mine = set(self.team.share(range(len(batch))))
+        mine = set(self.communicator.partition(range(len(batch))))
         # a rank without a snapshot still has a (vanishing) gradient
         value = torch.stack([0 * parameter.sum().double() for parameter in trainee.parameters()]).sum()
         numbers = torch.zeros(len(batch), len(_NAMES) + 1, 2, dtype=torch.float64)
@@ -46,7 +46,7 @@ class SharedLoss:
             for column, number in enumerate([*(metrics.get(name) for name in _NAMES), error]):
                 if number is not None:
                     numbers[place, column] = torch.tensor([number, 1.0])
-        self.team.sum(numbers)
+        self.communicator.all_reduce(numbers)
         for snapshot, (error, known) in zip(batch, numbers[:, -1].tolist()):
             if known:
                 trainee.follow(snapshot.family, error)

@@ -1,10 +1,7 @@
-"""How far a model is from DFT on labelled snapshots: the table of ``ase-ldos evaluate``."""
+"""How far a model is from DFT on labelled snapshots."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ase_ldos.dataset.broadening import on_model_energies
-from ase_ldos.dataset.npz import Snapshot, load_snapshots
+from ase_ldos.dataset.snapshot import Snapshot
 from ase_ldos.geometry.grid import Grid
 from ase_ldos.geometry.structure import Structure
 from ase_ldos.model.ldos_model import LDOSModel
@@ -137,22 +134,24 @@ def _snapshot_errors(model: LDOSModel, snapshot: Snapshot) -> SnapshotErrors:
     if snapshot.ldos is not None and snapshot.energies is not None:
         values |= _ldos_errors(model, snapshot, structure, found)
     elif snapshot.dos is not None and snapshot.energies is not None:
-        dos, known = on_model_energies(snapshot, snapshot.dos, model.energies.cpu().numpy(), _smearing(model, snapshot))
+        dos, known = on_model_energies(
+            snapshot, snapshot.dos, model.energies.cpu().numpy(), _broadening(model, snapshot)
+        )
         values["dos"] = _relative(found.dos[:known].cpu(), torch.as_tensor(dos).double())
     return SnapshotErrors(snapshot.name, snapshot.family, values)
 
 
-def _smearing(model: LDOSModel, snapshot: Snapshot) -> float:
+def _broadening(model: LDOSModel, snapshot: Snapshot) -> float:
     """σ at which the two compare, eV: the model's, unless DFT's is broader."""
-    return max(model.metadata.smearing, float(snapshot.ldos_sigma or 0.0))
+    return max(model.metadata.broadening, float(snapshot.ldos_sigma or 0.0))
 
 
 def _ldos_errors(model: LDOSModel, snapshot: Snapshot, structure: Structure, found: Prediction) -> dict[str, float]:
     """Errors of DOS and LDOS up to where DFT knows them, and of A against A from DFT's LDOS by the same sums."""
     assert snapshot.ldos is not None
     assert snapshot.energies is not None
-    energies, smearing = model.energies.cpu().numpy(), _smearing(model, snapshot)
-    values, known = on_model_energies(snapshot, snapshot.ldos, energies, smearing)
+    energies, broadening = model.energies.cpu().numpy(), _broadening(model, snapshot)
+    values, known = on_model_energies(snapshot, snapshot.ldos, energies, broadening)
     reference = torch.as_tensor(values).double() * float(snapshot.ldos_scale or 1.0)
     ldos = predict_ldos(model, structure, found.grid)[..., :known].double().cpu()
     grid = found.grid
@@ -189,34 +188,3 @@ def _rms(array: np.ndarray) -> float:
 
 def _relative(found: Tensor, reference: Tensor) -> float:
     return float((found - reference).norm() / reference.norm()) * 100
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of ``ase-ldos evaluate``."""
-    parser.add_argument("model", help="bundled name or model file")
-    parser.add_argument("data", nargs="+", help="snapshot files (.npz) or folders of them")
-    parser.add_argument("--every", type=int, metavar="N", help="only every N-th snapshot, by name (held-back ones)")
-    parser.add_argument("--offset", type=int, default=1, help="number of the first one with --every (default 1)")
-    parser.add_argument("--json", action="store_true", help="print errors as JSON")
-
-
-def run(args: argparse.Namespace) -> int:
-    """Run ``ase-ldos evaluate``."""
-    model = LDOSModel.load(args.model)
-    snapshots = [snapshot for source in args.data for snapshot in select(load_snapshots(source), args)]
-    errors = evaluate_model(model, snapshots, progress=not args.json)
-    if args.json:
-        table = {error.name: error.values for error in errors}
-        sys.stdout.write(json.dumps({"snapshots": table, "summary": summarise(errors)}, indent=1) + "\n")
-    else:
-        sys.stdout.write(format_table(errors) + "\n")
-    return 0
-
-
-def select(snapshots: list[Snapshot], args: argparse.Namespace) -> list[Snapshot]:
-    """The held-back snapshots, where ``--every`` asks for them."""
-    if args.every is None:
-        return snapshots
-    if args.every < 1 or args.offset < 0:
-        raise ValueError(f"--every {args.every} must be at least 1 and --offset {args.offset} at least 0")
-    return sorted(snapshots, key=lambda snapshot: snapshot.name)[args.offset :: args.every]

@@ -13,32 +13,17 @@ import torch
 from torch import Tensor
 
 from ase_ldos.dataset.npz import Snapshot
-from ase_ldos.descriptors.power_spectrum.descriptor import PowerSpectrum
+from ase_ldos.descriptors.protocol import PointFeatures
 from ase_ldos.geometry.grid import Grid
-from ase_ldos.geometry.grid_blocks import Block, iterate_blocks, species_indices
+from ase_ldos.geometry.grid_blocks import Block, iterate_blocks
 from ase_ldos.geometry.neighbours import Images
 from ase_ldos.geometry.structure import Structure
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.networks.mlp import MLP
-from ase_ldos.networks.registry import Surroundings
-from ase_ldos.networks.se3_transformer.network import SE3Transformer
 from ase_ldos.training.precompute import Scaler, snapshot_grid
 
 #: Points of a block: fewer mean more calls than work, more mean that each point meets more atoms in vain.
 BLOCK = 1024
-
-
-def fixed_part(surroundings: Surroundings) -> PowerSpectrum | None:
-    """The features without weights, whose Jacobian is known.
-
-    Raises:
-        ValueError: a descriptor without closed-form Jacobian.
-    """
-    found = surroundings.spectrum if isinstance(surroundings, SE3Transformer) else surroundings
-    if found is not None and not isinstance(found, PowerSpectrum):
-        kind = surroundings.settings()["kind"]
-        raise ValueError(f"descriptor {kind!r} has no Jacobian; train with power_spectrum or se3_transformer")
-    return found
 
 
 def fixed_scaler(model: LDOSModel) -> Scaler:
@@ -47,32 +32,30 @@ def fixed_scaler(model: LDOSModel) -> Scaler:
     Raises:
         ValueError: an input that depends on features of both kinds.
     """
-    network = model.descriptor
-    if not isinstance(network, SE3Transformer):
-        return Scaler(model.mean.double(), model.projection.double())
-    n_fixed, n_inputs = network.n_fixed, model.network.n_inputs - network.readout.n_features
+    features = model.descriptor
+    n_fixed, n_inputs = features.n_features - features.n_learned, model.network.n_inputs - features.n_learned
     if n_inputs < 0 or model.projection[:n_fixed, n_inputs:].any() or model.projection[n_fixed:, :n_inputs].any():
         raise ValueError("the inputs of this model mix fixed and learned features; only separate ones can be trained")
     return Scaler(model.mean[:n_fixed].double(), model.projection[:n_fixed, :n_inputs].double())
 
 
 def whole_scaler(
-    surroundings: Surroundings, fixed: Scaler, snapshots: Sequence[Snapshot], spacing: float = 0.25
+    features: PointFeatures, fixed: Scaler, snapshots: Sequence[Snapshot], spacing: float = 0.25
 ) -> Scaler:
     """The scaler of all features: learned ones are centred and divided by their width under the initial weights."""
-    if not isinstance(surroundings, SE3Transformer):
+    if not features.n_learned:
         return fixed
     parts = []
     with torch.no_grad():
         for snapshot in snapshots:
             structure = snapshot.structure
-            known = surroundings.prepare(structure)
-            for block in _blocks(surroundings, structure, snapshot_grid(snapshot, structure, spacing), known.dtype):
-                parts.append(surroundings.learned(block.points, block.atoms, known[block.owners]).double())
-    features = torch.cat(parts)
-    width = features.std(dim=0).clamp(min=1e-6)
+            atom_state = features.encode_atoms(structure)
+            for block in _blocks(features, structure, snapshot_grid(snapshot, structure, spacing), atom_state.dtype):
+                parts.append(features.learned(block.points, block.atoms, atom_state[block.owners]).double())
+    values = torch.cat(parts)
+    width = values.std(dim=0).clamp(min=1e-6)
     projection = torch.block_diag(fixed.projection, torch.diag(1 / width))
-    return Scaler(torch.cat((fixed.mean, features.mean(dim=0))), projection)
+    return Scaler(torch.cat((fixed.mean, values.mean(dim=0))), projection)
 
 
 def graft(start: MLP, network: MLP) -> None:
@@ -98,12 +81,12 @@ def complete_inputs(model: LDOSModel, fixed: Tensor, structure: Structure, grid:
         structure: the atoms.
         grid: of the points.
     """
-    network = model.descriptor
-    if not isinstance(network, SE3Transformer):
+    features = model.descriptor
+    if not features.n_learned:
         return fixed
-    known = model.prepare(structure)
-    blocks = list(_blocks(network, structure, grid, model.dtype))
-    learned = torch.cat([_learned_inputs(model, block, known[block.owners]) for block in blocks])
+    atom_state = model.encode_atoms(structure)
+    blocks = list(_blocks(features, structure, grid, model.dtype))
+    learned = torch.cat([_learned_inputs(model, block, atom_state[block.owners]) for block in blocks])
     order = torch.cat([block.flat for block in blocks]).argsort()
     return torch.cat((fixed, learned[order]), dim=1)
 
@@ -118,28 +101,25 @@ def complete_inputs_at(model: LDOSModel, fixed: Tensor, structure: Structure, gr
         grid: of the points.
         flat: numbers of the points, int64 ``[point]``.
     """
-    network = model.descriptor
-    if not isinstance(network, SE3Transformer):
+    features = model.descriptor
+    if not features.n_learned:
         return fixed
     points = grid.points(flat)
     centre = points.mean(dim=0)
-    reach = network.cutoff + float((points - centre).norm(dim=1).max()) + 1e-6
+    reach = features.cutoff + float((points - centre).norm(dim=1).max()) + 1e-6
     images = Images(structure, reach)
     near = images.near(centre, reach)
     owners = images.atoms[near]
     atoms = images.positions[near]
-    species = species_indices(structure.numbers, network.species)[owners]
-    block = Block(flat, (points - centre).to(model.dtype), (atoms - centre).to(model.dtype), species, owners)
-    return torch.cat((fixed, _learned_inputs(model, block, model.prepare(structure)[owners])), dim=1)
+    block = Block(flat, (points - centre).to(model.dtype), (atoms - centre).to(model.dtype), owners)
+    return torch.cat((fixed, _learned_inputs(model, block, model.encode_atoms(structure)[owners])), dim=1)
 
 
-def _blocks(network: SE3Transformer, structure: Structure, grid: Grid, dtype: torch.dtype) -> Iterator[Block]:
-    return iterate_blocks(network, structure, grid, max_points=BLOCK, dtype=dtype)
+def _blocks(features: PointFeatures, structure: Structure, grid: Grid, dtype: torch.dtype) -> Iterator[Block]:
+    return iterate_blocks(structure, grid, features.cutoff, max_points=BLOCK, dtype=dtype)
 
 
-def _learned_inputs(model: LDOSModel, block: Block, known: Tensor) -> Tensor:
-    network = model.descriptor
-    assert isinstance(network, SE3Transformer)
-    learned = network.learned(block.points, block.atoms, known)
-    mean = model.mean[network.n_fixed :]
-    return (learned - mean) @ model.projection[network.n_fixed :, -len(mean) :]
+def _learned_inputs(model: LDOSModel, block: Block, atom_state: Tensor) -> Tensor:
+    learned = model.descriptor.learned(block.points, block.atoms, atom_state)
+    n_learned = model.descriptor.n_learned
+    return (learned - model.mean[-n_learned:]) @ model.projection[-n_learned:, -n_learned:]

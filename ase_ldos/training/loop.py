@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ase_ldos.checkpoint import read_checkpoint, write_checkpoint
-from ase_ldos.communicator import Team
+from ase_ldos.communicator import Communicator
 from ase_ldos.training.history import EpochRecord, History
 from ase_ldos.training.moving_average import MovingAverage
 
@@ -50,7 +50,7 @@ def fit(
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
     time_limit: float | None = None,
-    team: Team | None = None,
+    communicator: Communicator | None = None,
 ) -> History:
     """Train ``model`` in place and leave the best weights in it.
 
@@ -81,7 +81,8 @@ def fit(
         callbacks: called after every epoch with the model (its latest weights) and the history; True stops the run.
         progress: show a progress bar.
         time_limit: s; no epoch starts that would probably end later than this after the call.
-        team: ranks whose losses and gradients are added up in every step; each calls this with a loss that is its part.
+        communicator: ranks whose losses and gradients are added up in every step; each calls this with a loss that is
+            its part.
 
     Returns:
         The history, with the epochs before a resume.
@@ -95,14 +96,19 @@ def fit(
     _check_positive({**whole, "checkpoint_every": checkpoint_every}, {"clip_norm": clip_norm, "time_limit": time_limit})
     if not callable(batches) and iter(batches) is batches:
         raise ValueError("batches can be iterated only once: give a list, a data loader or a function of the epoch")
-    team = Team() if team is None else team
-    run = _Run(model, optimizer, scheduler, generator, clip_norm, History(monitor), MovingAverage(model, average), team)
+    communicator = Communicator() if communicator is None else communicator
+    run = _Run(
+        model, optimizer, scheduler, generator, clip_norm, History(monitor), MovingAverage(model, average), communicator
+    )
     if checkpoint is not None and resume and Path(checkpoint).exists():
         run.load(Path(checkpoint))
     started, was_training = time.monotonic(), model.training
     try:
         with tqdm(
-            total=epochs, initial=len(run.history.records), disable=not (progress and team.leads), unit="epoch"
+            total=epochs,
+            initial=len(run.history.records),
+            disable=not (progress and communicator.is_root),
+            unit="epoch",
         ) as bar:
             reason = run.reason_to_stop(epochs, patience, time_limit, started)
             while not reason:
@@ -113,7 +119,7 @@ def fit(
                 if any([callback(model, run.history) for callback in callbacks]):  # noqa: C419
                     run.history.stopped = "callback"
                 reason = run.reason_to_stop(epochs, patience, time_limit, started)
-                if checkpoint is not None and team.leads and (reason or (epoch + 1) % checkpoint_every == 0):
+                if checkpoint is not None and communicator.is_root and (reason or (epoch + 1) % checkpoint_every == 0):
                     run.save(Path(checkpoint))
     finally:
         model.train(was_training)
@@ -133,7 +139,7 @@ class _Run:
     clip_norm: float | None
     history: History
     average: MovingAverage
-    team: Team
+    communicator: Communicator
     best: dict[str, Tensor] = field(default_factory=dict)
     judged: bool = True
 
@@ -191,7 +197,7 @@ class _Run:
         value, metrics = result if isinstance(result, tuple) else (result, {})
         if value.numel() != 1:
             raise ValueError(f"the loss must be a scalar, got an array {list(value.shape)} in {where}")
-        number = float(self.team.sum(value.detach().clone()))
+        number = float(self.communicator.all_reduce(value.detach().clone()))
         if not math.isfinite(number):
             raise FloatingPointError(f"the loss is {number} in {where}: lower the learning rate or look at this batch")
         if not value.requires_grad:
@@ -200,7 +206,7 @@ class _Run:
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         for parameter in parameters:
             if parameter.grad is not None:
-                self.team.sum(parameter.grad)
+                self.communicator.all_reduce(parameter.grad)
         norm = float(nn.utils.clip_grad_norm_(parameters, self.clip_norm or math.inf))
         if not math.isfinite(norm):
             raise FloatingPointError(f"the gradient is not finite ({norm}) in {where}, though the loss is {number}")
@@ -214,7 +220,7 @@ class _Run:
         """Why no further epoch should start; empty if one should."""
         reason = self._own_reason(epochs, patience, time_limit, started)
         # clocks differ: that of rank 0 counts
-        stop = self.team.spread(torch.tensor([int(bool(reason))]))
+        stop = self.communicator.broadcast(torch.tensor([int(bool(reason))]))
         return (reason or "time limit") if int(stop) else ""
 
     def _own_reason(self, epochs: int, patience: int | None, time_limit: float | None, started: float) -> str:

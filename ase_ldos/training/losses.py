@@ -14,7 +14,7 @@ from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.physics.exchange_correlation import xc_energies
 from ase_ldos.physics.hartree import hartree_energy
 from ase_ldos.physics.occupation import fermi_level, occupation_weights
-from ase_ldos.training.learned_features import complete_inputs, complete_inputs_at, fixed_part
+from ase_ldos.training.learned_features import complete_inputs, complete_inputs_at
 from ase_ldos.training.precompute import JacobianProduct, TrainingSnapshot, voigt
 from ase_ldos.units import BOLTZMANN
 
@@ -154,7 +154,7 @@ class LDOSPoints:
     def choose(self, model: LDOSModel, number: int, generator: torch.Generator) -> tuple[Tensor, int | None]:
         """Rows of random points, and, with learned features, the number of the snapshot that they belong to."""
         chosen = torch.randint(len(self.inputs), (number,), generator=generator)
-        if fixed_part(model.descriptor) is model.descriptor:
+        if not model.descriptor.n_learned:
             return chosen, None
         ends = torch.tensor([snapshot.grid.n_points for snapshot in self.snapshots]).cumsum(0)
         place = int(torch.searchsorted(ends, chosen[0], right=True))  # a snapshot is as likely as it is large

@@ -19,8 +19,7 @@ from tqdm import tqdm
 
 from ase_ldos.dataset.broadening import on_model_energies
 from ase_ldos.dataset.npz import Snapshot
-from ase_ldos.descriptors.power_spectrum.descriptor import PowerSpectrum
-from ase_ldos.descriptors.power_spectrum.jacobian import power_spectrum_jacobian
+from ase_ldos.descriptors.protocol import FixedFeatures
 from ase_ldos.geometry.grid import Grid
 from ase_ldos.geometry.grid_blocks import iterate_blocks
 from ase_ldos.geometry.structure import Structure
@@ -102,17 +101,18 @@ def snapshot_grid(snapshot: Snapshot, structure: Structure, spacing: float) -> G
     return Grid(structure.cell, snapshot.shape)
 
 
-def all_features(descriptor: PowerSpectrum, structure: Structure, grid: Grid) -> Tensor:
+def all_features(descriptor: FixedFeatures, structure: Structure, grid: Grid) -> Tensor:
     """Features of all grid points, float64 ``[grid, feature]``."""
     features = torch.empty(grid.n_points, descriptor.n_features, dtype=torch.float64)
     with torch.no_grad():
-        for block in iterate_blocks(descriptor, structure, grid):
-            features[block.flat] = descriptor(block.points, block.atoms, block.species)
+        atom_state = descriptor.encode_atoms(structure)
+        for block in iterate_blocks(structure, grid, descriptor.cutoff):
+            features[block.flat] = descriptor(block.points, block.atoms, atom_state[block.owners])
     return features
 
 
 def fit_scaler(
-    descriptor: PowerSpectrum,
+    descriptor: FixedFeatures,
     snapshots: Sequence[Snapshot],
     n_inputs: int,
     *,
@@ -149,12 +149,12 @@ def fit_scaler(
 
 def prepare_snapshot(
     snapshot: Snapshot,
-    descriptor: PowerSpectrum | None,
+    descriptor: FixedFeatures | None,
     scaler: Scaler,
     charges: dict[int, float],
     *,
     energies: np.ndarray,
-    smearing: float,
+    broadening: float,
     spacing: float = 0.25,
     jacobian: torch.dtype | None = torch.float16,
 ) -> TrainingSnapshot:
@@ -166,12 +166,12 @@ def prepare_snapshot(
         scaler: of these features.
         charges: valence charge by atomic number.
         energies: the model's nodes, eV.
-        smearing: σ of the model's LDOS, eV; the data must not be broader.
+        broadening: σ of the model's LDOS, eV; the data must not be broader.
         spacing: of the grid where the snapshot has none, Å.
         jacobian: its precision; ``None`` leaves it out, and with it forces and stress.
 
     Raises:
-        ValueError: data broader than the model's smearing, elements without charge.
+        ValueError: data broader than the model's broadening, elements without charge.
     """
     structure = snapshot.structure
     grid = snapshot_grid(snapshot, structure, spacing)
@@ -192,13 +192,13 @@ def prepare_snapshot(
         temperature=300.0 if snapshot.electronic_temperature is None else float(snapshot.electronic_temperature),
         ewald=ewald,
         ewald_slope=ewald_slope,
-        labels=_labels(snapshot, energies, smearing),
+        labels=_labels(snapshot, energies, broadening),
     )
 
 
 def prepare_snapshots(
     snapshots: Iterable[Snapshot],
-    descriptor: PowerSpectrum | None,
+    descriptor: FixedFeatures | None,
     scaler: Scaler,
     charges: dict[int, float],
     **options: object,
@@ -238,7 +238,7 @@ def voigt(matrix: Tensor) -> Tensor:
 
 
 def _inputs(
-    descriptor: PowerSpectrum | None, scaler: Scaler, structure: Structure, grid: Grid, jacobian: torch.dtype | None
+    descriptor: FixedFeatures | None, scaler: Scaler, structure: Structure, grid: Grid, jacobian: torch.dtype | None
 ) -> tuple[Tensor, Tensor | None]:
     n_inputs = scaler.projection.shape[1]
     inputs = torch.empty(grid.n_points, n_inputs)
@@ -248,11 +248,12 @@ def _inputs(
     if descriptor is None:
         return inputs, None if slopes is None else slopes.flatten(1)
     with torch.no_grad():
-        for block in iterate_blocks(descriptor, structure, grid, max_points=_JACOBIAN_BLOCK):
-            features = descriptor(block.points, block.atoms, block.species)
+        atom_state = descriptor.encode_atoms(structure)
+        for block in iterate_blocks(structure, grid, descriptor.cutoff, max_points=_JACOBIAN_BLOCK):
+            features = descriptor(block.points, block.atoms, atom_state[block.owners])
             inputs[block.flat] = ((features - scaler.mean) @ scaler.projection).float()
             if slopes is not None:
-                part = power_spectrum_jacobian(descriptor, block, len(structure)) @ scaler.projection
+                part = descriptor.jacobian(block, atom_state[block.owners], len(structure)) @ scaler.projection
                 slopes[:, block.flat] = part.permute(1, 0, 2).to(jacobian)
     return inputs, None if slopes is None else slopes.flatten(1)
 
@@ -266,11 +267,11 @@ def _ewald(structure: Structure, charges: Tensor) -> tuple[float, Tensor]:
     return float(energy.detach()), torch.cat((by_positions.flatten(), voigt((by_strain + by_strain.T) / 2)))
 
 
-def _labels(snapshot: Snapshot, energies: np.ndarray, smearing: float) -> Labels:
+def _labels(snapshot: Snapshot, energies: np.ndarray, broadening: float) -> Labels:
     def widened(values: np.ndarray | None) -> Tensor | None:
         if values is None or snapshot.energies is None:
             return None
-        found, known = on_model_energies(snapshot, values, energies, smearing)
+        found, known = on_model_energies(snapshot, values, energies, broadening)
         label = torch.full((*found.shape[:-1], len(energies)), torch.nan, dtype=torch.as_tensor(found).dtype)
         label[..., :known] = torch.as_tensor(found)
         return label

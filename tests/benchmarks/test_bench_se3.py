@@ -15,9 +15,10 @@ from ase.build import bulk
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from ase_ldos.geometry.structure import Structure
-from ase_ldos.model.ldos_model import LDOSModel, ModelMetadata
+from ase_ldos.model.ldos_model import LDOSModel
+from ase_ldos.model.metadata import ModelMetadata
 from ase_ldos.networks.mlp import MLP
-from ase_ldos.networks.registry import make_surroundings
+from ase_ldos.networks.registry import make_point_features
 from ase_ldos.prediction.predict import predict
 
 GRAPH = {"kind": "se3_transformer", "cutoff": 5.0, "lmax": 2, "channels": 32, "layers": 2, "heads": 4}
@@ -43,8 +44,8 @@ KINDS: dict[str, dict[str, Any]] = {
 
 def random_model(kind: str, n_energies: int = 221) -> LDOSModel:
     generator = torch.Generator().manual_seed(0)
-    surroundings = make_surroundings({"species": [4], **KINDS[kind]})
-    size = surroundings.n_features
+    features = make_point_features({"species": [4], **KINDS[kind]})
+    size = features.n_features
     network = MLP(96, n_energies, hidden=(128, 128), skip=True, generator=generator)
     with torch.no_grad():
         network.head.weight.mul_(1e-3)
@@ -52,7 +53,7 @@ def random_model(kind: str, n_energies: int = 221) -> LDOSModel:
     projection = 1e-2 * torch.randn(size, 96, generator=generator)
     energies = torch.linspace(-5, 17, n_energies)
     return LDOSModel(
-        surroundings, network, energies, ModelMetadata("random", {"Be": 2.0}), projection=projection
+        features, network, energies, ModelMetadata("random", {"Be": 2.0}), projection=projection
     ).requires_grad_(False)
 
 

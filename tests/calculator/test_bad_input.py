@@ -15,6 +15,7 @@ from ase.calculators.calculator import CalculatorError, CalculatorSetupError, In
 
 from ase_ldos.calculator.calculator import LDOSCalculator, OutOfMemoryError
 from ase_ldos.model.ldos_model import LDOSModel
+from ase_ldos.model.model_file import save_model
 
 
 def hcp() -> Atoms:
@@ -159,7 +160,7 @@ except OutOfMemoryError as error:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space as Linux does")
 def test_out_of_memory_names_a_chunk_that_fits(be_model: LDOSModel, tmp_path: Path) -> None:
-    be_model.save(tmp_path / "small.safetensors")
+    save_model(be_model, tmp_path / "small.safetensors")
     command = [sys.executable, "-c", OUT_OF_MEMORY, str(tmp_path / "small.safetensors")]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr

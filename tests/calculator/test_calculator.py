@@ -32,6 +32,7 @@ from ase.spectrum.dosdata import GridDOSData
 
 from ase_ldos.calculator.calculator import LDOSCalculator
 from ase_ldos.model.ldos_model import LDOSModel
+from ase_ldos.model.model_file import save_model
 from ase_ldos.prediction.predict import Prediction
 
 
@@ -117,7 +118,7 @@ def test_results_hold_only_what_ase_knows(atoms: Atoms, calculator: LDOSCalculat
 
 
 def test_parameters_are_plain(be_model: LDOSModel, tmp_path: Path) -> None:
-    be_model.save(tmp_path / "small.safetensors")
+    save_model(be_model, tmp_path / "small.safetensors")
     for model in (be_model, tmp_path / "small.safetensors"):
         calculator = LDOSCalculator(model, device="cpu", electronic_temperature=1000, chunk_size=100)
         assert all(isinstance(value, (str, float, int)) for value in calculator.parameters.values())
@@ -449,7 +450,7 @@ def test_database(atoms: Atoms, tmp_path: Path, name: str) -> None:
 
 
 def test_copy_and_pickle(atoms: Atoms, be_model: LDOSModel, tmp_path: Path) -> None:
-    be_model.save(tmp_path / "small.safetensors")
+    save_model(be_model, tmp_path / "small.safetensors")
     forces = atoms.get_forces()
     from_file = atoms.copy()
     from_file.calc = LDOSCalculator(tmp_path / "small.safetensors", device="cpu")

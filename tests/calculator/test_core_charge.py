@@ -13,6 +13,7 @@ from ase import Atoms
 from ase_ldos.geometry.grid import Grid
 from ase_ldos.geometry.structure import Structure
 from ase_ldos.model.ldos_model import LDOSModel
+from ase_ldos.model.model_file import load_model
 from ase_ldos.physics.core_charge import CoreCharge
 from ase_ldos.prediction.predict import predict
 
@@ -53,7 +54,7 @@ def test_forces_and_stress_are_derivatives(be_atoms: Atoms, core_model: LDOSMode
 
 def test_core_matters_and_survives_the_file(be_atoms: Atoms, core_model: LDOSModel, tmp_path: Path) -> None:
     core_model.save(tmp_path / "core.safetensors")
-    again = LDOSModel.load(tmp_path / "core.safetensors")
+    again = load_model(tmp_path / "core.safetensors")
     assert again.metadata == core_model.metadata
     structure = Structure.from_atoms(be_atoms)
     with_core = predict(again, structure).free_energy

@@ -16,12 +16,13 @@ from ase.io import read, write
 from ase_ldos.calculator.calculator import LDOSCalculator
 from ase_ldos.cli.main import COMMANDS, main
 from ase_ldos.model.ldos_model import LDOSModel
+from ase_ldos.model.model_file import save_model
 
 
 @pytest.fixture
 def model_file(be_model: LDOSModel, tmp_path: Path) -> str:
     path = tmp_path / "small.safetensors"
-    be_model.save(path)
+    save_model(be_model, path)
     return str(path)
 
 

@@ -16,7 +16,7 @@ from ase_ldos.dataset.folder import load_dataset
 from ase_ldos.dataset.npz import Snapshot, load_snapshots, save_snapshot
 from ase_ldos.formats.convert import add_arguments, convert, read_any, round_significand, run, snapshot_from_atoms
 from ase_ldos.labelling.provenance import describe_source, read_record, write_record
-from ase_ldos.model.ldos_model import LDOSModel
+from ase_ldos.model.model_file import load_model
 
 
 def make(name: str) -> Snapshot:
@@ -126,7 +126,7 @@ def test_command_converts_data_and_models(folder: Path, mala_folder: Path) -> No
     (snapshot,) = load_snapshots(folder / "mala")
     assert snapshot.shape == (18, 18, 27)
     command(str(mala_folder / "Be_model.zip"), "--to", "model", "--out", str(folder / "be.safetensors"))
-    assert LDOSModel.load(folder / "be.safetensors").metadata.valence == {"Be": 2.0}
+    assert load_model(folder / "be.safetensors").metadata.valence == {"Be": 2.0}
 
 
 def test_bad_input_is_named(folder: Path, mala_folder: Path) -> None:

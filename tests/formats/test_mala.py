@@ -17,7 +17,7 @@ from ase_ldos.dataset.npz import Snapshot
 from ase_ldos.descriptors.snap.descriptor import SNAP
 from ase_ldos.formats.mala import read_mala_model, read_mala_snapshot, write_mala_snapshot
 from ase_ldos.geometry.grid import Grid
-from ase_ldos.model.ldos_model import LDOSModel
+from ase_ldos.model.model_file import load_model, save_model
 from ase_ldos.physics.occupation import fermi_level, occupation_weights
 from ase_ldos.prediction.predict import predict
 from ase_ldos.units import BOLTZMANN
@@ -85,8 +85,8 @@ def test_model_through_our_own_snap(case: tuple[int, Snapshot, torch.Tensor], ma
 
 def test_model_survives_our_own_format(mala_folder: Path, tmp_path: Path) -> None:
     model = read_mala_model(mala_folder / "Be_model.zip")
-    model.save(tmp_path / "be.safetensors")
-    again = LDOSModel.load(tmp_path / "be.safetensors")
+    save_model(model, tmp_path / "be.safetensors")
+    again = load_model(tmp_path / "be.safetensors")
     assert again.dtype == torch.float64
     for first, second in zip(model.head, again.head, strict=True):
         torch.testing.assert_close(first, second, rtol=0, atol=0)

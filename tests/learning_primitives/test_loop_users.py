@@ -11,7 +11,8 @@ import torch
 
 from ase_ldos.dataset.npz import Snapshot
 from ase_ldos.descriptors.power_spectrum.descriptor import PowerSpectrum
-from ase_ldos.model.ldos_model import LDOSModel, ModelMetadata
+from ase_ldos.model.ldos_model import LDOSModel
+from ase_ldos.model.metadata import ModelMetadata
 from ase_ldos.networks.mlp import MLP
 from ase_ldos.training import colors, perceptron
 from ase_ldos.training.loop import History, fit
@@ -51,11 +52,11 @@ def train_ldos() -> History:
     generator, snapshot = torch.Generator().manual_seed(1), one_atom()
     descriptor = PowerSpectrum((4,), cutoff=3.5, n_radial=4, lmax=1)
     scaler = fit_scaler(descriptor, [snapshot], 4, progress=False)
-    ready = prepare_snapshot(snapshot, descriptor, scaler, {4: 2.0}, energies=ENERGIES, smearing=1.5, jacobian=None)
+    ready = prepare_snapshot(snapshot, descriptor, scaler, {4: 2.0}, energies=ENERGIES, broadening=1.5, jacobian=None)
     assert ready.labels.ldos is not None
     network = MLP(4, len(ENERGIES), (16,), skip=True, generator=generator)
     network.set_linear(torch.zeros(len(ENERGIES), 4), ready.labels.ldos.mean(dim=0))
-    metadata = ModelMetadata("tiny", {"Be": 2.0}, electronic_temperature=5000.0, smearing=1.5)
+    metadata = ModelMetadata("tiny", {"Be": 2.0}, electronic_temperature=5000.0, broadening=1.5)
     nodes = torch.as_tensor(ENERGIES)
     model = LDOSModel(descriptor, network, nodes, metadata, mean=scaler.mean, projection=scaler.projection)
     loss = LDOSLoss(LossWeights(ldos=1.0, dos=1.0, ldos_points=200), generator, LDOSPoints.gather([ready]))

@@ -12,7 +12,7 @@ from scipy.optimize import brentq
 from scipy.special import expit, xlogy
 
 from ase_ldos.dataset.npz import load_snapshot
-from ase_ldos.model.ldos_model import LDOSModel
+from ase_ldos.model.model_file import load_model
 from ase_ldos.physics.occupation import fermi_level, highest_temperature, occupation_weights
 from ase_ldos.prediction.predict import predict
 from ase_ldos.units import BOLTZMANN
@@ -59,7 +59,7 @@ def test_entropy_and_heat_capacity_vs_dft(be_files: list[Path], bundled: str, te
         f = expit((mu - levels) / kT)
         return weights @ (f * levels).sum(axis=1), -weights @ (xlogy(f, f) + xlogy(1 - f, 1 - f)).sum(axis=1)
 
-    found = predict(LDOSModel.load(bundled), snapshot.structure)
+    found = predict(load_model(bundled), snapshot.structure)
 
     def model(T: float) -> tuple[float, float]:
         kT = BOLTZMANN * T

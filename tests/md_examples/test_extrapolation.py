@@ -11,7 +11,7 @@ import pytest
 
 from ase_ldos.dataset.npz import load_snapshots
 from ase_ldos.model.extrapolation import calibrate
-from ase_ldos.model.ldos_model import BUNDLED, LDOSModel
+from ase_ldos.model.model_file import BUNDLED, load_model, save_model
 
 SCRIPT = Path(__file__).resolve().parents[2] / "md_examples" / "extrapolation.py"
 
@@ -19,13 +19,13 @@ SCRIPT = Path(__file__).resolve().parents[2] / "md_examples" / "extrapolation.py
 def test_compressed_beryllium(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bundled: str) -> None:
     """With the bundled model, calibrated on the small cells of the package whatever its own file says."""
     items = sorted(load_snapshots(BUNDLED / "recipes" / "be-small-cells.npz"), key=lambda item: item.name)
-    model = LDOSModel.load(bundled)
+    model = load_model(bundled)
     calibrate(model, [item for i, item in enumerate(items) if i % 6 != 5], items[5::6], progress=False)
-    model.save(tmp_path / "calibrated.safetensors")
+    save_model(model, tmp_path / "calibrated.safetensors")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [SCRIPT.name, "--model", "calibrated.safetensors"])
     names = runpy.run_path(str(SCRIPT))
-    distances, threshold = names["farthest"], model.metadata.novelty["threshold"]
+    distances, threshold = names["farthest"], model.metadata.extrapolation["threshold"]
     assert np.all(np.diff(distances) > 0)
     assert distances[0] < threshold < distances[-2]
     assert len(names["said"]) == 1
@@ -40,9 +40,9 @@ def test_compressed_beryllium(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, b
 
 
 def test_model_without_a_range_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bundled: str) -> None:
-    model = LDOSModel.load(bundled)
-    model.metadata.novelty.clear()
-    model.save(tmp_path / "plain.safetensors")
+    model = load_model(bundled)
+    model.metadata.extrapolation.clear()
+    save_model(model, tmp_path / "plain.safetensors")
     monkeypatch.setattr(sys, "argv", [SCRIPT.name, "--model", str(tmp_path / "plain.safetensors")])
     with pytest.raises(SystemExit, match="does not know its training range"):
         runpy.run_path(str(SCRIPT))

@@ -19,7 +19,8 @@ from ase_ldos.cli.main import main
 from ase_ldos.dataset.npz import Snapshot, load_snapshots, save_snapshot
 from ase_ldos.geometry.structure import Structure
 from ase_ldos.model.extrapolation import VARIANCE_FLOOR, ExtrapolationWarning, atom_distances, atom_inputs, calibrate
-from ase_ldos.model.ldos_model import BUNDLED, LDOSModel
+from ase_ldos.model.ldos_model import LDOSModel
+from ase_ldos.model.model_file import BUNDLED, load_model, save_model
 from ase_ldos.simulation.sampling import rattled
 
 
@@ -57,8 +58,8 @@ def test_distance_is_mahalanobis(calibrated: LDOSModel) -> None:
 
 def test_threshold_is_the_farthest_held_back_atom(calibrated: LDOSModel) -> None:
     largest = [float(atom_distances(calibrated, item.structure).max()) for item in snapshots(10, seed=2)]
-    novelty = calibrated.metadata.novelty
-    assert novelty == {"threshold": max(largest), "median": pytest.approx(np.median(largest)), "structures": 10.0}
+    ranges = calibrated.metadata.extrapolation
+    assert ranges == {"threshold": max(largest), "median": pytest.approx(np.median(largest)), "structures": 10.0}
 
 
 def test_symmetries_and_boxes(calibrated: LDOSModel) -> None:
@@ -92,7 +93,7 @@ def test_elements_have_their_own_range(alloy_model: LDOSModel) -> None:
     wrong = cells[0].copy()
     wrong.symbols[:] = "Be"
     distances = [atom_distances(alloy_model, Structure.from_atoms(atoms)).min() for atoms in (cells[0], wrong)]
-    assert distances[1] > alloy_model.metadata.novelty["threshold"] > distances[0]
+    assert distances[1] > alloy_model.metadata.extrapolation["threshold"] > distances[0]
     with pytest.raises(ValueError, match="element number 12 has 0 atoms"):
         calibrate(alloy_model, snapshots(3, seed=6), items[25:], progress=False)
     with pytest.raises(ValueError, match="no structure is held back"):
@@ -100,20 +101,20 @@ def test_elements_have_their_own_range(alloy_model: LDOSModel) -> None:
 
 
 def test_model_file_keeps_the_range(calibrated: LDOSModel, tmp_path: Path) -> None:
-    calibrated.save(tmp_path / "new.safetensors")
-    loaded = LDOSModel.load(tmp_path / "new.safetensors")
+    save_model(calibrated, tmp_path / "new.safetensors")
+    loaded = load_model(tmp_path / "new.safetensors")
     structure = Structure.from_atoms(crystal(1))
-    assert loaded.metadata.novelty == calibrated.metadata.novelty
+    assert loaded.metadata.extrapolation == calibrated.metadata.extrapolation
     assert torch.equal(atom_distances(loaded, structure), atom_distances(calibrated, structure))
 
 
 def test_model_without_a_range(be_model: LDOSModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    be_model.save(tmp_path / "old.safetensors")
+    save_model(be_model, tmp_path / "old.safetensors")
     atoms = crystal(1, 0.8)
     atoms.calc = LDOSCalculator(tmp_path / "old.safetensors", device="cpu")
     atoms.get_potential_energy()  # warnings are errors here
     with pytest.raises(InputError, match="does not know its training range"):
-        atoms.calc.get_novelty()
+        atoms.calc.get_extrapolation()
     assert main(["info", str(tmp_path / "old.safetensors")]) == 0
     assert "not calibrated" in capsys.readouterr().out
 
@@ -123,12 +124,12 @@ def test_calculator_warns_once_and_names_the_atoms(be_model: LDOSModel) -> None:
     atoms = crystal(3)
     atoms.calc = LDOSCalculator(be_model, device="cpu", grid_spacing=0.6)
     atoms.get_potential_energy()
-    assert atoms.calc.get_novelty().max() < be_model.metadata.novelty["threshold"]
+    assert atoms.calc.get_extrapolation().max() < be_model.metadata.extrapolation["threshold"]
     atoms.positions[20, 2] += 0.6
     with pytest.warns(ExtrapolationWarning, match=r"of 54 atoms .* The farthest is atom \d+ at") as caught:
         atoms.get_potential_energy()
     named = str(caught[0].message).split("atoms ")[2].split(".")[0]
-    beyond = np.flatnonzero(atoms.calc.get_novelty() > be_model.metadata.novelty["threshold"])
+    beyond = np.flatnonzero(atoms.calc.get_extrapolation() > be_model.metadata.extrapolation["threshold"])
     assert "20" in named.split(", ")
     assert 20 in beyond
     assert len(beyond) < 54
@@ -148,7 +149,7 @@ def test_command(be_model: LDOSModel, tmp_path: Path, capsys: pytest.CaptureFixt
     for item in snapshots(12, seed=7):
         labelled = replace(item, electronic_temperature=300.0, free_energy=-1.0)
         save_snapshot(tmp_path / "data" / f"{item.name}.npz", labelled)
-    be_model.save(tmp_path / "m.safetensors")
+    save_model(be_model, tmp_path / "m.safetensors")
     arguments = [
         str(tmp_path / "m.safetensors"),
         str(BUNDLED / "recipes" / "be.toml"),
@@ -157,7 +158,7 @@ def test_command(be_model: LDOSModel, tmp_path: Path, capsys: pytest.CaptureFixt
     ]
     assert main(["calibrate", *arguments]) == 0
     assert "the largest of 2 held-back structures" in capsys.readouterr().out
-    assert LDOSModel.load(tmp_path / "m.safetensors").metadata.novelty["structures"] == 2
+    assert load_model(tmp_path / "m.safetensors").metadata.extrapolation["structures"] == 2
     assert main(["info", str(tmp_path / "m.safetensors")]) == 0
     assert "on 2 held-back structures" in capsys.readouterr().out
 
@@ -165,7 +166,7 @@ def test_command(be_model: LDOSModel, tmp_path: Path, capsys: pytest.CaptureFixt
 def test_bundled_model_knows_a_compressed_cell(bundled: str) -> None:
     """Calibrated on the labels that come with the package: held-back structures are silent, 15 % compression is not."""
     items = sorted(load_snapshots(BUNDLED / "recipes" / "be-small-cells.npz"), key=lambda item: item.name)
-    model = LDOSModel.load(bundled)
+    model = load_model(bundled)
     calibrate(model, [x for i, x in enumerate(items) if i % 6 != 5], items[5::6], progress=False)
     atoms = items[5].to_atoms()
     atoms.calc = LDOSCalculator(model, device="cpu")

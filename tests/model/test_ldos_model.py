@@ -10,7 +10,9 @@ import torch
 from safetensors.torch import load_file, safe_open, save_file
 
 from ase_ldos.descriptors.power_spectrum.descriptor import PowerSpectrum
-from ase_ldos.model.ldos_model import LDOSModel, ModelMetadata, model_path
+from ase_ldos.model.ldos_model import LDOSModel
+from ase_ldos.model.metadata import ModelMetadata
+from ase_ldos.model.model_file import find_model, load_model, save_model
 from ase_ldos.networks.mlp import MLP
 
 
@@ -33,12 +35,12 @@ def be_model(either_model: LDOSModel) -> LDOSModel:
 @pytest.fixture
 def model_file(be_model: LDOSModel, tmp_path: Path) -> Path:
     path = tmp_path / "small.safetensors"
-    be_model.save(path)
+    save_model(be_model, path)
     return path
 
 
 def test_round_trip(be_model: LDOSModel, model_file: Path) -> None:
-    loaded = LDOSModel.load(model_file)
+    loaded = load_model(model_file)
     assert loaded.metadata == be_model.metadata
     assert loaded.descriptor.settings() == be_model.descriptor.settings()
     assert loaded.dtype == torch.float64
@@ -69,16 +71,16 @@ def test_charges_follow_the_valence(alloy_model: LDOSModel) -> None:
 
 def test_no_such_model_names_the_bundled_ones(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no model file nonsense and no bundled model"):
-        LDOSModel.load("nonsense")
+        load_model("nonsense")
     with pytest.raises(FileNotFoundError, match="no model file"):
-        LDOSModel.load(tmp_path)
+        load_model(tmp_path)
 
 
 def test_bundled_name_and_path_are_the_same_file(bundled: str) -> None:
-    path = model_path(bundled)
-    assert model_path(path) == path
+    path = find_model(bundled)
+    assert find_model(path) == path
     assert path.stat().st_size < 5e6
-    model = LDOSModel.load(bundled)
+    model = load_model(bundled)
     assert model.metadata.valence == {"Be": 2.0}
     assert model.metadata.errors
     assert model.metadata.provenance
@@ -89,20 +91,20 @@ def test_damaged_files(model_file: Path, tmp_path: Path) -> None:
     for damaged in (b"", b"not a model", content[: len(content) // 2], b"\xff" * 100):
         (tmp_path / "damaged.safetensors").write_bytes(damaged)
         with pytest.raises(ValueError, match="is not a model file of ase-ldos, or is damaged"):
-            LDOSModel.load(tmp_path / "damaged.safetensors")
+            load_model(tmp_path / "damaged.safetensors")
 
 
 def test_foreign_files(model_file: Path, tmp_path: Path) -> None:
     save_file({"weight": torch.ones(2)}, tmp_path / "foreign.safetensors")
     with pytest.raises(ValueError, match="but not a model of ase-ldos"):
-        LDOSModel.load(tmp_path / "foreign.safetensors")
+        load_model(tmp_path / "foreign.safetensors")
     with pytest.raises(ValueError, match="but not a model of ase-ldos"):
-        LDOSModel.load(rewrite(model_file, format="another program's model"))
+        load_model(rewrite(model_file, format="another program's model"))
 
 
 def test_a_newer_version_is_refused(model_file: Path) -> None:
     with pytest.raises(ValueError, match="has model format 99; this version of ase-ldos reads 1"):
-        LDOSModel.load(rewrite(model_file, version=99))
+        load_model(rewrite(model_file, version=99))
 
 
 @pytest.mark.parametrize(
@@ -121,7 +123,7 @@ def test_a_newer_version_is_refused(model_file: Path) -> None:
 )
 def test_a_header_that_does_not_fit(model_file: Path, changes: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="is a damaged model file"):
-        LDOSModel.load(rewrite(model_file, **changes))
+        load_model(rewrite(model_file, **changes))
 
 
 def test_missing_tensors(model_file: Path, tmp_path: Path) -> None:
@@ -131,12 +133,12 @@ def test_missing_tensors(model_file: Path, tmp_path: Path) -> None:
     del tensors["energies"]
     save_file(tensors, tmp_path / "less.safetensors", metadata=header)
     with pytest.raises(ValueError, match="is a damaged model file"):
-        LDOSModel.load(tmp_path / "less.safetensors")
+        load_model(tmp_path / "less.safetensors")
 
 
 def test_unknown_metadata_are_passed_over(model_file: Path) -> None:
     changed = rewrite(model_file, metadata={"name": "x", "valence": {"Be": 2.0}, "of_a_later_version": 1})
-    assert LDOSModel.load(changed).metadata.name == "x"
+    assert load_model(changed).metadata.name == "x"
 
 
 def test_parts_that_do_not_fit_together() -> None:

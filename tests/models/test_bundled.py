@@ -8,7 +8,7 @@ from ase.build import bulk
 
 from ase_ldos import LDOSCalculator
 from ase_ldos.dataset.npz import load_snapshots
-from ase_ldos.model.ldos_model import BUNDLED, LDOSModel, bundled_models
+from ase_ldos.model.model_file import BUNDLED, list_models, load_model
 from ase_ldos.training.evaluate import evaluate_model, summarise
 
 #: Packed labels of each model, with the largest errors in meV/atom, meV/Å and % of the density.
@@ -20,14 +20,14 @@ LABELS = {
 
 
 def test_every_bundled_model_is_looked_at() -> None:
-    assert set(bundled_models()) == set(LABELS)
+    assert set(list_models()) == set(LABELS)
 
 
 @pytest.mark.parametrize("name", LABELS)
 def test_a_model_file_tells_where_it_comes_from(name: str) -> None:
-    metadata = LDOSModel.load(name).metadata
+    metadata = load_model(name).metadata
     assert set(metadata.errors) >= {"energy", "forces", "stress", "density", "dos", "ldos"}
-    assert metadata.novelty["threshold"] > 0
+    assert metadata.extrapolation["threshold"] > 0
     learned, held_back = (set(metadata.provenance[key]) for key in ("training", "held back"))
     assert not learned & held_back
     assert 4 * len(held_back) < len(learned) < 6 * len(held_back)
@@ -36,7 +36,7 @@ def test_a_model_file_tells_where_it_comes_from(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "source"), [(name, source) for name, row in LABELS.items() for source in row[0]])
 def test_errors_on_structures_that_were_held_back(name: str, source: str) -> None:
-    model = LDOSModel.load(name)
+    model = load_model(name)
     _, energy, forces, density = LABELS[name]
     snapshots = load_snapshots(BUNDLED / "recipes" / f"{source}.npz")
     unseen = [snapshot for snapshot in snapshots if snapshot.name in model.metadata.provenance["held back"]]
@@ -59,7 +59,7 @@ def test_structures_that_no_model_has_seen(source: str, energy: float, forces: f
     names = {snapshot.name for snapshot in snapshots}
     found = {}
     for name in ("be", "be-se3"):
-        model = LDOSModel.load(name)
+        model = load_model(name)
         assert not names & {*model.metadata.provenance["training"], *model.metadata.provenance["held back"]}
         found[name] = summarise(evaluate_model(model, snapshots, progress=False))
         assert found[name]["energy"] < energy

@@ -15,6 +15,7 @@ from ase.io import write
 
 from ase_ldos.geometry.structure import Structure
 from ase_ldos.model.ldos_model import LDOSModel
+from ase_ldos.model.model_file import save_model
 from ase_ldos.prediction.checkpointing import Journal
 from ase_ldos.prediction.predict import predict
 
@@ -40,7 +41,7 @@ def deadly(self, name, state, **options):
         os.kill(os.getpid(), signal.SIGKILL)
 
 Journal.write = deadly
-model = LDOSModel.load("model.safetensors").requires_grad_(False)
+model = load_model("model.safetensors").requires_grad_(False)
 structure = Structure.from_atoms(read("atoms.traj"))
 found = predict(model, structure, ("forces",), chunk_size=40, checkpoint=Path("part"))
 print("blocks of this run:", len(seen))
@@ -61,7 +62,7 @@ def test_killed_twice_and_started_again(be_model: LDOSModel, tmp_path: Path) -> 
     for name in ("killed", "whole"):
         folder = tmp_path / name
         folder.mkdir()
-        be_model.save(folder / "model.safetensors")
+        save_model(be_model, folder / "model.safetensors")
         write(folder / "atoms.traj", atoms)
         (folder / "script.py").write_text(SCRIPT, encoding="utf-8")
         if name == "killed":

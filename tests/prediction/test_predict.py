@@ -11,14 +11,15 @@ from ase import Atoms
 from ase.build import bulk
 from torch import Tensor
 
-from ase_ldos.prediction import grid_pass as module
 from ase_ldos.geometry.grid import Grid
 from ase_ldos.geometry.grid_blocks import iterate_blocks
 from ase_ldos.geometry.structure import Structure
 from ase_ldos.model.ldos_model import LDOSModel
+from ase_ldos.model.model_file import load_model
 from ase_ldos.physics.free_energy import total_energies
 from ase_ldos.physics.ldos import density_of_states, electron_density
 from ase_ldos.physics.occupation import fermi_level, occupation_weights
+from ase_ldos.prediction import grid_pass as module
 from ase_ldos.prediction.predict import predict, predict_ldos
 from ase_ldos.units import BOLTZMANN
 
@@ -32,8 +33,8 @@ def be_model(either_model: LDOSModel) -> LDOSModel:
 def plain_free_energy(model: LDOSModel, structure: Structure, shape: tuple[int, int, int], kT: float) -> Tensor:
     """A with the whole LDOS as one array and one graph: the definition."""
     grid = Grid(structure.cell, shape)
-    (block,) = iterate_blocks(model.descriptor, structure, grid, max_points=grid.n_points)
-    ldos = model.network(model.inputs(block, model.prepare(structure)[block.owners])) * model.ldos_scale
+    (block,) = iterate_blocks(structure, grid, model.descriptor.cutoff, max_points=grid.n_points)
+    ldos = model.network(model.inputs(block, model.encode_atoms(structure)[block.owners])) * model.ldos_scale
     ldos = torch.zeros_like(ldos).index_copy(0, block.flat, ldos).reshape(*shape, -1)
     dos = density_of_states(ldos, grid)
     charges = model.charges(structure.numbers)
@@ -120,9 +121,9 @@ def test_float32_keeps_energies_and_forces(bundled: str, repeat: int) -> None:
     atoms = bulk("Be", "hcp", a=2.245, c=3.531).repeat(repeat)
     atoms.rattle(0.05, seed=0)
     structure = Structure.from_atoms(atoms)
-    single = LDOSModel.load(bundled).requires_grad_(False)
+    single = load_model(bundled).requires_grad_(False)
     assert single.dtype == torch.float32
-    double = LDOSModel.load(bundled).double().requires_grad_(False)
+    double = load_model(bundled).double().requires_grad_(False)
     found, expected = (predict(model, structure, ("forces",)) for model in (single, double))
     assert abs(found.free_energy - expected.free_energy) / len(atoms) < 1e-5
     assert found.forces is not None

@@ -14,6 +14,7 @@ from ase.build import bulk
 from ase_ldos.dataset.npz import Snapshot, save_snapshot
 from ase_ldos.geometry.structure import Structure
 from ase_ldos.model.ldos_model import LDOSModel
+from ase_ldos.model.model_file import save_model
 from ase_ldos.prediction.predict import predict, predict_ldos
 from ase_ldos.training.evaluate import SnapshotErrors, add_arguments, evaluate_model, format_table, run, summarise
 
@@ -46,7 +47,7 @@ def own_prediction(model: LDOSModel, name: str = "hcp2_00") -> Snapshot:
 
 @pytest.fixture
 def model(be_model: LDOSModel) -> LDOSModel:
-    be_model.metadata = replace(be_model.metadata, smearing=0.3)
+    be_model.metadata = replace(be_model.metadata, broadening=0.3)
     return be_model
 
 
@@ -122,7 +123,7 @@ def test_summary_separates_bias_spread_and_families() -> None:
 def test_command_evaluates_held_back_files(
     model: LDOSModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model.save(tmp_path / "m.safetensors")
+    save_model(model, tmp_path / "m.safetensors")
     (tmp_path / "data").mkdir()
     for number in range(3):
         name = f"hcp2_{number:02d}"

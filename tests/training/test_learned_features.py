@@ -36,7 +36,7 @@ hold_back_offset = 2
 
 [model]
 valence = { Be = 2.0 }
-smearing = 0.3
+broadening = 0.3
 window = [-5.0, 12.0]
 spacing = 0.2881355932203390
 descriptor = { DESCRIPTOR }
@@ -113,7 +113,7 @@ def prepared(model: LDOSModel, snapshot: Snapshot) -> TrainingSnapshot:
         fixed_scaler(model),
         {4: 2.0},
         energies=model.energies.numpy(),
-        smearing=0.3,
+        broadening=0.3,
         spacing=0.45,
         jacobian=torch.float64,
     )

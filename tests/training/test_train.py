@@ -16,7 +16,7 @@ from ase import Atoms
 from ase.build import bulk
 
 from ase_ldos.cli.main import main
-from ase_ldos.communicator import Team
+from ase_ldos.communicator import Communicator
 from ase_ldos.dataset.folder import write_dataset
 from ase_ldos.dataset.npz import Snapshot, load_snapshots, save_snapshot
 from ase_ldos.descriptors.power_spectrum.descriptor import PowerSpectrum
@@ -25,6 +25,7 @@ from ase_ldos.geometry.grid import Grid
 from ase_ldos.geometry.structure import Structure
 from ase_ldos.labelling.provenance import content_hash, write_record
 from ase_ldos.model.ldos_model import LDOSModel
+from ase_ldos.model.model_file import load_model, save_model
 from ase_ldos.networks.mlp import MLP
 from ase_ldos.physics.core_charge import CoreCharge
 from ase_ldos.prediction.predict import predict, predict_ldos
@@ -49,7 +50,7 @@ hold_back_offset = 2
 
 [model]
 valence = { Be = 2.0 }
-smearing = 0.3
+broadening = 0.3
 window = [-5.0, 12.0]
 spacing = 0.2881355932203390
 descriptor = { cutoff = 4.2, n_radial = 3, lmax = 2 }
@@ -110,7 +111,7 @@ def prepared(model: LDOSModel, snapshot: Snapshot, jacobian: torch.dtype = torch
         scaler,
         {4: 2.0},
         energies=model.energies.numpy(),
-        smearing=0.3,
+        broadening=0.3,
         spacing=0.45,
         jacobian=jacobian,
     )
@@ -280,7 +281,7 @@ def test_scaler_whitens_the_features(be_model: LDOSModel) -> None:
     inputs = torch.cat(
         [
             prepare_snapshot(
-                s, be_model.descriptor, scaler, charges, energies=energies, smearing=0.3, jacobian=None
+                s, be_model.descriptor, scaler, charges, energies=energies, broadening=0.3, jacobian=None
             ).inputs
             for s in snapshots
         ]
@@ -299,7 +300,7 @@ def test_grid_of_a_snapshot_without_fields(be_model: LDOSModel) -> None:
     ("old", "new", "message"),
     [
         ('name = "toy"', 'nome = "toy"', "key 'nome' is unknown"),
-        ("smearing = 0.3", "", r"\[model\]: key 'smearing' is missing"),
+        ("broadening = 0.3", "", r"\[model\]: key 'broadening' is missing"),
         ("hold_back = 3", "hold_back = 1", "at least every second"),
         ("epochs = 6", "epochs = [", "not a TOML file"),
         ("ldos_points", "points", "key 'points' is unknown"),
@@ -338,7 +339,7 @@ def test_command_writes_a_model_that_tells_its_data(
     arguments = ["train", str(toy.folder / "toy.toml"), "--epochs", "1", "--out", str(out), "--data", *sources]
     assert main(arguments) == 0
     capsys.readouterr()
-    provenance = LDOSModel.load(out).metadata.provenance
+    provenance = load_model(out).metadata.provenance
     assert provenance["data"] == [{"name": Path(source).name, "sha256": content_hash(source)} for source in sources]
     assert main(["info", str(out)]) == 0
     printed = capsys.readouterr().out
@@ -367,7 +368,7 @@ SHARED = """
 import json
 import torch
 from ase_ldos.dataset.npz import load_snapshots
-from ase_ldos.communicator import Team
+from ase_ldos.communicator import Communicator
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.training.precompute import Scaler, prepare_snapshots
 from ase_ldos.training.loop import fit
@@ -376,23 +377,24 @@ from ase_ldos.training.data_parallel import SharedLoss
 from ase_ldos.training.settings import load_recipe, split_data
 from ase_ldos.training.train import train_model
 
-team = Team.join()
+communicator = Communicator.from_torchrun()
 recipe = load_recipe("toy.toml")
-model, history = train_model(recipe, *split_data(recipe), team=team, progress=False)
+model, history = train_model(recipe, *split_data(recipe), communicator=communicator, progress=False)
 losses = [record.train for record in history.records]
-double = LDOSModel.load("model.safetensors")
+double = load_model("model.safetensors")
 ready = prepare_snapshots(
     load_snapshots("data"), double.descriptor, Scaler(double.mean, double.projection), {4: 2.0},
-    energies=double.energies.numpy(), smearing=0.3, spacing=0.45, progress=False,
+    energies=double.energies.numpy(), broadening=0.3, spacing=0.45, progress=False,
 )
 trainee = Trainee(double, [snapshot.family for snapshot in ready])
 loss = LDOSLoss(LossWeights(ldos_points=50), torch.Generator().manual_seed(1), LDOSPoints.gather(ready))
 optimizer = torch.optim.SGD(trainee.parameters(), lr=1e-5)
 history = fit(
-    trainee, [ready[:3], ready[3:4], ready[4:]], SharedLoss(loss, team), optimizer, epochs=2, progress=False, team=team
+    trainee, [ready[:3], ready[3:4], ready[4:]], SharedLoss(loss, communicator), optimizer, epochs=2, progress=False,
+    communicator=communicator,
 )
 exact = [[record.train["loss"] for record in history.records], double.network.head.weight.flatten().tolist()]
-with open(f"of{team.size}rank{team.rank}.json", "w") as file:
+with open(f"of{communicator.size}rank{communicator.rank}.json", "w") as file:
     json.dump([losses, model.network.head.weight.flatten().tolist(), *exact], file)
 """
 
@@ -404,7 +406,7 @@ def test_ranks_train_what_one_process_trains(toy: Recipe, be_model: LDOSModel) -
     """
     path = toy.folder / "toy.toml"
     path.write_text(RECIPE.replace("epochs = 6", "epochs = 2\nbatch = 3"))
-    be_model.save(toy.folder / "model.safetensors")
+    save_model(be_model, toy.folder / "model.safetensors")
     (toy.folder / "script.py").write_text(SHARED)
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2]), "OMP_NUM_THREADS": "1"}
     for launcher in ([], ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]):
@@ -425,4 +427,4 @@ def test_ranks_train_what_one_process_trains(toy: Recipe, be_model: LDOSModel) -
 def test_more_ranks_than_snapshots_of_a_step(toy: Recipe) -> None:
     training, validation = split_data(toy)
     with pytest.raises(ValueError, match="2 ranks need that many"):
-        train_model(toy, training, validation, progress=False, team=Team(0, 2))
+        train_model(toy, training, validation, progress=False, communicator=Communicator(0, 2))

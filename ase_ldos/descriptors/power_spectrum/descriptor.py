@@ -24,11 +24,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ase_ldos.descriptors.power_spectrum.jacobian import power_spectrum_jacobian
 from ase_ldos.descriptors.power_spectrum.kernel import PowerSpectrumKernel, bell_height
+from ase_ldos.descriptors.protocol import Descriptor
 from ase_ldos.descriptors.solid_harmonics import degree_slices, solid_harmonics, translation_tensor
+from ase_ldos.geometry.grid_blocks import Block
 
 
-class PowerSpectrum:
+class PowerSpectrum(Descriptor):
     """Power spectrum of the atoms around grid points (see the module's formula).
 
     Args:
@@ -86,10 +89,10 @@ class PowerSpectrum:
         scale = widths[:, None] ** (-degrees[None, :] - 1.5)
         return scale.repeat(len(self.species), 1)
 
-    def __call__(self, points: Tensor, atoms: Tensor, species: Tensor) -> Tensor:
-        """Features ``[grid, feature]``; see ``Descriptor``. Differentiable once; for more, see ``reference``."""
+    def __call__(self, points: Tensor, atoms: Tensor, atom_state: Tensor) -> Tensor:
+        """Features ``[grid, feature]``; see ``PointFeatures``. Differentiable once; for more, see ``reference``."""
         single = len(self.species) == 1
-        rows = [slice(None)] if single else [species == index for index in range(len(self.species))]
+        rows = [slice(None)] if single else [atom_state == index for index in range(len(self.species))]
         scale = self.amplitude_scale.to(points)
         features: Tensor = PowerSpectrumKernel.apply(points, atoms, self._shifts(points), scale, rows, self.cutoff)
         return features.T
@@ -103,14 +106,18 @@ class PowerSpectrum:
         """Number of amplitudes with l = 0, the first features of a point."""
         return len(self.species) * self.n_radial
 
-    def mean_amplitudes(self, numbers: Tensor, volume: Tensor) -> Tensor:
-        """Mean over all space of the first features, A_sn00: N_s/V ∫ g_n d³r, float64 ``[channel]``."""
+    def mean_features(self, numbers: Tensor, volume: Tensor) -> Tensor:
+        """Means over all space of the first features, A_sn00: N_s/V ∫ g_n d³r, float64 ``[channel]``."""
         powers = [3 * 2**n for n in range(self.n_radial)]
         # ∫ (1 − r²/r_c²)^k d³r = 2π r_c³ B(3/2, k + 1)
         beta = [math.exp(math.lgamma(1.5) + math.lgamma(k + 1) - math.lgamma(k + 2.5)) for k in powers]
         integrals = torch.tensor([2 * math.pi * self.cutoff**3 * value for value in beta], dtype=torch.float64)
         counts = torch.tensor([int((numbers == number).sum()) for number in self.species], dtype=torch.float64)
         return (counts[:, None] * integrals).flatten() / float(volume) * self.amplitude_scale[:, 0]
+
+    def jacobian(self, block: Block, atom_state: Tensor, n_atoms: int) -> Tensor:
+        """Derivatives of every point's features in closed form; see ``power_spectrum_jacobian``."""
+        return power_spectrum_jacobian(self, block, atom_state, n_atoms)
 
     def invariants(self, amplitudes: Tensor) -> Tensor:
         """Features ``[grid, feature]`` of amplitudes ``[grid, channel, lm]``."""

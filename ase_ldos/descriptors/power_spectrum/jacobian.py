@@ -11,29 +11,33 @@ Training on forces keeps these derivatives, so that a step costs no evaluation o
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
-from ase_ldos.descriptors.power_spectrum.descriptor import PowerSpectrum
+from ase_ldos.descriptors.protocol import VOIGT
 from ase_ldos.descriptors.solid_harmonics import degree_slices, gradient_tensor, solid_harmonics
 from ase_ldos.geometry.grid_blocks import Block
 
-_VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
+if TYPE_CHECKING:
+    from ase_ldos.descriptors.power_spectrum.descriptor import PowerSpectrum
 
 
-def power_spectrum_jacobian(descriptor: PowerSpectrum, block: Block, n_atoms: int) -> Tensor:
+def power_spectrum_jacobian(descriptor: PowerSpectrum, block: Block, species: Tensor, n_atoms: int) -> Tensor:
     """∂x/∂R and ∂x/∂ε at the points of a block.
 
     Args:
         descriptor: the power spectrum.
         block: points and images; float64 is advised, moments of high degree cancel.
+        species: species index of the images, int64 ``[image]``.
         n_atoms: number of atoms that own the images.
 
     Returns:
         ``[grid, 3 atom + 6, feature]``, 1/Å and 1 (Voigt order xx yy zz yz xz xy, engineering shear).
     """
-    tangents = _amplitude_derivatives(descriptor, block, n_atoms)
-    amplitudes = descriptor.amplitudes(block.points, block.atoms, block.species)
+    tangents = _amplitude_derivatives(descriptor, block, species, n_atoms)
+    amplitudes = descriptor.amplitudes(block.points, block.atoms, species)
     first, second = descriptor.pairs
     columns = [tangents[..., 0]]
     for rows in degree_slices(descriptor.lmax):
@@ -43,7 +47,7 @@ def power_spectrum_jacobian(descriptor: PowerSpectrum, block: Block, n_atoms: in
     return torch.cat(columns, dim=-1)
 
 
-def _amplitude_derivatives(descriptor: PowerSpectrum, block: Block, n_atoms: int) -> Tensor:
+def _amplitude_derivatives(descriptor: PowerSpectrum, block: Block, species: Tensor, n_atoms: int) -> Tensor:
     """Derivatives of the scaled amplitudes, ``[grid, 3 atom + 6, channel, lm]``."""
     points, size = block.points, (descriptor.lmax + 1) ** 2
     channels = len(descriptor.species) * descriptor.n_radial
@@ -53,11 +57,11 @@ def _amplitude_derivatives(descriptor: PowerSpectrum, block: Block, n_atoms: int
     for atom in range(n_atoms):
         mine = block.owners == atom
         if bool(mine.any()):
-            start = int(block.species[mine][0]) * descriptor.n_radial
+            start = int(species[mine][0]) * descriptor.n_radial
             part = _displacement(descriptor, points, block.atoms[mine], shift, gradient)
             result[:, 3 * atom : 3 * atom + 3, start : start + descriptor.n_radial] = part
     for index in range(len(descriptor.species)):
-        mine = block.species == index
+        mine = species == index
         start = index * descriptor.n_radial
         part = _strain(descriptor, points, block.atoms[mine], shift, gradient)
         result[:, 3 * n_atoms :, start : start + descriptor.n_radial] = part
@@ -102,14 +106,14 @@ def _strain(descriptor: PowerSpectrum, points: Tensor, atoms: Tensor, shift: Ten
     values, slopes = _bells(descriptor, points, atoms)
     harmonics = solid_harmonics(atoms, descriptor.lmax)[:, None]
     first = atoms[:, :, None] * harmonics
-    second = [atoms[:, x, None, None] * atoms[:, y, None, None] * harmonics for x, y in _VOIGT]
+    second = [atoms[:, x, None, None] * atoms[:, y, None, None] * harmonics for x, y in VOIGT]
     m = _moments(slopes, torch.cat((harmonics, first, *second), dim=1), shift)
     g = _moments(values, torch.cat((harmonics, first), dim=1), shift)
     p = points[:, :, None, None]
     arms = g[:, 1:] - p * g[:, :1]
     turned = torch.einsum("pxnj,yij->pxyni", arms, gradient)
     parts = []
-    for place, (x, y) in enumerate(_VOIGT):
+    for place, (x, y) in enumerate(VOIGT):
         radial = m[:, 4 + place] - p[:, x] * m[:, 1 + y] - p[:, y] * m[:, 1 + x] + p[:, x] * p[:, y] * m[:, 0]
         parts.append(radial + 0.5 * (turned[:, x, y] + turned[:, y, x]))
     return torch.stack(parts, dim=1)

@@ -28,6 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ase_ldos.descriptors.protocol import Descriptor
 from ase_ldos.descriptors.snap.bispectrum import Bispectrum, bispectrum_triples
 from ase_ldos.descriptors.snap.hypersphere import HarmonicBasis, harmonic_basis, rotation_quadrature
 from ase_ldos.descriptors.snap.sphere_polynomials import polynomial_factors
@@ -37,7 +38,7 @@ from ase_ldos.descriptors.snap.triple_integrals import TripleIntegrals
 SERIES_TERMS = 12
 
 
-class SNAP:
+class SNAP(Descriptor):
     """Bispectrum components of the atoms around grid points (see the module's formula).
 
     The columns come in LAMMPS' order, ``triples`` names them. One difference: LAMMPS leaves out an atom that lies
@@ -106,15 +107,15 @@ class SNAP:
             "rfac0": self.rfac0,
         }
 
-    def __call__(self, points: Tensor, atoms: Tensor, species: Tensor) -> Tensor:
-        """Features ``[grid, feature]``; see ``Descriptor``.
+    def __call__(self, points: Tensor, atoms: Tensor, atom_state: Tensor) -> Tensor:
+        """Features ``[grid, feature]``; see ``PointFeatures``. Differentiable any number of times.
 
         Raises:
             ValueError: shapes do not fit, or a species index is not one of this descriptor's.
         """
-        self._check(points, atoms, species)
+        self._check(points, atoms, atom_state)
         basis, integrals = self._constants(points)
-        coefficients = basis.coefficients(self._moments(points, atoms, species)) + basis.pole
+        coefficients = basis.coefficients(self._moments(points, atoms, atom_state)) + basis.pole
         features: Tensor = Bispectrum.apply(coefficients, integrals)
         return features
 

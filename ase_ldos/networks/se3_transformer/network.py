@@ -1,9 +1,9 @@
 """The SE(3)-equivariant graph network: attention between atoms, then features of any point in space.
 
 The steps of Fuchs et al., arXiv:2006.10503: neighbours and relative positions; equivariant kernels; queries, keys and
-values; attention and aggregation. They run on the atoms alone and once per structure (``prepare``). Points in space are
-probes that only receive: their features are invariants of atom-centred expansions (``forward``), from which a pointwise
-network gives the LDOS. So the cost of a point depends neither on the layers nor on the number of energies.
+values; attention and aggregation. They run on the atoms alone and once per structure (``encode_atoms``). Points in
+space are probes that only receive: their features are invariants of atom-centred expansions (``forward``), from which a
+pointwise network gives the LDOS. So the cost of a point depends neither on the layers nor on the number of energies.
 
 Where asked for, the features begin with those of the fixed power spectrum, which has no weights: then a trained
 ``PowerSpectrum`` model is this network with learned features that nobody reads, and training may start from it.
@@ -18,9 +18,8 @@ from torch import Tensor, nn
 
 from ase_ldos.descriptors.power_spectrum.descriptor import PowerSpectrum
 from ase_ldos.descriptors.solid_harmonics import MAXIMUM_DEGREE
-from ase_ldos.geometry.grid_blocks import species_indices
 from ase_ldos.geometry.neighbours import find_pairs
-from ase_ldos.geometry.structure import Structure
+from ase_ldos.geometry.structure import Structure, species_indices
 from ase_ldos.networks.se3_transformer.attention import AtomLayer, Edges
 from ase_ldos.networks.se3_transformer.equivariant import DegreeNorm
 from ase_ldos.networks.se3_transformer.readout import AtomCentredReadout
@@ -137,15 +136,24 @@ class SE3Transformer(nn.Module):
     @property
     def n_features(self) -> int:
         """Number of features of one point."""
-        return self.n_fixed + self.readout.n_features
+        return (0 if self.spectrum is None else self.spectrum.n_features) + self.n_learned
 
     @property
-    def n_fixed(self) -> int:
-        """Number of features of the power spectrum; they come first."""
-        return 0 if self.spectrum is None else self.spectrum.n_features
+    def fixed(self) -> PowerSpectrum | None:
+        """The power spectrum, whose features come first."""
+        return self.spectrum
+
+    @property
+    def n_learned(self) -> int:
+        """Number of features that depend on weights."""
+        return self.readout.n_features
+
+    def mean_features(self, numbers: Tensor, volume: Tensor) -> Tensor | None:
+        """Means of the power spectrum's first features; see ``PointFeatures``."""
+        return None if self.spectrum is None else self.spectrum.mean_features(numbers, volume)
 
     def settings(self) -> dict[str, Any]:
-        """JSON-able settings from which ``make_features`` builds the same network with other weights."""
+        """JSON-able settings from which ``make_point_features`` builds the same network with other weights."""
         return {
             "kind": self.KIND,
             "species": list(self.species),
@@ -154,8 +162,8 @@ class SE3Transformer(nn.Module):
             **self._options,
         }
 
-    def prepare(self, structure: Structure) -> Tensor:
-        """All layers on the atoms: what the points need of each atom, ``[atom, known]``: species index, coefficients.
+    def encode_atoms(self, structure: Structure) -> Tensor:
+        """All layers on the atoms: the state of each atom, ``[atom, 1 + coefficient]``: species index, coefficients.
 
         Differentiable in positions and cell as often as one likes.
 
@@ -174,14 +182,14 @@ class SE3Transformer(nn.Module):
         features = nn.functional.pad(features, (0, 0, 0, len(edges.harmonics.T) - features.shape[1]))
         return torch.cat((species[:, None].to(features), self.readout.coefficients(self.norm(features))), dim=1)
 
-    def forward(self, points: Tensor, atoms: Tensor, known: Tensor) -> Tensor:
-        """Features of points ``[grid, feature]``; ``known`` of the images by ``prepare``, see ``Descriptor``."""
-        learned = self.learned(points, atoms, known)
+    def forward(self, points: Tensor, atoms: Tensor, atom_state: Tensor) -> Tensor:
+        """Features of points ``[grid, feature]``; see ``PointFeatures``."""
+        learned = self.learned(points, atoms, atom_state)
         if self.spectrum is None:
             return learned
-        return torch.cat((self.spectrum(points, atoms, known[:, 0].long()), learned), dim=1)
+        return torch.cat((self.spectrum(points, atoms, atom_state[:, 0].long()), learned), dim=1)
 
-    def learned(self, points: Tensor, atoms: Tensor, known: Tensor) -> Tensor:
+    def learned(self, points: Tensor, atoms: Tensor, atom_state: Tensor) -> Tensor:
         """Those features that depend on weights; arguments as of ``forward``."""
-        found: Tensor = self.readout(points, atoms, known[:, 1:])
+        found: Tensor = self.readout(points, atoms, atom_state[:, 1:])
         return found

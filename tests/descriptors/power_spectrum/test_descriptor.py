@@ -15,11 +15,11 @@ from torch import Tensor
 
 from ase_ldos.descriptors.power_spectrum.descriptor import PowerSpectrum
 from ase_ldos.descriptors.power_spectrum.kernel import _image_counts, bell_height
-from ase_ldos.descriptors.registry import make_descriptor
 from ase_ldos.descriptors.solid_harmonics import degree_slices, solid_harmonics
 from ase_ldos.geometry.grid import Grid
 from ase_ldos.geometry.grid_blocks import iterate_blocks
 from ase_ldos.geometry.structure import Structure
+from ase_ldos.networks.registry import make_point_features
 
 
 def spectrum(species: tuple[int, ...] = (4,), cutoff: float = 3.5) -> PowerSpectrum:
@@ -63,8 +63,8 @@ def on_grid(descriptor: PowerSpectrum, atoms: Atoms, shape: tuple[int, int, int]
     structure = Structure.from_atoms(atoms)
     grid = Grid(structure.cell, shape)
     features = torch.empty(grid.n_points, descriptor.n_features, dtype=torch.float64)
-    for block in iterate_blocks(descriptor, structure, grid, max_points=max_points):
-        features[block.flat] = descriptor(block.points, block.atoms, block.species)
+    for block in iterate_blocks(structure, grid, descriptor.cutoff, max_points=max_points):
+        features[block.flat] = descriptor(block.points, block.atoms, descriptor.encode_atoms(structure)[block.owners])
     return features
 
 
@@ -273,7 +273,7 @@ def test_float32_keeps_the_digits() -> None:
 
 def test_settings_build_the_same_descriptor() -> None:
     descriptor = spectrum((4, 12))
-    again = make_descriptor(descriptor.settings())
+    again = make_point_features(descriptor.settings())
     points, atoms, kinds = surroundings()
     assert torch.equal(again(points, atoms, kinds), descriptor(points, atoms, kinds))
 
@@ -296,16 +296,16 @@ def test_bad_settings(species: tuple[int, ...], options: dict[str, float], sente
 
 def test_bad_settings_of_the_factory() -> None:
     with pytest.raises(ValueError, match="unknown descriptor kind 'tea leaves'"):
-        make_descriptor({"kind": "tea leaves", "species": [4]})
+        make_point_features({"kind": "tea leaves", "species": [4]})
     with pytest.raises(ValueError, match="settings of descriptor 'power_spectrum' do not fit"):
-        make_descriptor({"kind": "power_spectrum", "species": [4], "colour": "blue"})
+        make_point_features({"kind": "power_spectrum", "species": [4], "colour": "blue"})
 
 
-def test_mean_amplitudes() -> None:
+def test_mean_features() -> None:
     """The first features summed over the grid of a crystal are what the integral says."""
     descriptor = spectrum((4, 12))
     features = on_grid(descriptor, rattled(), (24, 24, 36), 512)
     structure = Structure.from_atoms(rattled())
-    known = descriptor.mean_amplitudes(structure.numbers, structure.volume)
+    known = descriptor.mean_features(structure.numbers, structure.volume)
     assert descriptor.n_channels == len(known) == 6
     torch.testing.assert_close(features[:, :6].mean(dim=0), known, rtol=1e-4, atol=1e-12)

@@ -11,7 +11,6 @@ from ase.build import bulk
 from torch import Tensor
 
 from ase_ldos.descriptors.power_spectrum.descriptor import PowerSpectrum
-from ase_ldos.descriptors.power_spectrum.jacobian import power_spectrum_jacobian
 from ase_ldos.geometry.grid import Grid
 from ase_ldos.geometry.grid_blocks import iterate_blocks
 from ase_ldos.geometry.structure import Structure
@@ -37,13 +36,13 @@ def test_jacobian(atoms: Atoms, lmax: int) -> None:
 
     def features(positions: Tensor, strain: Tensor) -> Tensor:
         moved = replace(structure, positions=positions).strained(strain)
-        (block,) = iterate_blocks(descriptor, moved, Grid(moved.cell, shape), max_points=12)
-        return descriptor(block.points, block.atoms, block.species)
+        (block,) = iterate_blocks(moved, Grid(moved.cell, shape), descriptor.cutoff, max_points=12)
+        return descriptor(block.points, block.atoms, descriptor.encode_atoms(moved)[block.owners])
 
     strain = torch.zeros(3, 3, dtype=torch.float64)
     by_positions, by_strain = torch.autograd.functional.jacobian(features, (structure.positions, strain))
-    (block,) = iterate_blocks(descriptor, structure, Grid(structure.cell, shape), max_points=12)
-    found = power_spectrum_jacobian(descriptor, block, len(atoms))
+    (block,) = iterate_blocks(structure, Grid(structure.cell, shape), descriptor.cutoff, max_points=12)
+    found = descriptor.jacobian(block, descriptor.encode_atoms(structure)[block.owners], len(atoms))
     n = 3 * len(atoms)
     assert found.shape == (12, n + 6, descriptor.n_features)
     torch.testing.assert_close(found[:, :n].mT, by_positions.flatten(2), rtol=1e-8, atol=1e-8)

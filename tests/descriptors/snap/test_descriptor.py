@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ase_ldos.descriptors.registry import make_descriptor
 from ase_ldos.descriptors.snap.descriptor import SNAP
+from ase_ldos.networks.registry import make_point_features
 
 NUMBERS = {"Be": 4, "Al": 13}
 
@@ -261,7 +261,7 @@ def test_atoms_enter_smoothly_at_the_cutoff(small: SNAP) -> None:
 
 
 def test_settings_build_the_same_descriptor(small: SNAP) -> None:
-    again = make_descriptor(json.loads(json.dumps(small.settings())))
+    again = make_point_features(json.loads(json.dumps(small.settings())))
     inputs = surroundings()
     assert again.settings() == small.settings()
     torch.testing.assert_close(again(*inputs), small(*inputs), rtol=0, atol=0)

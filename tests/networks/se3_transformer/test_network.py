@@ -49,16 +49,16 @@ def features(
     net: SE3Transformer, structure: Structure, shape: tuple[int, int, int] = (3, 2, 4), block: int = 7
 ) -> Tensor:
     """Features of all grid points, ``[grid, feature]``."""
-    grid, coefficients = Grid(structure.cell, shape), net.prepare(structure)
+    grid, coefficients = Grid(structure.cell, shape), net.encode_atoms(structure)
     found = torch.zeros(grid.n_points, net.n_features, dtype=coefficients.dtype)
-    for part in iterate_blocks(net, structure, grid, max_points=block, dtype=coefficients.dtype):
+    for part in iterate_blocks(structure, grid, net.cutoff, max_points=block, dtype=coefficients.dtype):
         found = found.index_copy(0, part.flat, net(part.points, part.atoms, coefficients[part.owners]))
     return found
 
 
 def at_points(net: SE3Transformer, structure: Structure, points: Tensor) -> Tensor:
     """Features of any points, of the atoms of one cell without images."""
-    return net(points, structure.positions, net.prepare(structure))
+    return net(points, structure.positions, net.encode_atoms(structure))
 
 
 @pytest.mark.parametrize("options", [{}, {"point_heads": 2}, {"spectrum_radial": 2}], ids=str)
@@ -241,8 +241,8 @@ def test_settings_build_the_same_network() -> None:
 
 def test_without_layers_only_the_kind_of_an_atom_counts() -> None:
     net = network(2, layers=0)
-    coefficients = net.prepare(alloy())
-    alone = net.prepare(Structure.from_atoms(Atoms("Be", cell=[9, 9, 9], pbc=True)))
+    coefficients = net.encode_atoms(alloy())
+    alone = net.encode_atoms(Structure.from_atoms(Atoms("Be", cell=[9, 9, 9], pbc=True)))
     torch.testing.assert_close(coefficients[:1], alone, rtol=0, atol=0)
     assert not torch.equal(coefficients[0], coefficients[1])
 
@@ -270,15 +270,17 @@ def test_settings_that_make_no_network(options: dict[str, Any], message: str) ->
 def test_the_fixed_features_are_those_of_the_power_spectrum() -> None:
     net, structure = network(1, spectrum_radial=3, spectrum_lmax=2), alloy()
     alone = PowerSpectrum((4, 12), cutoff=SMALL["cutoff"], n_radial=3, lmax=2)
-    (block,) = iterate_blocks(alone, structure, Grid(structure.cell, (3, 2, 4)), max_points=24)
-    found = net(block.points, block.atoms, net.prepare(structure)[block.owners])
-    assert net.n_fixed == alone.n_features
-    assert torch.equal(found[:, : net.n_fixed], alone(block.points, block.atoms, block.species))
-    assert torch.equal(found[:, net.n_fixed :], features(network(1), structure, block=24)[block.flat])
+    (block,) = iterate_blocks(structure, Grid(structure.cell, (3, 2, 4)), alone.cutoff, max_points=24)
+    found = net(block.points, block.atoms, net.encode_atoms(structure)[block.owners])
+    assert net.n_features - net.n_learned == alone.n_features
+    assert torch.equal(
+        found[:, : alone.n_features], alone(block.points, block.atoms, alone.encode_atoms(structure)[block.owners])
+    )
+    assert torch.equal(found[:, alone.n_features :], features(network(1), structure, block=24)[block.flat])
 
 
 def test_foreign_elements_and_no_species() -> None:
     with pytest.raises(ValueError, match="the model knows Be, Mg; the atoms contain Al"):
-        network(0).prepare(Structure.from_atoms(bulk("Al")))
+        network(0).encode_atoms(Structure.from_atoms(bulk("Al")))
     with pytest.raises(ValueError, match="at least one"):
         SE3Transformer((), **SMALL)

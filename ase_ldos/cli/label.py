@@ -1,0 +1,58 @@
+"""``ase-ldos label``: reference data by Quantum ESPRESSO."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``ase-ldos label``."""
+    parser.add_argument("structures", nargs="+", help="files that ASE reads; all frames are taken")
+    parser.add_argument("--recipe", required=True, help="DFT set-up, a TOML file")
+    parser.add_argument("--out", required=True, help="folder of the data set")
+    parser.add_argument("--pseudo-dir", help="folder of the pseudopotentials (default: as the recipe says)")
+    parser.add_argument("--workers", type=int, default=1, help="calculations side by side")
+    parser.add_argument("--cores", type=int, default=1, help="cores for each worker")
+    parser.add_argument("--launcher", default="", help="put before pw.x, e.g. 'mpirun -n 4' or 'srun -n 64'")
+    parser.add_argument("--no-ldos", action="store_true", help="no LDOS, though the recipe has a table [ldos]")
+    parser.add_argument("--retry-failed", action="store_true", help="try again what failed before")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Label; 1 if a structure failed."""
+    from ase.io import read
+    from tqdm import tqdm
+
+    from ase_ldos.labelling.dft_settings import load_recipe
+    from ase_ldos.labelling.run import FAILURES, label_structures, name_structures, read_failures
+
+    recipe = load_recipe(args.recipe, pseudo_dir=args.pseudo_dir)
+    if args.no_ldos:
+        recipe = replace(recipe, ldos=None)
+    structures = [atoms for path in args.structures for atoms in read(path, ":")]
+    names = name_structures(structures).keys()
+    there = {name for name in names if (Path(args.out) / f"{name}.npz").exists()}
+    given_up = set() if args.retry_failed else names & read_failures(Path(args.out)).keys()
+    with tqdm(total=len(names - there - given_up), unit="structure", smoothing=0.1) as bar:
+
+        def show(name: str, reason: str | None) -> None:
+            if reason is not None:
+                bar.write(f"{name} failed: {reason}")
+            bar.update()
+
+        report = label_structures(
+            structures,
+            recipe,
+            args.out,
+            workers=args.workers,
+            cores_per_worker=args.cores,
+            launcher=args.launcher,
+            retry_failed=args.retry_failed,
+            progress=show,
+        )
+    failed = f", {len(report.failed)} failed (see {Path(args.out) / FAILURES})" if report.failed else ""
+    sys.stdout.write(f"{len(report.finished)} labelled, {len(report.found)} were there{failed}\n")
+    return 1 if report.failed else 0

@@ -1,0 +1,116 @@
+"""A model on disk: one safetensors file whose header holds everything but the tensors as JSON; no pickle."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ase_ldos.files import PathLike, atomic_write
+from ase_ldos.model.ldos_model import LDOSModel
+from ase_ldos.model.metadata import ModelMetadata
+from ase_ldos.networks.mlp import MLP
+from ase_ldos.networks.registry import make_point_features
+from ase_ldos.physics.core_charge import CoreCharge
+
+FORMAT = "ase-ldos model"
+VERSION = 2
+#: One folder for each model that comes with the package: its file, its card, how it was made.
+BUNDLED = Path(__file__).parents[1] / "models"
+#: Names in files of version 1, and today's.
+_RENAMED_METADATA = {"smearing": "broadening", "novelty": "extrapolation"}
+_RENAMED_TENSORS = {"novelty_mean": "extrapolation_mean", "novelty_whitening": "extrapolation_whitening"}
+
+
+def save_model(model: LDOSModel, path: PathLike) -> None:
+    """Write a model file; it appears complete or not at all."""
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "descriptor": model.descriptor.settings(),
+        "network": model.network.settings(),
+        "ldos_scale": model.ldos_scale,
+        "metadata": asdict(model.metadata),
+    }
+    tensors = {name: value.contiguous().cpu() for name, value in model.state_dict().items()}
+    # not a buffer of the model: energies stay float64 whatever the network's number type
+    tensors["energies"] = model.energies.cpu()
+    with atomic_write(path) as draft:
+        save_file(tensors, draft, metadata={"ase_ldos": json.dumps(header)})
+
+
+def load_model(name: PathLike) -> LDOSModel:
+    """Read a bundled model by its name (``"be"``) or a model file by its path.
+
+    Raises:
+        FileNotFoundError: neither a bundled model nor a file.
+        ValueError: the file is damaged, not a model of this package, or of another version.
+    """
+    path = find_model(name)
+    tensors, header = _read(path)
+    try:
+        dtype = tensors["mean"].dtype
+        known = {item.name for item in fields(ModelMetadata)}
+        table = {key: value for key, value in header["metadata"].items() if key in known}
+        cores = {symbol: CoreCharge.from_table(core) for symbol, core in table.pop("core_charges", {}).items()}
+        model = LDOSModel(
+            make_point_features(header["descriptor"]),
+            MLP(**header["network"]).to(dtype),
+            tensors.pop("energies"),
+            ModelMetadata(**table, core_charges=cores),
+            mean=tensors["mean"],
+            projection=tensors["projection"],
+            ldos_scale=header["ldos_scale"],
+        ).to(dtype=dtype)
+        if "extrapolation_mean" in tensors:
+            model.extrapolation_mean = tensors["extrapolation_mean"]
+            model.extrapolation_whitening = tensors["extrapolation_whitening"]
+        model.load_state_dict(tensors)
+    except (KeyError, TypeError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{path} is a damaged model file: {error}") from error
+    return model.eval()
+
+
+def list_models() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(path.parent.name for path in BUNDLED.glob("*/model.safetensors"))
+
+
+def find_model(name: PathLike) -> Path:
+    """The file behind a bundled model's name or a path.
+
+    Raises:
+        FileNotFoundError: there is neither; the message lists the bundled models.
+    """
+    if isinstance(name, str) and name in list_models():
+        return BUNDLED / name / "model.safetensors"
+    path = Path(name)
+    if not path.is_file():
+        raise FileNotFoundError(f"no model file {name} and no bundled model of that name ({', '.join(list_models())})")
+    return path
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and header of a model file in today's names, with one clear message for everything that can be wrong."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+            header = json.loads((file.metadata() or {}).get("ase_ldos", "{}"))
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not a model file of ase-ldos, or is damaged: {error}") from error
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise ValueError(f"{path} is a safetensors file, but not a model of ase-ldos")
+    if header.get("version") == 1:
+        metadata = dict(header.get("metadata", {}))
+        header["metadata"] = {_RENAMED_METADATA.get(key, key): value for key, value in metadata.items()}
+        return {_RENAMED_TENSORS.get(key, key): value for key, value in tensors.items()}, header
+    if header.get("version") != VERSION:
+        raise ValueError(
+            f"{path} has model format {header.get('version')}; this version of ase-ldos reads 1 to {VERSION}"
+        )
+    return tensors, header

@@ -1,0 +1,60 @@
+"""The range of a model's training data, and the threshold of its warning; see ``ase_ldos.model.extrapolation``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ase_ldos.dataset.snapshot import Snapshot
+from ase_ldos.geometry.structure import Structure, species_indices
+from ase_ldos.model.extrapolation import atom_distances, atom_inputs
+from ase_ldos.model.ldos_model import LDOSModel
+
+#: Variances below this part of the largest count as this: directions in which the training set hardly differs.
+VARIANCE_FLOOR = 1e-5
+
+
+def calibrate(
+    model: LDOSModel, training: Sequence[Snapshot], held_back: Sequence[Snapshot], *, progress: bool = True
+) -> None:
+    """Find the range of the training data and the threshold, and store both in the model (save it afterwards).
+
+    Args:
+        model: trained on ``training``.
+        training: structures whose atoms define mean and covariance.
+        held_back: structures that define the threshold.
+        progress: show a bar.
+
+    Raises:
+        ValueError: no held-back structures, or an element of the model that the training structures lack.
+    """
+    if not held_back:
+        raise ValueError("no structure is held back; the threshold needs at least one")
+    structures = [
+        Structure.from_arrays(item.numbers, item.positions, item.cell, device=model.device)
+        for item in (*training, *held_back)
+    ]
+    bar = tqdm(structures[: len(training)], desc="training range", disable=not progress)
+    inputs = torch.cat([atom_inputs(model, structure) for structure in bar])
+    numbers = torch.cat([structure.numbers for structure in structures[: len(training)]])
+    species = species_indices(numbers, model.descriptor.species)
+    means, whitenings = [], []
+    for index in range(len(model.descriptor.species)):
+        own = inputs[species == index]
+        if len(own) < 2:
+            raise ValueError(
+                f"element number {model.descriptor.species[index]} has {len(own)} atoms in the training data"
+            )
+        means.append(own.mean(dim=0))
+        variances, axes = torch.linalg.eigh(torch.cov(own.T))
+        whitenings.append(axes / variances.clamp(min=VARIANCE_FLOOR * variances[-1]).sqrt())
+    model.extrapolation_mean = torch.stack(means).to(model.dtype)
+    model.extrapolation_whitening = torch.stack(whitenings).to(model.dtype)
+    bar = tqdm(structures[len(training) :], desc="threshold", disable=not progress)
+    largest = [float(atom_distances(model, structure).max()) for structure in bar]
+    found = {"threshold": max(largest), "median": float(np.median(largest)), "structures": float(len(largest))}
+    model.metadata = replace(model.metadata, extrapolation=found)
