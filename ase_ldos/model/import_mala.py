@@ -75,7 +75,24 @@ class _Scaler:
     """The attributes of MALA's ``DataScaler``."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        if not isinstance(state, dict):
+            raise pickle.UnpicklingError("its scaler's attributes are no dictionary")
         self.__dict__.update(state)
+
+
+class _Function:
+    """A function that a pickle may call but not change: an attribute set on torch's own would stay for the process."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    def __call__(self, *arguments: Any) -> Any:  # noqa: ANN401 (whatever the function takes and gives)
+        return self._function(*arguments)
+
+    def __setstate__(self, state: object) -> None:
+        raise pickle.UnpicklingError("its scaler sets attributes of a function")
 
 
 def _load_storage(content: bytes) -> Any:  # noqa: ANN401 (one of torch's storages)
@@ -87,9 +104,9 @@ class _RestrictedUnpickler(pickle.Unpickler):
 
     ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {  # noqa: RUF012
         ("mala.datahandling.data_scaler", "DataScaler"): _Scaler,
-        ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
-        ("torch.storage", "_load_from_bytes"): _load_storage,
-        ("collections", "OrderedDict"): collections.OrderedDict,
+        ("torch._utils", "_rebuild_tensor_v2"): _Function(torch._utils._rebuild_tensor_v2),
+        ("torch.storage", "_load_from_bytes"): _Function(_load_storage),
+        ("collections", "OrderedDict"): _Function(collections.OrderedDict),
     }
 
     def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401
@@ -99,7 +116,12 @@ class _RestrictedUnpickler(pickle.Unpickler):
 
 
 def _read_scaler(content: bytes) -> dict[str, Any]:
-    scaler = _RestrictedUnpickler(io.BytesIO(content)).load()
+    try:
+        scaler = _RestrictedUnpickler(io.BytesIO(content)).load()
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"its scaler file is refused: {error}") from error
+    except (EOFError, TypeError, AttributeError, IndexError, RuntimeError, RecursionError, MemoryError) as error:
+        raise ValueError(f"its scaler file is damaged: {type(error).__name__} {error}") from error
     if not isinstance(scaler, _Scaler):
         raise ValueError("its scaler file holds no scaler")
     return vars(scaler)
