@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,22 +84,27 @@ def read_pseudopotential(path: str | os.PathLike[str]) -> Pseudopotential:
 
 
 def _parse_upf(text: str, digest: str) -> Pseudopotential:
-    header = _upf_header(text)
+    sections = _xml_sections(text) if "<UPF" in text else _plain_sections(text)
+    header = sections.header
     symbol = header["element"].strip()
     if symbol not in atomic_numbers:
         raise ValueError(f"its element is {symbol!r}")
     kind = {"NC": "NC", "SL": "NC", "1/R": "NC", "PAW": "PAW"}.get(header["pseudo_type"].strip().upper(), "US")
-    if header.get("is_paw", "f").strip(". ").lower().startswith("t"):
+    if _is_true(header.get("is_paw", "f")):
         kind = "PAW"
     core = None
-    if header["core_correction"].strip(". ").lower().startswith("t"):
-        radii, steps, values = (_upf_block(text, tag) for tag in ("PP_R", "PP_RAB", "PP_NLCC"))
+    if _is_true(header["core_correction"]):
+        radii, steps, values = (sections.numbers(tag) for tag in ("PP_R", "PP_RAB", "PP_NLCC"))
+        if not len(radii) == len(steps) == len(values) > 1:
+            raise ValueError(f"PP_R, PP_RAB and PP_NLCC hold {len(radii)}, {len(steps)} and {len(values)} numbers")
         # as Quantum ESPRESSO: the mesh ends at the first point beyond the radius, at an odd number of points
         size = min(int(np.searchsorted(radii, CORE_RADIUS, side="right")) + 1, len(radii))
         size = 2 * ((size + 1) // 2) - 1
         core = _core_charge(radii[:size] * BOHR, steps[:size] * BOHR, values[:size] / BOHR**3)
-    functional = _functional(header["functional"])
-    return Pseudopotential(symbol, float(header["z_valence"].replace("D", "E")), functional, kind, digest, core)
+    valence = float(_decimal(header["z_valence"]))
+    if not 0 < valence < 200:
+        raise ValueError(f"its number of valence electrons is {valence:g}")
+    return Pseudopotential(symbol, valence, _functional(header["functional"]), kind, digest, core)
 
 
 def _core_charge(radii: np.ndarray, steps: np.ndarray, values: np.ndarray) -> CoreCharge:
@@ -113,28 +119,81 @@ def _core_charge(radii: np.ndarray, steps: np.ndarray, values: np.ndarray) -> Co
     return CoreCharge(_SPACING, tuple(form.tolist()), tuple(slope.tolist()))
 
 
-def _upf_header(text: str) -> dict[str, str]:
-    start = re.search(r"<PP_HEADER\s+([^>]*)/?>", text)
-    if start and "=" in start.group(1):
-        return {key.lower(): value for key, value in re.findall(r'(\w+)\s*=\s*"([^"]*)"', start.group(1))}
-    block = re.search(r"<PP_HEADER>(.*?)</PP_HEADER>", text, re.DOTALL)
-    if block is None:
-        raise ValueError("its PP_HEADER does not end")
-    lines = [line for line in block.group(1).splitlines() if line.strip()]
-    return {
+class _Header(dict[str, str]):
+    """Attributes of PP_HEADER; a missing one is told in a sentence."""
+
+    def __missing__(self, key: str) -> str:
+        raise ValueError(f"its PP_HEADER has no {key}")
+
+
+@dataclass(frozen=True)
+class _Sections:
+    """What a UPF file holds: the header, and the text of the other sections by name."""
+
+    header: _Header
+    texts: Mapping[str, str]
+
+    def numbers(self, tag: str) -> np.ndarray:
+        if tag not in self.texts:
+            raise ValueError(f"it has no {tag}")
+        try:
+            return np.array(_decimal(self.texts[tag]).split(), dtype=float)
+        except ValueError as error:
+            raise ValueError(f"its {tag} holds something else than numbers") from error
+
+
+def _xml_sections(text: str) -> _Sections:
+    """Version 2: XML, but for PP_INFO, in which any text may stand."""
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        raise ValueError("it defines entities of its own; a pseudopotential needs none")
+    start, end = text.find("<PP_INFO"), text.find("</PP_INFO>")
+    if 0 <= start < end:
+        text = text[:start] + text[end + len("</PP_INFO>") :]
+    try:
+        root = ET.fromstring(text[text.index("<UPF") :])  # noqa: S314 (no entities, see above)
+    except ET.ParseError as error:
+        raise ValueError(f"it is not well-formed XML: {error}") from error
+    header = root.find("PP_HEADER")
+    if header is None:
+        raise ValueError("it has no PP_HEADER")
+    texts = {element.tag: element.text or "" for element in root.iter()}
+    return _Sections(_Header({key.lower(): value for key, value in header.items()}), texts)
+
+
+def _plain_sections(text: str) -> _Sections:
+    """Version 1: sections between tags of their own, the header's values by their line."""
+    while 0 <= (start := text.find("<!--")) < (end := text.find("-->", start)):
+        text = text[:start] + text[end + 3 :]
+    lines = [line for line in _between(text, "PP_HEADER").splitlines() if line.strip()]
+    if len(lines) < 6:
+        raise ValueError(f"its PP_HEADER has {len(lines)} lines; at least 6 are expected")
+    header = {
         "element": lines[1].split()[0],
         "pseudo_type": lines[2].split()[0],
         "core_correction": lines[3].split()[0],
         "functional": " ".join(lines[4].split()[:4]),
         "z_valence": lines[5].split()[0],
     }
+    texts = {tag: _between(text, tag) for tag in ("PP_R", "PP_RAB", "PP_NLCC") if f"<{tag}>" in text}
+    return _Sections(_Header(header), texts)
 
 
-def _upf_block(text: str, tag: str) -> np.ndarray:
-    block = re.search(rf"<{tag}(?:\s[^>]*)?>(.*?)</{tag}>", text, re.DOTALL)
-    if block is None:
-        raise ValueError(f"it has no {tag}")
-    return np.array(block.group(1).replace("D", "E").split(), dtype=float)
+def _between(text: str, tag: str) -> str:
+    start = text.find(f"<{tag}>")
+    end = text.find(f"</{tag}>", start)
+    if start < 0 or end < 0:
+        raise ValueError(f"its {tag} does not end" if start >= 0 else f"it has no {tag}")
+    return text[start + len(tag) + 2 : end]
+
+
+def _decimal(text: str) -> str:
+    """Fortran's exponents as everybody else's."""
+    return text.replace("D", "E").replace("d", "e")
+
+
+def _is_true(text: str) -> bool:
+    """A logical of Fortran or XML: T, .true., true, 1."""
+    return text.strip(" .").lower().startswith(("t", "1"))
 
 
 def _functional(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from pathlib import Path
 
 import numpy as np
@@ -36,10 +37,12 @@ def upf(version: int, *, core: bool = True, kind: str = "NC") -> str:
             " SLA  PW   PBX  PBC    PBE  Exchange-Correlation functional\n    2.00000000000      Z valence\n"
             "</PP_HEADER>"
         )
-    return (
-        f"<UPF><PP_INFO> rel < 1 & more </PP_INFO>\n{header}\n<PP_MESH><PP_R>{numbers(radii)}</PP_R>"
-        f'<PP_RAB type="real">{numbers(0.0145 * radii)}</PP_RAB></PP_MESH><PP_NLCC>{numbers(values)}</PP_NLCC></UPF>'
+    kind_of_numbers = ' type="real"' if version == 2 else ""
+    body = (
+        f"<PP_INFO> rel < 1 & more </PP_INFO>\n{header}\n<PP_MESH><PP_R>{numbers(radii)}</PP_R>"
+        f"<PP_RAB{kind_of_numbers}>{numbers(0.0145 * radii)}</PP_RAB></PP_MESH><PP_NLCC>{numbers(values)}</PP_NLCC>"
     )
+    return f'<UPF version="2.0.1">{body}</UPF>' if version == 2 else body
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -92,11 +95,61 @@ def test_bad_files(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="neither UPF"):
         read_pseudopotential(tmp_path / "Be.txt")
     (tmp_path / "Mg.UPF").write_text(upf(2).split("<PP_NLCC>")[0])
-    with pytest.raises(ValueError, match="it has no PP_NLCC"):
+    with pytest.raises(ValueError, match="not well-formed XML"):
         read_pseudopotential(tmp_path / "Mg.UPF")
+    for version in (1, 2):
+        (tmp_path / "Mg.UPF").write_text(upf(version).replace("PP_NLCC", "PP_OTHER"))
+        with pytest.raises(ValueError, match="it has no PP_NLCC"):
+            read_pseudopotential(tmp_path / "Mg.UPF")
     (tmp_path / "X.UPF").write_text(upf(2).replace('"Mg"', '"Xx"'))
     with pytest.raises(ValueError, match="its element is 'Xx'"):
         read_pseudopotential(tmp_path / "X.UPF")
     (tmp_path / "Be.gth").write_text("title\n4 2 0 zatom\n7 11 0\n")
     with pytest.raises(ValueError, match="pspcod is 7"):
         read_pseudopotential(tmp_path / "Be.gth")
+
+
+def test_headers_as_xml_allows_them(tmp_path: Path) -> None:
+    """Single quotes, a > within an attribute, comments, notes: fuzzed files that were refused with a bare word."""
+    plain = upf(2, core=False)
+    variants = (
+        plain.replace('element="Mg"', "element='Mg'"),
+        plain.replace('element="Mg"', 'comment="a > b" element="Mg"'),
+        plain.replace("<PP_HEADER", '<!-- made by <a program> --><PP_HEADER note="see there"'),
+        "<?xml version='1.0'?>\n<!-- first -->\n" + plain,
+        upf(1, core=False).replace("<PP_HEADER>", "<!-- a comment -->\n<PP_HEADER>"),
+    )
+    for text in variants:
+        (tmp_path / "Mg.UPF").write_text(text)
+        pseudo = read_pseudopotential(tmp_path / "Mg.UPF")
+        assert (pseudo.symbol, pseudo.valence, pseudo.functional) == ("Mg", 2.0, "pbe")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('element="Mg"', "", "its PP_HEADER has no element"),
+        ('functional="', 'functionals="', "its PP_HEADER has no functional"),
+        ("2.000000000E+00", "-2", "valence electrons is -2"),
+        ("2.000000000E+00", "many", "could not convert"),
+        ('<UPF version="2.0.1">', '<!DOCTYPE x [<!ENTITY a "b">]><UPF version="2.0.1">', "entities of its own"),
+        ("<PP_R>", "<PP_R>one two ", "its PP_R holds something else than numbers"),
+        ("<PP_R>", "<PP_R>1.0 ", r"PP_R, PP_RAB and PP_NLCC hold 802, 801 and 801"),
+    ],
+)
+def test_what_is_wrong_is_said(tmp_path: Path, old: str, new: str, message: str) -> None:
+    (tmp_path / "Mg.UPF").write_text(upf(2).replace(old, new))
+    with pytest.raises(ValueError, match=rf"Mg.UPF cannot be read as a pseudopotential: .*{message}"):
+        read_pseudopotential(tmp_path / "Mg.UPF")
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_blanks_cost_no_more_than_reading_them(tmp_path: Path, version: int) -> None:
+    """A megabyte of blanks in a tag took minutes."""
+    blanks = " " * 2**20
+    (tmp_path / "Mg.UPF").write_text(
+        upf(version, core=False).replace("<PP_HEADER", f"<PP_MESH{blanks}/>{blanks}<PP_HEADER")
+    )
+    started = time.process_time()
+    assert read_pseudopotential(tmp_path / "Mg.UPF").symbol == "Mg"
+    assert time.process_time() - started < 2
