@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("ase_ldos.evaluate", "measure a model's errors on reference data"),
     "calibrate": ("ase_ldos.novelty", "find the range of a model's training data, to warn beyond it"),
     "label": ("ase_ldos.data.label", "make reference data with Quantum ESPRESSO"),
+    "pseudo": ("ase_ldos.cli_pseudo", "write GTH pseudopotentials as UPF files for Quantum ESPRESSO"),
     "convert": ("ase_ldos.data.convert", "convert reference data of other programs"),
 }
 
