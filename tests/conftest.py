@@ -12,6 +12,7 @@ from ase import Atoms
 from ase.build import bulk
 from ase.data import atomic_numbers
 
+from ase_ldos.data.gth import find_potential, write_upf
 from ase_ldos.descriptors.power_spectrum import PowerSpectrum
 from ase_ldos.model import LDOSModel, ModelMetadata, bundled_models
 from ase_ldos.networks.factory import Surroundings, prepare_atoms
@@ -51,6 +52,15 @@ def mala_folder() -> Path:
 def dft_folder() -> Path:
     """Pseudopotentials."""
     return _folder("dft")
+
+
+@pytest.fixture(scope="session")
+def pseudo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pseudopotentials that the package writes itself."""
+    folder = tmp_path_factory.mktemp("pseudo")
+    for name in ("Be", "Al"):
+        write_upf(find_potential(name), folder)
+    return folder
 
 
 def small_model(

@@ -14,17 +14,19 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
 from ase_ldos.data.espresso import PREFIX, calculate, check_setup
 from ase_ldos.data.espresso_files import read_creator
 from ase_ldos.data.programs import PID_FILE, CalculationError
-from ase_ldos.data.provenance import extend_record, write_record
+from ase_ldos.data.provenance import extend_record, recipe_table, write_record
 from ase_ldos.data.recipe import Recipe, load_recipe
+from ase_ldos.data.selfcheck import check_derivatives
 from ase_ldos.data.snapshot import PathLike, load_snapshot, save_snapshot
 
 if TYPE_CHECKING:
@@ -60,6 +62,7 @@ def label_structures(
     cores_per_worker: int = 1,
     launcher: str = "",
     retry_failed: bool = False,
+    check: bool = False,
     progress: Callable[[str, str | None], None] | None = None,
 ) -> LabelReport:
     """Run every structure that the folder does not hold yet through pw.x.
@@ -76,10 +79,12 @@ def label_structures(
         cores_per_worker: cores that each worker may use.
         launcher: put before ``pw.x``, e.g. ``"mpirun -n 4"`` or ``"srun -n 64"``.
         retry_failed: whether to try again what failed before.
+        check: whether to compare stress and forces of a set-up that is new in this folder with derivatives of energies,
+            on the first structure that waits; ``provenance.json`` keeps what came out.
         progress: called with a name and the reason of its failure (or ``None``) after each calculation.
 
     Raises:
-        ValueError: bad structures or recipe, or the folder belongs to other structures or is in use.
+        ValueError: bad structures or recipe, the folder belongs to other structures or is in use, or the check fails.
     """
     named = _named(structures)
     symbols = {symbol for atoms in structures for symbol in atoms.symbols}
@@ -96,6 +101,8 @@ def label_structures(
         finished: list[str] = []
         queue = _core_sets(workers, cores_per_worker, pin=not launcher and workers > 1)
         _end_leftovers(folder / ".work")
+        if check and waiting:
+            _check_setup_once(waiting[0], named[waiting[0]], recipe, folder, record, launcher)
 
         def work(name: str) -> str:
             cores = queue.get()
@@ -120,6 +127,23 @@ def label_structures(
         shutil.rmtree(folder / ".work", ignore_errors=True)
         _write_failures(folder, failed)
     return LabelReport(tuple(finished), tuple(found), {name: failed[name] for name in failed if name in named})
+
+
+def _check_setup_once(
+    name: str, atoms: Atoms, recipe: Recipe, folder: Path, record: dict[str, Any], launcher: str
+) -> None:
+    """Check derivatives unless the record says that this set-up was checked; the outcome goes into the record."""
+    setup = record["recipes"].index(recipe_table(recipe))
+    if any(done["recipe"] == setup for done in record.setdefault("checks", [])):
+        return
+    (folder / ".work").mkdir(exist_ok=True)
+    try:
+        found = check_derivatives(name, atoms, recipe, partial(calculate, launcher=launcher), folder / ".work")
+    except CalculationError as error:
+        raise ValueError(f"the self-check of the set-up failed: {error} (--no-check labels without it)") from error
+    found.refuse_if_wrong()
+    record["checks"].append(found.as_record() | {"recipe": setup})
+    write_record(folder, record)
 
 
 def _outcomes(
@@ -243,6 +267,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cores", type=int, default=1, help="cores for each worker")
     parser.add_argument("--launcher", default="", help="put before pw.x, e.g. 'mpirun -n 4' or 'srun -n 64'")
     parser.add_argument("--no-ldos", action="store_true", help="no LDOS, though the recipe has a table [ldos]")
+    parser.add_argument(
+        "--check",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="compare stress and forces of a new set-up with energies, on the first structure (default: yes)",
+    )
     parser.add_argument("--retry-failed", action="store_true", help="try again what failed before")
 
 
@@ -273,6 +303,7 @@ def run(args: argparse.Namespace) -> int:
             cores_per_worker=args.cores,
             launcher=args.launcher,
             retry_failed=args.retry_failed,
+            check=args.check,
             progress=show,
         )
     failed = f", {len(report.failed)} failed (see {Path(args.out) / FAILURES})" if report.failed else ""
