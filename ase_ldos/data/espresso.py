@@ -208,7 +208,7 @@ def _with_energy_defect(snapshot: Snapshot, recipe: Recipe) -> Snapshot:
     if abs(defect) > ENERGY_BOUND * len(snapshot):
         raise CalculationError(
             f"the density on its grid gives a free energy {1000 * defect / len(snapshot):+.1f} meV/atom off pw.x's "
-            f"(bound {1000 * ENERGY_BOUND:.0f}); lower grid_spacing"
+            f"(bound {1000 * ENERGY_BOUND:g}); lower grid_spacing"
         )
     return replace(snapshot, energy_defect=defect)
 
