@@ -14,6 +14,7 @@ from ase.data import atomic_numbers
 
 from ase_ldos.descriptors.power_spectrum.descriptor import PowerSpectrum
 from ase_ldos.descriptors.protocol import PointFeatures
+from ase_ldos.formats.gth import find_potential, write_upf
 from ase_ldos.geometry.structure import Structure
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.model.metadata import ModelMetadata
@@ -53,6 +54,15 @@ def mala_folder() -> Path:
 def dft_folder() -> Path:
     """Pseudopotentials."""
     return _folder("dft")
+
+
+@pytest.fixture(scope="session")
+def pseudo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pseudopotentials that the package writes itself."""
+    folder = tmp_path_factory.mktemp("pseudo")
+    for name in ("Be", "Al"):
+        write_upf(find_potential(name), folder)
+    return folder
 
 
 def small_model(

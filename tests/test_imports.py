@@ -52,6 +52,7 @@ FLOORS = {
     "cli_demo": 7,
     "cli_info": 7,
     "cli_predict": 7,
+    "cli_pseudo": 7,
     "view": 7,
     "ase_plugin": 7,
 }

@@ -18,6 +18,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cores", type=int, default=1, help="cores for each worker")
     parser.add_argument("--launcher", default="", help="put before pw.x, e.g. 'mpirun -n 4' or 'srun -n 64'")
     parser.add_argument("--no-ldos", action="store_true", help="no LDOS, though the recipe has a table [ldos]")
+    parser.add_argument(
+        "--check",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="compare stress and forces of a new set-up with energies, on the first structure (default: yes)",
+    )
     parser.add_argument("--retry-failed", action="store_true", help="try again what failed before")
 
 
@@ -51,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
             cores_per_worker=args.cores,
             launcher=args.launcher,
             retry_failed=args.retry_failed,
+            check=args.check,
             progress=show,
         )
     failed = f", {len(report.failed)} failed (see {Path(args.out) / FAILURES})" if report.failed else ""

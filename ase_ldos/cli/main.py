@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("ase_ldos.cli.evaluate", "measure a model's errors on reference data"),
     "calibrate": ("ase_ldos.cli.calibrate", "find the range of a model's training data, to warn beyond it"),
     "label": ("ase_ldos.cli.label", "make reference data with Quantum ESPRESSO"),
+    "pseudo": ("ase_ldos.cli.pseudo", "write GTH pseudopotentials as UPF files for Quantum ESPRESSO"),
     "convert": ("ase_ldos.cli.convert", "convert reference data of other programs"),
 }
 

@@ -49,12 +49,16 @@ class Snapshot:
         fermi_level_dense: the same on the dense mesh.
         forces: ``[atom, 3]``.
         stress: ``[3, 3]``, ASE's sign.
+        pressure: −tr(stress)/3, eV/Å³, where the rest of the stress is not known.
         kpoints: self-consistent k-mesh ``[3]``.
         k_weights: ``[k]``; they sum to 2.
         eigenvalues: ``[k, band]``.
         kpoints_dense: dense k-mesh ``[3]``.
         k_weights_dense: ``[k_dense]``.
         eigenvalues_dense: ``[k_dense, band_dense]``.
+        known_below: energy below which LDOS and DOS hold all states, where no ``eigenvalues_dense`` tell it.
+        energy_defect: free energy from eigenvalues and the stored density by the formula that a model uses, minus
+            ``free_energy``: what the density's grid leaves out.
         electronic_temperature: of the Fermi-Dirac occupation.
         fft_grid: the DFT code's own grid ``[3]``.
         ecutwfc_Ry: plane-wave cutoff in Ry.
@@ -82,12 +86,15 @@ class Snapshot:
     fermi_level_dense: float | None = None
     forces: np.ndarray | None = None
     stress: np.ndarray | None = None
+    pressure: float | None = None
     kpoints: np.ndarray | None = None
     k_weights: np.ndarray | None = None
     eigenvalues: np.ndarray | None = None
     kpoints_dense: np.ndarray | None = None
     k_weights_dense: np.ndarray | None = None
     eigenvalues_dense: np.ndarray | None = None
+    known_below: float | None = None
+    energy_defect: float | None = None
     electronic_temperature: float | None = None
     fft_grid: np.ndarray | None = None
     ecutwfc_Ry: float | None = None  # noqa: N815 (Ry is the unit)
@@ -109,7 +116,7 @@ class Snapshot:
     @property
     def complete_below(self) -> float | None:
         """Energy below which LDOS and DOS hold all states, if it is known, eV."""
-        return None if self.eigenvalues_dense is None else least_highest_band(self.eigenvalues_dense)
+        return self.known_below if self.eigenvalues_dense is None else least_highest_band(self.eigenvalues_dense)
 
     @property
     def n_electrons(self) -> float | None:

@@ -46,6 +46,8 @@ class Pseudopotential:
         kind: ``"NC"`` (norm-conserving), ``"US"`` (ultrasoft) or ``"PAW"``.
         core: Fourier transform of its partial core charge; ``None`` without one.
         sha256: hash of the file.
+        analytic_momenta: in a GTH file, whose projectors are given by formulas, the number of angular momenta that
+            may have some; 0 in a UPF file.
     """
 
     symbol: str
@@ -54,6 +56,7 @@ class Pseudopotential:
     kind: str
     sha256: str
     core: CoreCharge | None = None
+    analytic_momenta: int = 0
 
     @property
     def has_core_charge(self) -> bool:
@@ -206,8 +209,8 @@ def _functional(name: str) -> str:
 def _parse_gth(text: str, digest: str) -> Pseudopotential:
     lines = text.splitlines()
     number, valence = (float(word) for word in lines[1].split()[:2])
-    code, functional = (int(word) for word in lines[2].split()[:2])
+    code, functional, largest = (int(word) for word in lines[2].split()[:3])
     if code not in (2, 3, 10):
         raise ValueError(f"its pspcod is {code}; 2, 3 or 10 (GTH and HGH) are expected")
     name = _ABINIT_FUNCTIONALS.get(functional, f"abinit {functional}")
-    return Pseudopotential(chemical_symbols[int(number)], valence, name, "NC", digest)
+    return Pseudopotential(chemical_symbols[int(number)], valence, name, "NC", digest, analytic_momenta=largest + 1)

@@ -98,6 +98,10 @@ class Recipe:
         grid_spacing: of the stored density and LDOS, Å.
         ldos: how the LDOS is sampled; ``None`` for energies, forces, stress and density only.
         dos: how the DOS is sampled where no LDOS is; ``None``: not at all.
+        pulay: by chemical symbol c, eV: what an atom adds to V · stress because plane waves of a fixed cutoff become
+            more or fewer as the cell changes; the label is σ − Σ_a c_a/V · 1, then the derivative of energies at this
+            cutoff. Measured once per set-up (``ase-ldos label`` checks it and says what it should be).
+        time_limit: for one structure, s; ``None``: none.
         options: more of pw.x's input, by namelist, e.g. ``{"electrons": {"mixing_beta": 0.3}}``.
     """
 
@@ -111,13 +115,29 @@ class Recipe:
     grid_spacing: float = 0.25
     ldos: LDOSRecipe | None = None
     dos: DOSRecipe | None = None
+    pulay: Mapping[str, float] = field(default_factory=dict)
+    time_limit: float | None = None
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be calculated."""
         names = ("cutoff", "electronic_temperature", "kspacing", "bands_per_atom", "convergence", "grid_spacing")
-        for name in names:
+        for name in names if self.time_limit is None else (*names, "time_limit"):
             _check_positive(name, getattr(self, name))
+        for symbol, value in self.pulay.items():
+            if symbol not in self.pseudopotentials or not isinstance(value, int | float) or not math.isfinite(value):
+                raise ValueError(
+                    f"recipe: pulay.{symbol} is {value!r}; a number of eV is expected, for an element that has a "
+                    "pseudopotential"
+                )
+
+    @property
+    def one_mesh(self) -> bool:
+        """Whether the LDOS is sampled from the self-consistent run itself, which has its k-points and bands."""
+        sampling = self.ldos
+        if sampling is None:
+            return False
+        return sampling.kspacing >= self.kspacing and sampling.bands_per_atom <= self.bands_per_atom
 
     def pseudopotential_path(self, symbol: str) -> Path:
         """The file of an element.

@@ -16,7 +16,7 @@ from ase_ldos.labelling.dft_settings import Recipe
 #: File beside labels that tells their set-up.
 RECORD = "provenance.json"
 #: Labels that differ in these must not share a folder; all else (k-points, mixing, LDOS) may.
-_FIXED = ("cutoff", "electronic_temperature")
+_FIXED = ("cutoff", "electronic_temperature", "pulay")
 
 
 def content_hash(path: PathLike) -> str:
@@ -64,8 +64,7 @@ def extend_record(folder: PathLike, recipe: Recipe, symbols: set[str]) -> dict[s
         ValueError: the folder's labels have another pseudopotential, cutoff or electronic temperature.
     """
     record = {"recipes": [], "pseudopotentials": {}, "programs": []} | read_record(folder)
-    table = asdict(recipe) | {"pseudo_dir": None, "pseudopotentials": dict(recipe.pseudopotentials)}
-    table = json.loads(json.dumps(table))
+    table = recipe_table(recipe)
     for symbol in sorted(symbols):
         found = _describe_pseudopotential(recipe, symbol)
         known = record["pseudopotentials"].setdefault(symbol, found)
@@ -75,15 +74,19 @@ def extend_record(folder: PathLike, recipe: Recipe, symbols: set[str]) -> dict[s
                 f"is not that of {found['file']}; choose another folder"
             )
     for key in _FIXED:
-        others = {old[key] for old in record["recipes"]} - {table[key]}
+        others = [old[key] for old in record["recipes"] if old.get(key, table[key]) != table[key]]
         if others:
-            raise ValueError(
-                f"the labels in {folder} have {key} {others.pop()}, not {table[key]}; choose another folder"
-            )
+            raise ValueError(f"the labels in {folder} have {key} {others[0]}, not {table[key]}; choose another folder")
     if table not in record["recipes"]:
         record["recipes"].append(table)
     write_record(folder, record)
     return record
+
+
+def recipe_table(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as it stands in a record: without the folder of pseudopotentials, which is this machine's."""
+    table = asdict(recipe) | {"pseudo_dir": None, "pseudopotentials": dict(recipe.pseudopotentials)}
+    return dict(json.loads(json.dumps(table)))
 
 
 def write_record(folder: PathLike, record: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ import logging
 import math
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,12 @@ import numpy as np
 from ase import Atoms
 from ase.io.espresso import write_espresso_in
 
-from ase_ldos.dataset.npz import Snapshot, snapshot_from_arrays
-from ase_ldos.dataset.snapshot import least_highest_band
+from ase_ldos.dataset.snapshot import Snapshot, least_highest_band, snapshot_from_arrays
 from ase_ldos.formats.pseudopotential import read_pseudopotential
 from ase_ldos.labelling.dft_settings import DOSRecipe, LDOSRecipe, Recipe
 from ase_ldos.labelling.pp import check_postproc, sample_ldos_by_postproc
-from ase_ldos.labelling.pw_output import read_density, read_xml, sample_dos, sample_ldos
+from ase_ldos.labelling.pw_output import read_creator, read_density, read_xml, sample_dos, sample_ldos
+from ase_ldos.labelling.selfcheck import ENERGY_BOUND, energy_defect
 from ase_ldos.labelling.subprocesses import CalculationError, check_installed, run_program
 from ase_ldos.units import BOLTZMANN, RYDBERG
 
@@ -28,6 +29,8 @@ PREFIX = "pwscf"
 LDOS_SCALE = 2.0**-10
 #: Accuracy of the states of the dense mesh, Ry. Errors of their densities are of the order of its square root.
 NSCF_THRESHOLD = 1e-8
+#: pw.x before this version computes a wrong deviatoric stress from GTH files with a p projector.
+FIRST_RIGHT_STRESS = 7
 
 logger = logging.getLogger(__name__)
 
@@ -72,11 +75,26 @@ def _has_ultrasoft(symbols: Iterable[str], recipe: Recipe) -> bool:
     return any(read_pseudopotential(recipe.pseudopotential_path(symbol)).kind != "NC" for symbol in set(symbols))
 
 
+def mesh_of(atoms: Atoms, spacing: float) -> tuple[int, int, int]:
+    """The k-mesh of a structure: ``atoms.info["kpoints"]``, which a series of cells may share, or by its spacing."""
+    if "kpoints" not in atoms.info:
+        return kpoint_mesh(atoms.cell.array, spacing)
+    return _three_numbers(atoms, "kpoints")
+
+
+def _three_numbers(atoms: Atoms, key: str) -> tuple[int, int, int]:
+    numbers = np.asarray(atoms.info[key]).ravel()
+    if numbers.shape != (3,) or numbers.dtype.kind not in "iu" or numbers.min() < 1:
+        raise ValueError(f"a structure has info[{key!r}] = {atoms.info[key]!r}; three positive integers are expected")
+    return (int(numbers[0]), int(numbers[1]), int(numbers[2]))
+
+
 def input_text(atoms: Atoms, recipe: Recipe, calculation: str, folder: Path) -> str:
     """The input of pw.x.
 
     Args:
-        atoms: the structure.
+        atoms: the structure; ``info["kpoints"]`` and ``info["fft_grid"]`` replace the recipe's k-mesh and pw.x's own
+            choice of a grid, so that energies of a series of cells lie on one smooth curve.
         recipe: the set-up.
         calculation: ``"scf"``, or ``"nscf"`` for the dense mesh of the LDOS.
         folder: where pw.x writes.
@@ -106,7 +124,8 @@ def input_text(atoms: Atoms, recipe: Recipe, calculation: str, folder: Path) -> 
             "degauss": recipe.electronic_temperature * BOLTZMANN / RYDBERG,
             "nosym": True,
             "nbnd": math.ceil(bands_per_atom * len(atoms)),
-        },
+        }
+        | (dict(zip(("nr1", "nr2", "nr3"), _three_numbers(atoms, "fft_grid"))) if "fft_grid" in atoms.info else {}),
         "electrons": {"conv_thr": recipe.convergence, "electron_maxstep": 100},
     }
     if calculation == "nscf":
@@ -120,7 +139,7 @@ def input_text(atoms: Atoms, recipe: Recipe, calculation: str, folder: Path) -> 
         atoms,
         input_data=data,
         pseudopotentials=dict(recipe.pseudopotentials),
-        kpts=kpoint_mesh(atoms.cell.array, kspacing),
+        kpts=mesh_of(atoms, kspacing),
     )
     text = re.sub(r"&(IONS|CELL|FCP|RISM)\n/\n", "", stream.getvalue())
     # ASE writes ten decimals; forces deserve all of them
@@ -150,14 +169,16 @@ def calculate(name: str, atoms: Atoms, recipe: Recipe, folder: Path, *, launcher
     cell, folder = atoms.cell.array, folder.resolve()
     shape = grid_shape(cell, recipe.grid_spacing)
     save = folder / f"{PREFIX}.save"
-    run_program("pw.x", input_text(atoms, recipe, "scf", folder), folder, launcher=launcher)
+    limits: dict[str, Any] = {"launcher": launcher, "time_limit": recipe.time_limit}
+    run_program("pw.x", input_text(atoms, recipe, "scf", folder), folder, **limits)
     arrays = read_xml(save)
+    _correct_stress(arrays, atoms, recipe, read_creator(save))
     arrays |= {
         "numbers": atoms.numbers,
         "cell": cell,
         "positions": atoms.positions,
         "density": read_density(save / "charge-density.dat", shape).astype(np.float32),
-        "kpoints": np.array(kpoint_mesh(cell, recipe.kspacing)),
+        "kpoints": np.array(mesh_of(atoms, recipe.kspacing)),
         "electronic_temperature": np.array(recipe.electronic_temperature),
         "ecutwfc_Ry": np.array(recipe.cutoff),
         "valence": arrays["n_electrons"] / len(atoms),
@@ -166,12 +187,61 @@ def calculate(name: str, atoms: Atoms, recipe: Recipe, folder: Path, *, launcher
     if abs(counted - arrays["n_electrons"]) > 1e-4 * arrays["n_electrons"]:
         raise CalculationError(f"the density holds {counted:.4f} electrons instead of {arrays['n_electrons']}")
     if recipe.ldos is not None:
-        run_program("pw.x", input_text(atoms, recipe, "nscf", folder), folder, launcher=launcher)
+        if not recipe.one_mesh:
+            run_program("pw.x", input_text(atoms, recipe, "nscf", folder), folder, **limits)
         arrays |= _ldos_arrays(atoms, recipe, recipe.ldos, folder, shape, launcher)
     elif recipe.dos is not None:
         arrays |= dos_arrays(recipe.dos, arrays["eigenvalues"], arrays["k_weights"])
     logger.info("%s: free energy %.6f eV", name, float(arrays["free_energy"]))
-    return snapshot_from_arrays(name, arrays, name)
+    return _with_energy_defect(snapshot_from_arrays(name, arrays, name), recipe)
+
+
+def _with_energy_defect(snapshot: Snapshot, recipe: Recipe) -> Snapshot:
+    """The snapshot with the free energy from its own parts compared with pw.x's."""
+    if "input_dft" in recipe.options.get("system", {}):
+        return snapshot  # the functional is not that of the pseudopotential
+    symbols = set(snapshot.to_atoms().symbols)
+    defect = energy_defect(snapshot, {s: read_pseudopotential(recipe.pseudopotential_path(s)) for s in symbols})
+    if defect is None:
+        return snapshot
+    if abs(defect) > ENERGY_BOUND * len(snapshot):
+        raise CalculationError(
+            f"the density on its grid gives a free energy {1000 * defect / len(snapshot):+.1f} meV/atom off pw.x's "
+            f"(bound {1000 * ENERGY_BOUND:g}); lower grid_spacing"
+        )
+    return replace(snapshot, energy_defect=defect)
+
+
+def _correct_stress(arrays: dict[str, np.ndarray], atoms: Atoms, recipe: Recipe, creator: str) -> None:
+    """Take the Pulay stress off, and of a stress whose deviatoric part is wrong leave the pressure alone."""
+    if "stress" not in arrays:
+        return
+    pulay = sum(recipe.pulay.get(symbol, 0.0) for symbol in atoms.symbols) / atoms.get_volume()
+    arrays["stress"] = arrays["stress"] - pulay * np.eye(3)
+    wrong = wrong_deviatoric_stress(atoms.get_chemical_symbols(), recipe, creator)
+    if wrong:
+        logger.warning(
+            "%s computes a wrong deviatoric stress from %s, a GTH file with a p projector; only the pressure is kept "
+            "(ase-ldos pseudo writes the potential as UPF, which gives the whole stress)",
+            creator,
+            wrong,
+        )
+        arrays["pressure"] = np.asarray(-np.trace(arrays.pop("stress")) / 3)
+
+
+def wrong_deviatoric_stress(symbols: Iterable[str], recipe: Recipe, creator: str) -> str:
+    """Name of a pseudopotential that spoils this pw.x's stress; empty if none does.
+
+    pw.x 6.7 was compared with energies of strained Si, Al and Be: its stress is wrong by 0.2 to 1.2 GPa for GTH files
+    with a p projector, but not its trace; the same potentials as UPF are right.
+    """
+    version = re.search(r"(\d+)\.\d+", creator)
+    if version is not None and int(version[1]) >= FIRST_RIGHT_STRESS:
+        return ""
+    for symbol in sorted(set(symbols)):
+        if read_pseudopotential(recipe.pseudopotential_path(symbol)).analytic_momenta > 1:
+            return recipe.pseudopotentials[symbol]
+    return ""
 
 
 def dos_arrays(sampling: DOSRecipe, eigenvalues: np.ndarray, k_weights: np.ndarray) -> dict[str, np.ndarray]:
@@ -196,7 +266,7 @@ def dos_arrays(sampling: DOSRecipe, eigenvalues: np.ndarray, k_weights: np.ndarr
 def _ldos_arrays(
     atoms: Atoms, recipe: Recipe, sampling: LDOSRecipe, folder: Path, shape: tuple[int, int, int], launcher: str
 ) -> dict[str, np.ndarray]:
-    """LDOS, DOS and the states of the dense mesh, under the keys of a snapshot."""
+    """LDOS, DOS and, of a mesh of their own, its states, under the keys of a snapshot."""
     energies, sigma = sampling.energies, sampling.sigma
     save = folder / f"{PREFIX}.save"
     dense = read_xml(save)
@@ -206,14 +276,18 @@ def _ldos_arrays(
     else:
         ldos = sample_ldos(save, shape, atoms.get_volume(), energies, sigma)
     scale = max(LDOS_SCALE, float(ldos.max()) / float(np.finfo(np.float16).max))
-    return {
+    arrays = {
         "energies": energies,
         "ldos": (ldos / scale).astype(np.float16),
         "ldos_scale": np.array(scale),
         "ldos_sigma": np.array(sigma),
         "dos": dos,
-        "kpoints_dense": np.array(kpoint_mesh(atoms.cell.array, sampling.kspacing)),
+        "fermi_level_dense": dense["fermi_level"],
+    }
+    if recipe.one_mesh:  # its states stand under the keys of the self-consistent mesh
+        return arrays | {"known_below": np.array(least_highest_band(dense["eigenvalues"]))}
+    return arrays | {
+        "kpoints_dense": np.array(mesh_of(atoms, sampling.kspacing)),
         "k_weights_dense": dense["k_weights"],
         "eigenvalues_dense": dense["eigenvalues"].astype(np.float32),
-        "fermi_level_dense": dense["fermi_level"],
     }

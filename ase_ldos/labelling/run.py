@@ -12,17 +12,19 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
 from ase_ldos.dataset.npz import PathLike, load_snapshot, save_snapshot
 from ase_ldos.labelling.dft_settings import Recipe
-from ase_ldos.labelling.provenance import extend_record, write_record
+from ase_ldos.labelling.provenance import extend_record, recipe_table, write_record
 from ase_ldos.labelling.pw import PREFIX, calculate, check_setup
 from ase_ldos.labelling.pw_output import read_creator
+from ase_ldos.labelling.selfcheck import check_derivatives
 from ase_ldos.labelling.subprocesses import PID_FILE, CalculationError
 
 if TYPE_CHECKING:
@@ -58,6 +60,7 @@ def label_structures(
     cores_per_worker: int = 1,
     launcher: str = "",
     retry_failed: bool = False,
+    check: bool = False,
     progress: Callable[[str, str | None], None] | None = None,
 ) -> LabelReport:
     """Run every structure that the folder does not hold yet through pw.x.
@@ -74,10 +77,12 @@ def label_structures(
         cores_per_worker: cores that each worker may use.
         launcher: put before ``pw.x``, e.g. ``"mpirun -n 4"`` or ``"srun -n 64"``.
         retry_failed: whether to try again what failed before.
+        check: whether to compare stress and forces of a set-up that is new in this folder with derivatives of energies,
+            on the first structure that waits; ``provenance.json`` keeps what came out.
         progress: called with a name and the reason of its failure (or ``None``) after each calculation.
 
     Raises:
-        ValueError: bad structures or recipe, or the folder belongs to other structures or is in use.
+        ValueError: bad structures or recipe, the folder belongs to other structures or is in use, or the check fails.
     """
     named = name_structures(structures)
     symbols = {symbol for atoms in structures for symbol in atoms.symbols}
@@ -94,6 +99,8 @@ def label_structures(
         finished: list[str] = []
         queue = _core_sets(workers, cores_per_worker, pin=not launcher and workers > 1)
         _end_leftovers(folder / ".work")
+        if check and waiting:
+            _check_setup_once(waiting[0], named[waiting[0]], recipe, folder, record, launcher)
 
         def work(name: str) -> str:
             cores = queue.get()
@@ -118,6 +125,23 @@ def label_structures(
         shutil.rmtree(folder / ".work", ignore_errors=True)
         _write_failures(folder, failed)
     return LabelReport(tuple(finished), tuple(found), {name: failed[name] for name in failed if name in named})
+
+
+def _check_setup_once(
+    name: str, atoms: Atoms, recipe: Recipe, folder: Path, record: dict[str, Any], launcher: str
+) -> None:
+    """Check derivatives unless the record says that this set-up was checked; the outcome goes into the record."""
+    setup = record["recipes"].index(recipe_table(recipe))
+    if any(done["recipe"] == setup for done in record.setdefault("checks", [])):
+        return
+    (folder / ".work").mkdir(exist_ok=True)
+    try:
+        found = check_derivatives(name, atoms, recipe, partial(calculate, launcher=launcher), folder / ".work")
+    except CalculationError as error:
+        raise ValueError(f"the self-check of the set-up failed: {error} (--no-check labels without it)") from error
+    found.refuse_if_wrong()
+    record["checks"].append(found.as_record() | {"recipe": setup})
+    write_record(folder, record)
 
 
 def _outcomes(

@@ -27,7 +27,7 @@ def check_installed(program: str) -> None:
         raise ValueError(f"{program} is not on the PATH; install Quantum ESPRESSO (Debian: quantum-espresso)")
 
 
-def run_program(program: str, text: str, folder: Path, *, launcher: str = "") -> None:
+def run_program(program: str, text: str, folder: Path, *, launcher: str = "", time_limit: float | None = None) -> None:
     """Run ``pw.x`` or ``pp.x`` on an input within ``folder``.
 
     Args:
@@ -35,11 +35,12 @@ def run_program(program: str, text: str, folder: Path, *, launcher: str = "") ->
         text: the input.
         folder: working folder; input and output are ``NAME.in`` and ``NAME.out`` there.
         launcher: what to put before the program, e.g. ``"mpirun -n 4"``.
+        time_limit: after this many seconds it is ended.
 
     Raises:
-        CalculationError: it could not be started, stopped, or did not converge.
+        CalculationError: it could not be started, stopped, took too long, or did not converge.
     """
-    output, exit_code = _run(program, text, folder, launcher)
+    output, exit_code = _run(program, text, folder, launcher, time_limit)
     if "convergence NOT achieved" in output:
         raise CalculationError("the self-consistent cycle did not converge; lower mixing_beta in the recipe's options")
     if "JOB DONE" not in output:
@@ -64,7 +65,7 @@ def program_version(program: str, *, launcher: str = "") -> tuple[int, int]:
     return int(found.group(1)), int(found.group(2))
 
 
-def _run(program: str, text: str, folder: Path, launcher: str) -> tuple[str, int]:
+def _run(program: str, text: str, folder: Path, launcher: str, time_limit: float | None = None) -> tuple[str, int]:
     """Output and exit code."""
     stem = program.removesuffix(".x")
     (folder / f"{stem}.in").write_text(text)
@@ -73,7 +74,11 @@ def _run(program: str, text: str, folder: Path, launcher: str) -> tuple[str, int
         with (folder / f"{stem}.out").open("w") as output:
             process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
             (folder / PID_FILE).write_text(str(process.pid))
-            exit_code = process.wait()
+            exit_code = process.wait(time_limit)
+    except subprocess.TimeoutExpired as error:
+        process.terminate()
+        process.wait()
+        raise CalculationError(f"{program} was ended after the recipe's time_limit, {time_limit:.0f} s") from error
     except OSError as error:
         raise CalculationError(f"{command[0]} could not be started: {error}") from error
     return (folder / f"{stem}.out").read_text(errors="replace"), exit_code

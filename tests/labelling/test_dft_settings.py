@@ -56,6 +56,10 @@ def test_files_are_looked_for_beside_the_recipe(tmp_path: Path) -> None:
         ),
         (MINIMAL + "[dos]\nsigma=0.3\nminimum=-6\nspacing=0", r"dos.spacing is 0; it must be a positive number"),
         (MINIMAL + "[dos]\nsigma=0.3\nspacing=0.1", r"\[dos\]: key 'minimum' is missing"),
+        (MINIMAL + "[pulay]\nMg = 0.02", "pulay.Mg is 0.02; a number of eV is expected, for an element that has"),
+        (MINIMAL + "[pulay]\nBe = 'much'", "pulay.Be is 'much'"),
+        (MINIMAL + "[pulay]\nBe = nan", "pulay.Be is nan"),
+        (MINIMAL + "time_limit = 0", "time_limit is 0; it must be a positive number"),
         (MINIMAL + "[", "is not a TOML file"),
     ],
 )

@@ -18,7 +18,16 @@ from ase_ldos.formats.pseudopotential import read_pseudopotential
 from ase_ldos.geometry.grid import Grid
 from ase_ldos.geometry.structure import Structure
 from ase_ldos.labelling.dft_settings import DOSRecipe, LDOSRecipe, Recipe, load_recipe
-from ase_ldos.labelling.pw import PREFIX, calculate, check_setup, dos_arrays, input_text, kpoint_mesh
+from ase_ldos.labelling.pw import (
+    PREFIX,
+    calculate,
+    check_setup,
+    dos_arrays,
+    input_text,
+    kpoint_mesh,
+    mesh_of,
+    wrong_deviatoric_stress,
+)
 from ase_ldos.labelling.pw_output import band_densities, read_density, read_wavefunctions, read_xml, sample_ldos
 from ase_ldos.labelling.subprocesses import CalculationError, program_version, run_program
 from ase_ldos.physics.core_charge import core_density
@@ -35,26 +44,27 @@ def beryllium() -> Atoms:
 
 def recipe(folder: Path, *, ldos: bool = True) -> Recipe:
     return Recipe(
-        pseudopotentials={"Be": "Be.pbe-gth-q2.gth"},
+        pseudopotentials={"Be": "Be.gth-pbe-uzh-q2.UPF"},
         pseudo_dir=folder,
         cutoff=14.0,
         electronic_temperature=2000.0,
         kspacing=0.8,
         bands_per_atom=3,
         convergence=1e-10,
-        ldos=LDOSRecipe(sigma=0.6, minimum=-8, maximum=16, spacing=0.3, kspacing=0.8, bands_per_atom=3)
+        # a little less than the self-consistent run's: the same mesh, but a run of its own
+        ldos=LDOSRecipe(sigma=0.6, minimum=-8, maximum=16, spacing=0.3, kspacing=0.79, bands_per_atom=3)
         if ldos
         else None,
     )
 
 
 @pytest.fixture(scope="module")
-def finished(dft_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, object]:
+def finished(pseudo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, object]:
     """Folder and snapshot of a calculation with LDOS."""
     if shutil.which("pw.x") is None:
         pytest.skip("Quantum ESPRESSO's pw.x is not on the PATH")
     folder = tmp_path_factory.mktemp("pw")
-    return folder, calculate("be2", beryllium(), recipe(dft_folder), folder)
+    return folder, calculate("be2", beryllium(), recipe(pseudo_folder), folder)
 
 
 def test_kpoint_meshes_are_those_of_the_reference(be_files: list[Path]) -> None:
@@ -81,15 +91,15 @@ def test_small_cells_of_beryllium_are_labelled_as_their_recipe_says() -> None:
                 np.testing.assert_allclose(snapshot.energies, nodes, atol=1e-9)
 
 
-def test_input_keeps_all_digits_and_options(dft_folder: Path, tmp_path: Path) -> None:
-    setup = replace(recipe(dft_folder), options={"electrons": {"mixing_beta": 0.31}})
+def test_input_keeps_all_digits_and_options(pseudo_folder: Path, tmp_path: Path) -> None:
+    setup = replace(recipe(pseudo_folder), options={"electrons": {"mixing_beta": 0.31}})
     text = input_text(beryllium(), setup, "nscf", tmp_path)
     assert "mixing_beta      = 0.31" in text
     assert "'nscf'" in text
     assert "1.269038105676658" in text  # y of the second atom
     assert "&IONS" not in text
     with pytest.raises(ValueError, match=r"no \[ldos\]"):
-        input_text(beryllium(), recipe(dft_folder, ldos=False), "nscf", tmp_path)
+        input_text(beryllium(), recipe(pseudo_folder, ldos=False), "nscf", tmp_path)
 
 
 @pytest.mark.qe
@@ -103,6 +113,7 @@ def test_energy_terms_and_counts(finished) -> None:  # noqa: ANN001
     assert snapshot.valence == 2
     assert abs(snapshot.forces.sum(axis=0)).max() < 1e-3
     np.testing.assert_allclose(snapshot.stress, snapshot.stress.T, atol=1e-8)
+    assert abs(snapshot.energy_defect) < 2e-3
 
 
 def test_dos_of_two_bands_is_two_gaussians() -> None:
@@ -154,15 +165,15 @@ def test_density_on_another_grid_is_resampled(finished) -> None:  # noqa: ANN001
 
 
 @pytest.mark.qe
-def test_forces_are_derivatives_of_the_energy(dft_folder: Path, tmp_path: Path) -> None:
+def test_forces_are_derivatives_of_the_energy(pseudo_folder: Path, tmp_path: Path) -> None:
     energies = []
     for i, step in enumerate((0.01, -0.01)):
         atoms = beryllium()
         atoms.positions[1, 0] += step
         (tmp_path / str(i)).mkdir()
-        energies.append(calculate("x", atoms, recipe(dft_folder, ldos=False), tmp_path / str(i)).free_energy)
+        energies.append(calculate("x", atoms, recipe(pseudo_folder, ldos=False), tmp_path / str(i)).free_energy)
     (tmp_path / "force").mkdir()
-    sampled = replace(recipe(dft_folder, ldos=False), dos=DOSRecipe(sigma=0.6, minimum=-8.0, spacing=0.3))
+    sampled = replace(recipe(pseudo_folder, ldos=False), dos=DOSRecipe(sigma=0.6, minimum=-8.0, spacing=0.3))
     snapshot = calculate("x", beryllium(), sampled, tmp_path / "force")
     assert snapshot.forces is not None
     assert snapshot.forces[1, 0] == pytest.approx(-(energies[0] - energies[1]) / 0.02, abs=2e-3)  # type: ignore[operator]
@@ -178,7 +189,7 @@ def test_forces_are_derivatives_of_the_energy(dft_folder: Path, tmp_path: Path) 
 
 
 @pytest.mark.qe
-def test_a_launcher_gives_the_same_labels(dft_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_launcher_gives_the_same_labels(pseudo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two MPI processes each holds half of the waves, so that their order in the files is another."""
     if shutil.which("mpirun") is None or shutil.which("pw.x") is None:
         pytest.skip("mpirun and pw.x are not on the PATH")
@@ -192,7 +203,7 @@ def test_a_launcher_gives_the_same_labels(dft_folder: Path, tmp_path: Path, monk
     }
     for name, value in options.items():
         monkeypatch.setenv(name, value)
-    few_waves = replace(recipe(dft_folder), cutoff=8.0, kspacing=2.5)
+    few_waves = replace(recipe(pseudo_folder), cutoff=8.0, kspacing=2.5)
     assert few_waves.ldos is not None
     few_waves = replace(few_waves, ldos=replace(few_waves.ldos, kspacing=2.5))
     for name in ("one", "two"):
@@ -254,13 +265,96 @@ def test_cut_off_files_are_named(finished, tmp_path: Path) -> None:  # noqa: ANN
 
 @pytest.mark.qe
 @needs_pw
-def test_failures_have_reasons(dft_folder: Path, tmp_path: Path) -> None:
-    setup = replace(recipe(dft_folder, ldos=False), options={"electrons": {"electron_maxstep": 1}})
+def test_failures_have_reasons(pseudo_folder: Path, tmp_path: Path) -> None:
+    setup = replace(recipe(pseudo_folder, ldos=False), options={"electrons": {"electron_maxstep": 1}})
     with pytest.raises(CalculationError, match="did not converge"):
         calculate("x", beryllium(), setup, tmp_path)
-    few_bands = replace(recipe(dft_folder, ldos=False), bands_per_atom=0.5)
+    few_bands = replace(recipe(pseudo_folder, ldos=False), bands_per_atom=0.5)
     with pytest.raises(CalculationError, match=r"pw\.x stopped.*too few bands"):
         calculate("x", beryllium(), few_bands, tmp_path)
+
+
+@pytest.mark.qe
+@needs_pw
+def test_a_calculation_that_takes_too_long_is_ended(pseudo_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(CalculationError, match=r"pw\.x was ended after the recipe's time_limit, 0 s"):
+        calculate("x", beryllium(), replace(recipe(pseudo_folder, ldos=False), time_limit=0.01), tmp_path)
+
+
+@pytest.mark.qe
+def test_ldos_comes_from_the_self_consistent_run_where_the_mesh_is_one(
+    finished,  # noqa: ANN001
+    pseudo_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Against a run of its own with strict states: the same LDOS to a thousandth, without the run."""
+    setup = recipe(pseudo_folder)
+    assert setup.ldos is not None
+    setup = replace(setup, ldos=replace(setup.ldos, kspacing=0.8))
+    assert setup.one_mesh
+    assert not recipe(pseudo_folder).one_mesh
+    assert not recipe(pseudo_folder, ldos=False).one_mesh
+    calls: list[str] = []
+
+    def counted(program: str, text: str, folder: Path, **options: object) -> None:
+        calls.append(program)
+        run_program(program, text, folder, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("ase_ldos.labelling.pw.run_program", counted)
+    snapshot = calculate("one", beryllium(), setup, tmp_path)
+    assert calls == ["pw.x"]
+    _, reference = finished
+    assert snapshot.fermi_level == snapshot.fermi_level_dense == pytest.approx(reference.fermi_level_dense, abs=1e-3)
+    assert snapshot.eigenvalues_dense is None
+    assert snapshot.complete_below == pytest.approx(reference.complete_below, abs=1e-3)
+    known = snapshot.energies < snapshot.complete_below
+    ours, theirs = snapshot.ldos_values()[..., known], reference.ldos_values()[..., known]
+    assert np.linalg.norm(ours - theirs) < 2e-3 * np.linalg.norm(theirs)
+
+
+@pytest.mark.qe
+def test_pulay_stress_is_taken_off(finished, pseudo_folder: Path, tmp_path: Path) -> None:  # noqa: ANN001
+    setup = replace(recipe(pseudo_folder, ldos=False), pulay={"Be": 0.08})
+    corrected = calculate("x", beryllium(), setup, tmp_path).stress
+    _, snapshot = finished
+    volume = beryllium().get_volume()
+    np.testing.assert_allclose(snapshot.stress - corrected, 0.16 / volume * np.eye(3), atol=1e-6)
+
+
+def test_meshes_may_be_given_with_the_structure(pseudo_folder: Path, tmp_path: Path) -> None:
+    atoms = beryllium()
+    atoms.info |= {"kpoints": np.array([5, 4, 3]), "fft_grid": [16, 18, 27]}
+    text = input_text(atoms, recipe(pseudo_folder, ldos=False), "scf", tmp_path)
+    assert "5 4 3  0 0 0" in text
+    assert [line.split() for line in text.splitlines() if "nr2" in line] == [["nr2", "=", "18"]]
+    assert mesh_of(beryllium(), 0.8) == kpoint_mesh(beryllium().cell.array, 0.8)
+    for wrong in ([5, 4], [5, 4, 0], [1.5, 2, 3], "dense"):
+        atoms.info["kpoints"] = wrong
+        with pytest.raises(ValueError, match=r"info\['kpoints'\] = .*; three positive integers are expected"):
+            input_text(atoms, recipe(pseudo_folder, ldos=False), "scf", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "creator", "spoiled"),
+    [
+        ("Be.gth", "PWSCF 6.7MaX", True),
+        ("Be.gth", "unknown", True),
+        ("Be.gth", "PWSCF 7.2", False),
+        ("Be.gth", "PWSCF 10.0", False),
+        ("s-only.gth", "PWSCF 6.7MaX", False),
+        ("Be.gth-pbe-uzh-q2.UPF", "PWSCF 6.7MaX", False),
+    ],
+)
+def test_files_that_spoil_the_stress_are_known(
+    file: str, creator: str, spoiled: bool, pseudo_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copy(pseudo_folder / "Be.gth-pbe-uzh-q2.UPF", tmp_path)
+    head = "Be\n 4 2 70301 zatom,zion,pspdat\n 10 11 {} 0 2002 0 pspcod,pspxc,lmax,lloc,mmax,r2well\n 0.7 0\n"
+    (tmp_path / "Be.gth").write_text(head.format(1))
+    (tmp_path / "s-only.gth").write_text(head.format(0))
+    setup = replace(recipe(tmp_path), pseudopotentials={"Be": file})
+    assert wrong_deviatoric_stress(["Be", "Be"], setup, creator) == (file if spoiled else "")
 
 
 def test_launcher_that_is_missing_is_named(tmp_path: Path) -> None:
@@ -270,15 +364,15 @@ def test_launcher_that_is_missing_is_named(tmp_path: Path) -> None:
         program_version("pw.x", launcher="no-such-launcher -n 2")
 
 
-def test_setup_is_checked_before_the_run(dft_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_setup_is_checked_before_the_run(pseudo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "pw.x"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    check_setup(["Be"], recipe(dft_folder))
+    check_setup(["Be"], recipe(pseudo_folder))
     with pytest.raises(ValueError, match="no pseudopotential of Mg"):
-        check_setup(["Be", "Mg"], recipe(dft_folder))
-    wrong = replace(recipe(dft_folder), pseudopotentials={"Be": "Al.pbe-gth-q3.gth"})
+        check_setup(["Be", "Mg"], recipe(pseudo_folder))
+    wrong = replace(recipe(pseudo_folder), pseudopotentials={"Be": "Al.gth-pbe-uzh-q3.UPF"})
     with pytest.raises(ValueError, match="is a pseudopotential of Al, not Be"):
         check_setup(["Be"], wrong)
     paw = '<PP_HEADER element="Be" pseudo_type="PAW" core_correction="F" functional="PBE" z_valence="2"/>'
@@ -289,4 +383,4 @@ def test_setup_is_checked_before_the_run(dft_folder: Path, tmp_path: Path, monke
     check_setup(["Be"], replace(paw_setup, ldos=None))
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ValueError, match=r"pw\.x is not on the PATH"):
-        check_setup(["Be"], recipe(dft_folder))
+        check_setup(["Be"], recipe(pseudo_folder))

@@ -128,7 +128,9 @@ def test_reference_label_is_reproduced(be_files: list[Path], dft_folder: Path, t
     snapshot = calculate("again", reference.to_atoms(), setup, tmp_path)
     assert snapshot.free_energy == pytest.approx(reference.free_energy, abs=1e-4 * len(reference))
     np.testing.assert_allclose(snapshot.forces, reference.forces, atol=1e-3)
-    np.testing.assert_allclose(snapshot.stress, reference.stress, atol=1e-5)
+    # of the potential in this layout, pw.x 6.7 computes the rest of the stress wrong
+    assert snapshot.stress is None
+    assert snapshot.pressure == pytest.approx(-np.trace(reference.stress) / 3, abs=1e-5)
     for key in ("fermi_level", "fermi_level_dense", "band_energy", "hartree", "xc", "ewald", "one_electron"):
         assert getattr(snapshot, key) == pytest.approx(getattr(reference, key), abs=1e-3)
     np.testing.assert_array_equal(snapshot.kpoints_dense, reference.kpoints_dense)
@@ -220,6 +222,7 @@ def test_command_reports_failures(tmp_path: Path, dft_folder: Path, capsys: pyte
     add_arguments(parser)
     arguments = [
         str(tmp_path / "all.extxyz"),
+        "--no-check",
         "--recipe",
         str(tmp_path / "recipe.toml"),
         "--out",
