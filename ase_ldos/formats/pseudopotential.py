@@ -87,7 +87,7 @@ def read_pseudopotential(path: str | os.PathLike[str]) -> Pseudopotential:
 
 
 def _parse_upf(text: str, digest: str) -> Pseudopotential:
-    sections = _xml_sections(text) if "<UPF" in text else _plain_sections(text)
+    sections = _plain_sections(text) if "<PP_HEADER>" in text else _xml_sections(text)
     header = sections.header
     symbol = header["element"].strip()
     if symbol not in atomic_numbers:
@@ -153,7 +153,8 @@ def _xml_sections(text: str) -> _Sections:
     if 0 <= start < end:
         text = text[:start] + text[end + len("</PP_INFO>") :]
     try:
-        root = ET.fromstring(text[text.index("<UPF") :])  # noqa: S314 (no entities, see above)
+        # what stands before the root may be a declaration, comments, or anything
+        root = ET.fromstring(text[text.find("<UPF") :] if "<UPF" in text else f"<UPF>{text}</UPF>")  # noqa: S314
     except ET.ParseError as error:
         raise ValueError(f"it is not well-formed XML: {error}") from error
     header = root.find("PP_HEADER")
