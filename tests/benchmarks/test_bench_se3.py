@@ -90,7 +90,7 @@ def test_time_does_not_grow_with_the_number_of_energies(kind: str) -> None:
     for _ in range(4):
         for model, found in zip(models, times):
             begin = time.process_time()
-            predict(model, structure, ("forces",))
+            predict(model, structure, forces=True)
             found.append(time.process_time() - begin)
     few, many = (min(found) for found in times)
     print(f"\n{kind}: {few:.3f} s with 51 energies, {many:.3f} s with 2001")
@@ -105,7 +105,7 @@ def test_time_per_point_on_a_gpu(benchmark: BenchmarkFixture, kind: str) -> None
     model, structure = random_model(kind).cuda(), beryllium("cuda")
 
     def run() -> int:
-        points = predict(model, structure, ("forces",), chunk_size=65536).grid.n_points
+        points = predict(model, structure, forces=True, chunk_size=65536).grid.n_points
         torch.cuda.synchronize()
         return points
 

@@ -16,11 +16,13 @@ from ase_ldos.geometry.grid_blocks import iterate_blocks
 from ase_ldos.geometry.structure import Structure
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.model.model_file import load_model
-from ase_ldos.physics.free_energy import total_energies
+from ase_ldos.physics.density_functionals import density_energies
+from ase_ldos.physics.ewald import ewald_energy
+from ase_ldos.physics.free_energy import Energies
 from ase_ldos.physics.ldos import density_of_states, electron_density
 from ase_ldos.physics.occupation import fermi_level, occupation_weights
-from ase_ldos.prediction import grid_pass as module
 from ase_ldos.prediction.predict import predict, predict_ldos
+from ase_ldos.prediction.request import Thresholds
 from ase_ldos.units import BOLTZMANN
 
 
@@ -40,21 +42,13 @@ def plain_free_energy(model: LDOSModel, structure: Structure, shape: tuple[int, 
     charges = model.charges(structure.numbers)
     mu = fermi_level(dos, model.energies, float(charges.sum()), kT)
     weights = occupation_weights(model.energies, mu, kT)
-    energies = total_energies(
-        band=weights.band @ dos,
-        entropy_term=weights.entropy @ dos,
-        density=electron_density(ldos, weights),
-        grid=grid,
-        structure=structure,
-        charges=charges,
-        functional=model.metadata.functional,
-    )
-    return energies.free_energy
+    density = density_energies(electron_density(ldos, weights), grid, model.metadata.functional)
+    return Energies.collect(dos, weights, density, ewald_energy(structure, charges)).free_energy
 
 
 def test_streamed_energy_forces_and_stress_are_those_of_the_plain_graph(be_atoms: Atoms, be_model: LDOSModel) -> None:
     structure = Structure.from_atoms(be_atoms)
-    found = predict(be_model, structure, ("forces", "stress"), chunk_size=100)
+    found = predict(be_model, structure, forces=True, stress=True, chunk_size=100)
     leaf = replace(structure, positions=structure.positions.clone().requires_grad_())
     strain = torch.zeros(3, 3, dtype=torch.float64, requires_grad=True)
     kT = BOLTZMANN * be_model.metadata.electronic_temperature
@@ -76,13 +70,13 @@ def test_forces_are_central_differences_at_every_lmax(
     model, cell = make_model(kind=kind, lmax=lmax), bulk("Be", "hcp", a=2.27, c=3.57)
     cell.rattle(0.08, seed=3)
     structure = Structure.from_atoms(cell)
-    grid = Grid(structure.cell, (4, 5, 6))
+    shape = (4, 5, 6)
     step = torch.randn(2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    found = predict(model, structure, ("forces",), grid=grid).forces
+    found = predict(model, structure, forces=True, grid_shape=shape).forces
     assert found is not None
     h = 1e-3
     a, b, c, d = (
-        predict(model, replace(structure, positions=structure.positions + k * h * step), grid=grid).free_energy
+        predict(model, replace(structure, positions=structure.positions + k * h * step), grid_shape=shape).free_energy
         for k in (-2, -1, 1, 2)
     )
     assert float((found * step).sum()) == pytest.approx(-(a - 8 * b + 8 * c - d) / (12 * h), rel=1e-6, abs=1e-7)
@@ -91,7 +85,7 @@ def test_forces_are_central_differences_at_every_lmax(
 def test_ldos_density_and_dos_agree(be_atoms: Atoms, be_model: LDOSModel) -> None:
     structure = Structure.from_atoms(be_atoms)
     found = predict(be_model, structure)
-    ldos = predict_ldos(be_model, structure, found.grid, chunk_size=70)
+    ldos = predict_ldos(be_model, structure, found.grid.shape, chunk_size=70)
     kT = BOLTZMANN * be_model.metadata.electronic_temperature
     weights = occupation_weights(be_model.energies, torch.tensor(found.fermi_level, dtype=torch.float64), kT)
     torch.testing.assert_close(density_of_states(ldos, found.grid), found.dos, rtol=0, atol=1e-11)
@@ -100,15 +94,13 @@ def test_ldos_density_and_dos_agree(be_atoms: Atoms, be_model: LDOSModel) -> Non
     assert float(found.grid.integrate(found.density)) == pytest.approx(electrons, abs=1e-9)
 
 
-def test_hidden_features_that_are_not_kept_change_nothing(
-    be_atoms: Atoms, be_model: LDOSModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hidden_features_that_are_not_kept_change_nothing(be_atoms: Atoms, be_model: LDOSModel) -> None:
     """The density interpolated in μ, from a guess by a sample, a good one, a bad one and one far outside."""
     structure = Structure.from_atoms(be_atoms)
-    kept = predict(be_model, structure, ("forces",), chunk_size=90)
-    monkeypatch.setattr(module, "KEEP_BYTES", 0)
+    kept = predict(be_model, structure, forces=True, chunk_size=90)
+    large = Thresholds(keep_bytes=0)
     for guess in (None, kept.fermi_level + 1e-3, kept.fermi_level - 0.2, 1e3):
-        again = predict(be_model, structure, ("forces",), chunk_size=90, fermi_guess=guess)
+        again = predict(be_model, structure, forces=True, chunk_size=90, fermi_guess=guess, thresholds=large)
         assert again.fermi_level == pytest.approx(kept.fermi_level, abs=1e-10)
         assert again.free_energy == pytest.approx(kept.free_energy, abs=1e-7)
         torch.testing.assert_close(again.forces, kept.forces, rtol=0, atol=1e-6)
@@ -124,7 +116,7 @@ def test_float32_keeps_energies_and_forces(bundled: str, repeat: int) -> None:
     single = load_model(bundled).requires_grad_(False)
     assert single.dtype == torch.float32
     double = load_model(bundled).double().requires_grad_(False)
-    found, expected = (predict(model, structure, ("forces",)) for model in (single, double))
+    found, expected = (predict(model, structure, forces=True) for model in (single, double))
     assert abs(found.free_energy - expected.free_energy) / len(atoms) < 1e-5
     assert found.forces is not None
     assert expected.forces is not None
@@ -134,10 +126,10 @@ def test_float32_keeps_energies_and_forces(bundled: str, repeat: int) -> None:
 def test_only_what_is_wanted(be_atoms: Atoms, be_model: LDOSModel) -> None:
     structure = Structure.from_atoms(be_atoms)
     assert predict(be_model, structure).forces is None
-    only_forces, only_stress = predict(be_model, structure, ("forces",)), predict(be_model, structure, ("stress",))
+    only_forces, only_stress = predict(be_model, structure, forces=True), predict(be_model, structure, stress=True)
     assert only_forces.stress is None
     assert only_stress.forces is None
-    both = predict(be_model, structure, ("forces", "stress"))
+    both = predict(be_model, structure, forces=True, stress=True)
     torch.testing.assert_close(only_forces.forces, both.forces, rtol=0, atol=1e-12)
     torch.testing.assert_close(only_stress.stress, both.stress, rtol=0, atol=1e-12)
 
@@ -150,14 +142,14 @@ def test_a_bad_guess_of_the_fermi_level_does_no_harm(be_atoms: Atoms, be_model: 
 
 def test_gradients_switched_off_by_the_caller(be_atoms: Atoms, be_model: LDOSModel) -> None:
     structure = Structure.from_atoms(be_atoms)
-    expected = predict(be_model, structure, ("forces",)).forces
+    expected = predict(be_model, structure, forces=True).forces
     with torch.no_grad():
-        found = predict(be_model, structure, ("forces",)).forces
+        found = predict(be_model, structure, forces=True).forces
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
 def test_results_carry_no_graph(be_atoms: Atoms, be_model: LDOSModel) -> None:
-    found = predict(be_model.requires_grad_(True), Structure.from_atoms(be_atoms), ("forces", "stress"))
+    found = predict(be_model.requires_grad_(True), Structure.from_atoms(be_atoms), forces=True, stress=True)
     tensors = [found.dos, found.density, found.forces, found.stress, found.energies.free_energy]
     assert not any(tensor.requires_grad for tensor in tensors if tensor is not None)
 
@@ -166,8 +158,8 @@ def test_results_carry_no_graph(be_atoms: Atoms, be_model: LDOSModel) -> None:
 def test_gpu_agrees_with_cpu(be_atoms: Atoms, be_model: LDOSModel) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    on_cpu = predict(be_model, Structure.from_atoms(be_atoms), ("forces", "stress"))
-    on_gpu = predict(be_model.cuda(), Structure.from_atoms(be_atoms, device="cuda"), ("forces", "stress"))
+    on_cpu = predict(be_model, Structure.from_atoms(be_atoms), forces=True, stress=True)
+    on_gpu = predict(be_model.cuda(), Structure.from_atoms(be_atoms, device="cuda"), forces=True, stress=True)
     assert on_gpu.free_energy == pytest.approx(on_cpu.free_energy, abs=1e-9)
     assert on_cpu.forces is not None
     assert on_gpu.forces is not None
