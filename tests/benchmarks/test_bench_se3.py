@@ -64,22 +64,22 @@ def beryllium(device: str = "cpu") -> Structure:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("want", [(), ("forces",)], ids=["energy", "forces"])
+@pytest.mark.parametrize("forces", [False, True], ids=["energy", "forces"])
 @pytest.mark.parametrize("kind", list(KINDS))
-def test_time_per_point(benchmark: BenchmarkFixture, kind: str, want: tuple[str, ...]) -> None:
+def test_time_per_point(benchmark: BenchmarkFixture, kind: str, forces: bool) -> None:
     model, structure = random_model(kind), beryllium()
     used = []
 
     def run() -> int:
         begin = time.process_time()
-        points = predict(model, structure, want).grid.n_points
+        points = predict(model, structure, forces=forces).grid.n_points
         used.append(time.process_time() - begin)
         return points
 
     points = benchmark.pedantic(run, rounds=3, warmup_rounds=1)
     # CPU time, and the fastest round: what other processes disturbed least
     benchmark.extra_info["µs of CPU per point"] = round(1e6 * min(used) / points, 2)
-    print(f"\n{kind:28s} {'forces' if want else 'energy':7s} {points} points {benchmark.extra_info}")
+    print(f"\n{kind:28s} {'forces' if forces else 'energy':7s} {points} points {benchmark.extra_info}")
 
 
 @pytest.mark.slow
