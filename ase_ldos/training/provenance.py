@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ase_ldos.dataset.provenance import describe_source
 from ase_ldos.formats.pseudopotential import check_functional, read_pseudopotential
-from ase_ldos.labelling.provenance import describe_source
 from ase_ldos.physics.core_charge import CoreCharge
 from ase_ldos.training.settings import Recipe, data_paths, find_source
 

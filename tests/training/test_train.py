@@ -19,11 +19,11 @@ from ase_ldos.cli.main import main
 from ase_ldos.communicator import Communicator
 from ase_ldos.dataset.folder import write_dataset
 from ase_ldos.dataset.npz import Snapshot, load_snapshots, save_snapshot
+from ase_ldos.dataset.provenance import content_hash, write_record
 from ase_ldos.descriptors.power_spectrum.descriptor import PowerSpectrum
 from ase_ldos.formats.pseudopotential import read_pseudopotential
 from ase_ldos.geometry.grid import Grid
 from ase_ldos.geometry.structure import Structure
-from ase_ldos.labelling.provenance import content_hash, write_record
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.model.model_file import load_model, save_model
 from ase_ldos.networks.mlp import MLP
