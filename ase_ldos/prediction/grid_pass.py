@@ -246,11 +246,12 @@ class InterpolatedDensity:
         counts = torch.tensor([block.n_points for block in chosen], dtype=torch.float64, device=means.device)
         mean = counts @ means / counts.sum()
         exact = model.descriptor.mean_features(evaluator.structure.numbers, evaluator.grid.volume)
-        if exact is not None and step > 1:
+        shows_inputs = model.network.skip or not model.network.hidden
+        if exact is not None and shows_inputs and step > 1:
             # Some features have a mean over all space in closed form, so that for these it is known how far the sample
             # is off: a crystal's planes may be met too often. A regression over the blocks tells how the means of all
             # hidden features go along with these, and what follows from it is taken off. With the fused scaler the
-            # hidden features end with the descriptor's own, which is where these stand.
+            # hidden features of a network that shows its inputs to the head end with the descriptor's own.
             exact = exact.to(mean)
             columns = means[:, -model.descriptor.n_features :][:, : len(exact)]
             seen = counts @ columns / counts.sum()

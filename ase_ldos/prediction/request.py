@@ -124,7 +124,7 @@ class PredictionRequest:
     @classmethod
     def receive(cls, communicator: Communicator) -> PredictionRequest | None:
         """Wait for the next request of rank 0; None where it has no more."""
-        first = communicator.broadcast(torch.zeros(9 + len(fields(Thresholds)), dtype=torch.float64)).tolist()
+        first = communicator.broadcast(torch.zeros(_N_NUMBERS, dtype=torch.float64)).tolist()
         n_atoms, nx, ny, nz = (int(number) for number in first[:4])
         if n_atoms == 0:
             return None
@@ -145,12 +145,13 @@ class PredictionRequest:
         )
 
 
+#: Numbers that travel ahead of a request's tensors; the first is that of atoms, 0 where no request follows.
+_N_NUMBERS = 9 + len(fields(Thresholds))
+
+
 def broadcast_end(communicator: Communicator) -> None:
     """Tell the other ranks, which wait in ``PredictionRequest.receive``, that no more requests will come."""
-    nothing = Structure(
-        torch.zeros(0, dtype=torch.int64), torch.zeros(0, 3, dtype=torch.float64), torch.zeros(3, 3).double()
-    )
-    PredictionRequest(nothing, (0, 0, 0), 0.0).broadcast(communicator)
+    communicator.broadcast(torch.zeros(_N_NUMBERS, dtype=torch.float64))
 
 
 def check_structure(model: LDOSModel, atoms: Atoms) -> Structure:

@@ -11,6 +11,7 @@ from ase import Atoms
 from ase.build import bulk
 from torch import Tensor
 
+from ase_ldos.communicator import Communicator
 from ase_ldos.geometry.grid import Grid
 from ase_ldos.geometry.grid_blocks import iterate_blocks
 from ase_ldos.geometry.structure import Structure
@@ -21,8 +22,10 @@ from ase_ldos.physics.ewald import ewald_energy
 from ase_ldos.physics.free_energy import Energies
 from ase_ldos.physics.ldos import density_of_states, electron_density
 from ase_ldos.physics.occupation import fermi_level, occupation_weights
+from ase_ldos.prediction.checkpointing import PredictionCheckpoint
+from ase_ldos.prediction.grid_pass import GridEvaluator, InterpolatedDensity, choose_strategy
 from ase_ldos.prediction.predict import predict, predict_ldos
-from ase_ldos.prediction.request import Thresholds
+from ase_ldos.prediction.request import PredictionRequest, Thresholds
 from ase_ldos.units import BOLTZMANN
 
 
@@ -105,6 +108,53 @@ def test_hidden_features_that_are_not_kept_change_nothing(be_atoms: Atoms, be_mo
         assert again.free_energy == pytest.approx(kept.free_energy, abs=1e-7)
         torch.testing.assert_close(again.forces, kept.forces, rtol=0, atol=1e-6)
         torch.testing.assert_close(again.density, kept.density, rtol=0, atol=1e-9)
+
+
+def sampled_fermi_level(model: LDOSModel, structure: Structure, chunk_size: int, limits: Thresholds) -> float:
+    request = PredictionRequest.for_model(model, structure, chunk_size=chunk_size, thresholds=limits)
+    nothing = PredictionCheckpoint(None, "")
+    evaluator = GridEvaluator(model.with_fused_scaler(), request, communicator=Communicator(), checkpoint=nothing)
+    strategy = choose_strategy(evaluator)
+    assert isinstance(strategy, InterpolatedDensity)
+    with torch.no_grad():
+        return evaluator.find_fermi_level(strategy._sample())
+
+
+def test_a_sample_of_the_blocks_is_a_good_guess(be_model: LDOSModel) -> None:
+    """Of one block in three, also where the network does not show the descriptor's features to its head."""
+    atoms = bulk("Be", "hcp", a=2.27, c=3.57).repeat(2)
+    atoms.rattle(0.05, seed=2)
+    kept = predict(be_model, atoms, chunk_size=12)
+    limits = Thresholds(keep_bytes=0, sample_step=3, sample_minimum=8)
+    guess = sampled_fermi_level(be_model, Structure.from_atoms(atoms), 12, limits)
+    assert abs(guess - kept.fermi_level) < 0.25 * BOLTZMANN * 3000
+    sampled = predict(be_model, atoms, chunk_size=12, thresholds=limits)
+    assert sampled.free_energy == pytest.approx(kept.free_energy, abs=1e-7)
+
+
+def test_features_of_known_mean_correct_the_sample(bundled: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    atoms = bulk("Be", "hcp", a=2.27, c=3.57).repeat(2)
+    atoms.rattle(0.05, seed=2)
+    model, structure = load_model(bundled).requires_grad_(False), Structure.from_atoms(atoms)
+    limits, exact = Thresholds(keep_bytes=0, sample_step=5, sample_minimum=8), predict(model, structure).fermi_level
+    corrected = sampled_fermi_level(model, structure, 50, limits)
+    monkeypatch.setattr(model.descriptor, "mean_features", lambda *_: None)
+    plain = sampled_fermi_level(model, structure, 50, limits)
+    assert abs(corrected - exact) < 0.5 * BOLTZMANN * 300
+    assert abs(corrected - exact) < 0.3 * abs(plain - exact)
+
+
+def test_thresholds_of_large_systems_keep_energies_and_forces(be_model: LDOSModel) -> None:
+    """Ewald's waves on a mesh, the density in float32 and in blocks of one row: as for the largest systems."""
+    atoms = bulk("Be", "hcp", a=2.27, c=3.57).repeat(2)
+    atoms.rattle(0.05, seed=2)
+    plain = predict(be_model, atoms, forces=True, stress=True)
+    limits = Thresholds(keep_bytes=0, density_block=1, single_from=1, mesh_from=1)
+    large = predict(be_model, atoms, forces=True, stress=True, thresholds=limits)
+    assert large.free_energy != plain.free_energy
+    assert large.free_energy == pytest.approx(plain.free_energy, abs=1e-6 * len(atoms))
+    torch.testing.assert_close(large.forces, plain.forces, rtol=0, atol=1e-4)
+    torch.testing.assert_close(large.stress, plain.stress, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("repeat", [1, 2])
