@@ -43,10 +43,8 @@ def main() -> None:
     guess = predict(model, Structure.from_atoms(polytype("Be", A, C, "hh"))).fermi_level
     folder = Path("stacking_fault.part")
     wall, cpu = time.perf_counter(), time.process_time()
-    structure, want = Structure.from_atoms(atoms), ("forces",) if options.forces else ()
-    found = predict(
-        model, structure, want, fermi_guess=guess, communicator=communicator, checkpoint=folder, progress=True
-    )
+    resumable = {"communicator": communicator, "checkpoint": folder, "progress": True}
+    found = predict(model, Structure.from_atoms(atoms), forces=options.forces, fermi_guess=guess, **resumable)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB on Linux
     print(f"rank {communicator.rank}: {wall:.0f} s, {cpu:.0f} s of CPU, largest memory {peak:.1f} GiB", flush=True)

@@ -1,4 +1,4 @@
-"""Molecular dynamics on many processes: one drives ASE's integrator, the others share the grid.
+"""Molecular dynamics on many processes: rank 0 runs ASE's integrator, all share the grid.
 
 Run: torchrun --nproc-per-node 2 torchrun_dynamics.py [--steps 20]; python torchrun_dynamics.py does the same in one
 process, to the same numbers (in float32 but for rounding). On a cluster give torchrun the nodes, and the script the
@@ -14,8 +14,7 @@ from ase.build import bulk
 from ase.md.verlet import VelocityVerlet
 from matplotlib.figure import Figure
 
-from ase_ldos import LDOSCalculator
-from ase_ldos.calculator.parallel import lead
+from ase_ldos import LDOSCalculator, lead
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--repeat", type=int, nargs=3, default=(3, 3, 2), help="cells of two atoms along each axis")
@@ -25,7 +24,7 @@ options = parser.parse_args()
 
 
 def run(calculator: LDOSCalculator) -> None:
-    """What a script without torchrun would do; only the first process comes here."""
+    """What a script without torchrun would do; only rank 0 comes here."""
     atoms = bulk("Be", "hcp", a=2.245, c=3.531).repeat(options.repeat)
     atoms.calc = calculator
     speed = np.sqrt(600 * units.kB / atoms.get_masses())[:, None]  # half of it becomes potential energy

@@ -20,11 +20,10 @@ from ase.md.verlet import VelocityVerlet
 
 from ase_ldos.calculator.calculator import LDOSCalculator
 from ase_ldos.communicator import Communicator
-from ase_ldos.geometry.structure import Structure
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.model.model_file import save_model
-from ase_ldos.prediction import grid_pass
 from ase_ldos.prediction.predict import predict
+from ase_ldos.prediction.request import Thresholds
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch has no distributed package")
 
@@ -36,20 +35,14 @@ from ase import units
 from ase.calculators.calculator import InputError
 from ase.io import read
 from ase.md.verlet import VelocityVerlet
-from ase_ldos.prediction import grid_pass
-from ase_ldos.calculator.calculator import LDOSCalculator
-from ase_ldos.communicator import Communicator
-from ase_ldos.model.ldos_model import LDOSModel
-from ase_ldos.prediction.predict import predict
-from ase_ldos.calculator.parallel import lead
-from ase_ldos.geometry.structure import Structure
+from ase_ldos import Communicator, LDOSCalculator, Structure, lead, load_model, predict
+from ase_ldos.prediction.request import Thresholds
 
 communicator, atoms, found = Communicator.from_torchrun(), read("atoms.traj"), {}
 model = load_model("model.safetensors").requires_grad_(False)
-for name in ("kept", "interpolated"):
-    if name == "interpolated":
-        grid_pass.KEEP_BYTES = 0
-    result = predict(model, Structure.from_atoms(atoms), ("forces", "stress"), chunk_size=60, communicator=communicator)
+for name, limit in (("kept", 2**29), ("interpolated", 0)):
+    options = {"chunk_size": 60, "thresholds": Thresholds(keep_bytes=limit), "communicator": communicator}
+    result = predict(model, Structure.from_atoms(atoms), forces=True, stress=True, **options)
     found[name] = [result.free_energy, result.forces.tolist(), result.stress.tolist(), result.density.tolist()]
 with open(f"rank{communicator.rank}.json", "w") as file:
     json.dump(found, file)
@@ -73,7 +66,6 @@ def dynamics(calculator):
     with open("driven.json", "w") as file:
         json.dump(numbers, file)
 
-grid_pass.KEEP_BYTES = 2**29
 lead(dynamics, LDOSCalculator(model, device="cpu", chunk_size=60))
 """
 
@@ -81,8 +73,7 @@ lead(dynamics, LDOSCalculator(model, device="cpu", chunk_size=60))
 ENDLESS = """
 import os
 from ase.io import read
-from ase_ldos.calculator.calculator import LDOSCalculator
-from ase_ldos.calculator.parallel import lead
+from ase_ldos import LDOSCalculator, lead
 
 def endless(calculator):
     atoms = read("atoms.traj")
@@ -123,18 +114,15 @@ def beryllium() -> Atoms:
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
-def test_ranks_give_the_numbers_of_one(
-    ranks: int, be_model: LDOSModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ranks_give_the_numbers_of_one(ranks: int, be_model: LDOSModel, tmp_path: Path) -> None:
     with start(SCRIPT, ranks, tmp_path, be_model) as run:
         output = run.communicate(timeout=500)[0]
     assert run.returncode == 0, output
     atoms = read(tmp_path / "atoms.traj")
     assert isinstance(atoms, Atoms)
-    for name in ("kept", "interpolated"):
-        if name == "interpolated":
-            monkeypatch.setattr(grid_pass, "KEEP_BYTES", 0)
-        one = predict(be_model, Structure.from_atoms(atoms), ("forces", "stress"), chunk_size=60)
+    for name, limit in (("kept", 2**29), ("interpolated", 0)):
+        thresholds = Thresholds(keep_bytes=limit)
+        one = predict(be_model, atoms, forces=True, stress=True, chunk_size=60, thresholds=thresholds)
         assert one.forces is not None
         assert one.stress is not None
         for rank in range(ranks):
@@ -142,7 +130,6 @@ def test_ranks_give_the_numbers_of_one(
             for value, expected in zip(found, (one.free_energy, one.forces, one.stress, one.density)):
                 expected = np.asarray(expected)
                 assert np.abs(np.array(value) - expected).max() <= 1e-10 * np.abs(expected).max()
-    monkeypatch.undo()
     atoms.calc = LDOSCalculator(be_model, device="cpu", chunk_size=60)
     VelocityVerlet(atoms, timestep=1 * units.fs).run(2)
     *numbers, refusal = json.loads((tmp_path / "driven.json").read_text())
@@ -172,7 +159,7 @@ def test_a_rank_that_dies_ends_the_run(victim: int, be_model: LDOSModel, tmp_pat
 def test_shares_cover_everything() -> None:
     items = list(range(17))
     for size in (1, 2, 3, 20):
-        parts = [Communicator(rank, size).share(items) for rank in range(size)]
+        parts = [Communicator(rank, size).partition(items) for rank in range(size)]
         assert [item for part in parts for item in part] == items
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
 

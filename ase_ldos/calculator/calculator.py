@@ -29,15 +29,13 @@ from torch import Tensor
 from ase_ldos.calculator.grid_policy import GridKeeper
 from ase_ldos.calculator.options import check_parameter, prepare_model
 from ase_ldos.communicator import Communicator
-from ase_ldos.geometry.grid import Grid
 from ase_ldos.geometry.grid_blocks import DEFAULT_BLOCK
-from ase_ldos.geometry.neighbours import check_distances
-from ase_ldos.geometry.structure import Structure, species_indices
 from ase_ldos.model.extrapolation import ExtrapolationWatch, atom_distances
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.prediction.memory import is_out_of_memory, largest_fitting_block
-from ase_ldos.prediction.predict import Prediction, predict_ldos
-from ase_ldos.prediction.request import Order
+from ase_ldos.prediction.predict import Prediction, fulfil_request, predict_ldos
+from ase_ldos.prediction.quantities import evaluate_quantity
+from ase_ldos.prediction.request import PredictionRequest, check_structure
 
 Result = TypeVar("Result")
 
@@ -59,7 +57,7 @@ class LDOSCalculator(Calculator):
             are float64 in any case.
         electronic_temperature: K; default is the model's.
         grid_spacing: target distance of grid points, Å; default is the model's.
-        chunk_size: grid points that are handled at once; memory grows with it.
+        chunk_size: grid points of a block, which are handled at once; memory grows with it.
 
     Attributes:
         communicator: ranks that share the work, see ``ase_ldos.calculator.parallel``.
@@ -175,22 +173,27 @@ class LDOSCalculator(Calculator):
             raise InputError("there are no atoms to calculate; pass an Atoms object")
         self.results, self._prediction = {}, None
         self._wants_stress |= "stress" in properties
-        want: tuple[str, ...] = ()
-        if "forces" in properties or "stress" in properties:
-            want = ("forces", "stress") if self._wants_stress else ("forces",)
+        forces = "forces" in properties or "stress" in properties
         with _input_errors():
-            structure = self._structure(self.atoms)
+            structure = check_structure(self._model, self.atoms)
         grid = self._grid.choose(structure, self.parameters["grid_spacing"])
         self._watch.look(structure)
-
-        where = (structure.numbers, structure.positions, structure.cell, grid.shape)
-        order = Order(1, *where, want, self.parameters["electronic_temperature"], self.parameters["chunk_size"])
+        request = PredictionRequest(
+            structure,
+            grid.shape,
+            electronic_temperature=self.parameters["electronic_temperature"],
+            chunk_size=self.parameters["chunk_size"],
+            forces=forces,
+            stress=forces and self._wants_stress,
+        )
 
         def run() -> Prediction:
-            return order.carry_out(self._model, self.communicator, progress=self.progress)
+            if self.communicator.is_root and self.communicator.size > 1:
+                request.broadcast(self.communicator)
+            return fulfil_request(self._model, request, communicator=self.communicator, progress=self.progress)
 
         with _input_errors():
-            prediction = self._within_memory(run, structure, grid, backward=bool(want))
+            prediction = self._within_memory(run, request)
         self._prediction = prediction
         self.results = {"energy": prediction.free_energy, "free_energy": prediction.free_energy}
         if prediction.forces is not None:
@@ -224,12 +227,25 @@ class LDOSCalculator(Calculator):
     def get_ldos(self, atoms: Atoms | None = None) -> np.ndarray:
         """The local density of states, 1/(eV Å³), ``[nx, ny, nz, energy]``: large, and evaluated at every call."""
         prediction = self._current(atoms)
-        structure = self._structure(self.get_atoms())
+        structure, shape = check_structure(self._model, self.get_atoms()), prediction.grid.shape
+        request = PredictionRequest(
+            structure, shape, prediction.electronic_temperature, chunk_size=self.parameters["chunk_size"]
+        )
 
         def run() -> Tensor:
-            return predict_ldos(self._model, structure, prediction.grid, chunk_size=self.parameters["chunk_size"])
+            return predict_ldos(self._model, structure, shape, chunk_size=request.chunk_size)
 
-        return self._within_memory(run, structure, prediction.grid, backward=False).cpu().numpy()
+        return self._within_memory(run, request).cpu().numpy()
+
+    def get_quantity(self, name: str, atoms: Atoms | None = None) -> float | np.ndarray:
+        """A derived quantity by its name, in the unit that ``prediction.quantities.QUANTITIES`` tells.
+
+        For example ``"electronic_heat_capacity"``, or one that another package has registered.
+
+        Raises:
+            ValueError: there is no such quantity; the message names those that are known.
+        """
+        return evaluate_quantity(name, self._model, self._current(atoms))
 
     def get_extrapolation(self, atoms: Atoms | None = None) -> np.ndarray:
         """Distance of each atom's surroundings from the training data, ``[atom]``; see ``model.extrapolation``.
@@ -238,7 +254,7 @@ class LDOSCalculator(Calculator):
             InputError: these atoms are not what the model is for, or the model does not know its training range.
         """
         with _input_errors():
-            structure = self._structure(self.get_atoms() if atoms is None else atoms)
+            structure = check_structure(self._model, self.get_atoms() if atoms is None else atoms)
             return atom_distances(self._model, structure).cpu().numpy()
 
     def _current(self, atoms: Atoms | None) -> Prediction:
@@ -247,18 +263,7 @@ class LDOSCalculator(Calculator):
             self.get_property("energy", atoms)
         return self.prediction
 
-    def _structure(self, atoms: Atoms) -> Structure:
-        """Checked tensors of the atoms.
-
-        Raises:
-            ValueError: these atoms are not what the model is for.
-        """
-        structure = Structure.from_atoms(atoms, device=self._model.device)
-        species_indices(structure.numbers, self._model.descriptor.species)
-        check_distances(structure, self._model.metadata.minimum_distance)
-        return structure
-
-    def _within_memory(self, run: Callable[[], Result], structure: Structure, grid: Grid, *, backward: bool) -> Result:
+    def _within_memory(self, run: Callable[[], Result], request: PredictionRequest) -> Result:
         """Call ``run``; turn a failed allocation into an error that says which ``chunk_size`` fits."""
         try:
             return run()
@@ -267,14 +272,15 @@ class LDOSCalculator(Calculator):
                 raise
             reason = str(error).splitlines()[0]
         # only here, after the except clause, is the memory free that the failed call's frames held
-        size = min(self.parameters["chunk_size"], grid.n_points)
-        fitting = largest_fitting_block(self._model, structure, grid, below=size, backward=backward)
+        size = min(request.chunk_size, request.grid.n_points)
+        fitting = largest_fitting_block(self._model, request)
         advice = (
             "even the smallest chunk does not fit, take a coarser grid_spacing or a machine with more memory"
             if fitting is None
             else f"chunk_size={fitting} fits"
         )
-        raise OutOfMemoryError(f"out of memory with chunk_size={size} on a grid of {grid.shape}: {advice} ({reason})")
+        where = f"chunk_size={size} on a grid of {request.grid_shape}"
+        raise OutOfMemoryError(f"out of memory with {where}: {advice} ({reason})")
 
 
 @contextmanager

@@ -20,7 +20,7 @@ def prepare_model(
     """The calculator's own model where and how it is wanted.
 
     Raises:
-        CalculatorSetupError: it cannot be had.
+        CalculatorSetupError: there is no such model, or the device or number type is not available.
     """
     if isinstance(model, LDOSModel):
         own = copy.deepcopy(model)

@@ -1,4 +1,4 @@
-"""One process drives, the others serve: any ASE script on many ranks, started by torchrun.
+"""Rank 0 runs an ASE script, the other ranks share its calculations: for scripts started by torchrun.
 
     from ase_ldos.calculator.parallel import lead
 
@@ -18,13 +18,12 @@ from collections.abc import Callable
 
 from ase_ldos.calculator.calculator import LDOSCalculator
 from ase_ldos.communicator import Communicator
-from ase_ldos.prediction.request import STOP, Order
-
-__all__ = ["lead"]
+from ase_ldos.prediction.predict import fulfil_request
+from ase_ldos.prediction.request import PredictionRequest, broadcast_end
 
 
 def lead(main: Callable[[LDOSCalculator], None], calculator: LDOSCalculator) -> None:
-    """Run ``main(calculator)`` on rank 0 while the other ranks serve; returns on all ranks when it has ended.
+    """Run ``main(calculator)`` on rank 0 while the other ranks wait for its requests; all return when it has ended.
 
     Every rank must call this with the same calculator. Where ``main`` fails, rank 0 raises its error, and the other
     ranks end with ``RankLostError``, as all do when a rank dies.
@@ -38,7 +37,7 @@ def lead(main: Callable[[LDOSCalculator], None], calculator: LDOSCalculator) -> 
     if communicator.is_root:
         main(calculator)
         if communicator.size > 1:
-            STOP.give(communicator)
+            broadcast_end(communicator)
     else:
         _serve(calculator, communicator)
     calculator.communicator = Communicator()
@@ -46,10 +45,10 @@ def lead(main: Callable[[LDOSCalculator], None], calculator: LDOSCalculator) -> 
 
 
 def _serve(calculator: LDOSCalculator, communicator: Communicator) -> None:
-    """Do this rank's share of what rank 0 orders, until it says stop."""
-    while (order := Order.take(communicator)).kind != STOP.kind:
+    """Do this rank's share of what rank 0 requests, until it sends no more."""
+    while (request := PredictionRequest.receive(communicator)) is not None:
         try:
-            order.carry_out(calculator.model, communicator)
+            fulfil_request(calculator.model, request, communicator=communicator)
         except ValueError:
             # it is about the input: rank 0 raises the same, and its caller decides whether to go on
             continue

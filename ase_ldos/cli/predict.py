@@ -23,6 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="be", help="bundled model or model file (default: be)")
     parser.add_argument("--forces", action="store_true", help="print forces")
     parser.add_argument("--stress", action="store_true", help="print the stress")
+    parser.add_argument(
+        "--quantity", action="append", default=[], metavar="NAME", help="print a derived quantity; may be repeated"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--temperature", type=float, metavar="K", help="electronic temperature (default: the model's)")
     parser.add_argument("--spacing", type=float, metavar="Å", help="target distance of grid points")
@@ -50,15 +53,20 @@ def run(args: argparse.Namespace) -> int:
         chunk_size=args.chunk_size,
     )
     calculator.progress = not args.json
+    from ase_ldos.prediction.quantities import QUANTITIES
+
+    quantities = {name: QUANTITIES[name] for name in args.quantity}  # a wrong name is told before the calculation
 
     def work(calculator: LDOSCalculator) -> None:
         wanted = [name for name in ("forces", "stress") if getattr(args, name)]
         calculator.calculate(atoms, ["energy", *wanted])
         _write_files(args, atoms, calculator)
         if args.json:
-            print(json.dumps(_as_dict(atoms, calculator, wanted), indent=1))
+            print(json.dumps(_as_dict(atoms, calculator, wanted, args.quantity), indent=1))
         else:
             _print_tables(atoms, calculator, wanted)
+            for name, quantity in quantities.items():
+                print(f"\n{name} ({quantity.description}), {quantity.unit}\n{calculator.get_quantity(name)}")
 
     lead(work, calculator)
     return 0
@@ -132,8 +140,9 @@ def _print_tables(atoms: Atoms, calculator: LDOSCalculator, wanted: list[str]) -
         print("   ".join(f"{name} {value:.8f}" for name, value in zip(_VOIGT, calculator.results["stress"])))
 
 
-def _as_dict(atoms: Atoms, calculator: LDOSCalculator, wanted: list[str]) -> dict[str, Any]:
+def _as_dict(atoms: Atoms, calculator: LDOSCalculator, wanted: list[str], quantities: list[str]) -> dict[str, Any]:
     prediction = calculator.prediction
+    found = {name: calculator.get_quantity(name) for name in quantities}
     terms = {name: float(value) for name, value in vars(prediction.energies).items() if name != "n_atoms"}
     return {
         "formula": atoms.get_chemical_formula(),
@@ -145,4 +154,5 @@ def _as_dict(atoms: Atoms, calculator: LDOSCalculator, wanted: list[str]) -> dic
         "fermi_level": prediction.fermi_level,
         "grid": list(prediction.density.shape),
         **{name: calculator.results[name].tolist() for name in wanted},
+        "quantities": {name: value if isinstance(value, float) else value.tolist() for name, value in found.items()},
     }

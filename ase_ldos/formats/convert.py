@@ -14,8 +14,8 @@ from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 
 from ase_ldos.dataset.folder import write_dataset
 from ase_ldos.dataset.npz import PathLike, Snapshot, load_snapshots, pack_snapshots, save_snapshot
+from ase_ldos.dataset.provenance import read_record, write_record
 from ase_ldos.formats.cube import read_ldos_cubes, write_cube, write_ldos_cubes
-from ase_ldos.labelling.provenance import read_record, write_record
 
 
 def snapshot_from_atoms(atoms: Atoms, name: str) -> Snapshot:

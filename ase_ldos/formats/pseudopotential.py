@@ -14,10 +14,12 @@ from ase.data import atomic_numbers, chemical_symbols
 from scipy.integrate import simpson
 
 from ase_ldos.physics.core_charge import CoreCharge
+from ase_ldos.physics.exchange_correlation import FUNCTIONALS
 from ase_ldos.units import BOHR
 
-#: Names by which Quantum ESPRESSO's files call functionals, in ours.
-FUNCTIONALS = {"PBE": "pbe", "PZ": "lda-pz", "PW": "lda", "PBESOL": "pbesol", "BLYP": "blyp", "TPSS": "tpss"}
+#: Names by which Quantum ESPRESSO's files call functionals, in those of ``physics.exchange_correlation.FUNCTIONALS``.
+#: A functional that is not there keeps a name of its own, so that a message can say which it is.
+_SHORT_NAMES = {"PBE": "pbe", "PZ": "lda-pz", "PW": "lda", "PBESOL": "pbesol", "BLYP": "blyp", "TPSS": "tpss"}
 _LONG_NAMES = {
     "SLA PW PBX PBC": "pbe",
     "SLA PW PBE PBE": "pbe",
@@ -42,7 +44,8 @@ class Pseudopotential:
     Attributes:
         symbol: chemical element.
         valence: number of its electrons.
-        functional: ``"pbe"``, ``"lda"`` (Perdew-Wang), ``"lda-pz"``, or another name in lower case.
+        functional: a name of ``physics.exchange_correlation.FUNCTIONALS`` (``"lda"`` is that of Perdew and Wang); of a
+            functional that is not there, another name in lower case such as ``"lda-pz"``.
         kind: ``"NC"`` (norm-conserving), ``"US"`` (ultrasoft) or ``"PAW"``.
         core: Fourier transform of its partial core charge; ``None`` without one.
         sha256: hash of the file.
@@ -62,6 +65,29 @@ class Pseudopotential:
     def has_core_charge(self) -> bool:
         """Whether it has a non-linear core correction."""
         return self.core is not None
+
+
+def check_functional(source: str, functional: str, expected: str | None = None) -> None:
+    """Refuse what was made for another functional than the energies are calculated with.
+
+    Args:
+        source: file that names the functional, for the message.
+        functional: its name.
+        expected: the model's; by default any that is known will do.
+
+    Raises:
+        ValueError: the functional is not known, or not the expected one; the message names those that are known.
+    """
+    known = ", ".join(FUNCTIONALS)
+    if functional not in FUNCTIONALS:
+        raise ValueError(
+            f"{source} is made for the exchange-correlation functional {functional!r}, which is unknown; known: {known}"
+        )
+    if expected is not None and functional != expected:
+        raise ValueError(
+            f"{source} is made for the exchange-correlation functional {functional!r}, the model for {expected!r}; "
+            f"they must agree (known: {known})"
+        )
 
 
 def read_pseudopotential(path: str | os.PathLike[str]) -> Pseudopotential:
@@ -107,7 +133,7 @@ def _parse_upf(text: str, digest: str) -> Pseudopotential:
     valence = float(_decimal(header["z_valence"]))
     if not 0 < valence < 200:
         raise ValueError(f"its number of valence electrons is {valence:g}")
-    return Pseudopotential(symbol, valence, _functional(header["functional"]), kind, digest, core)
+    return Pseudopotential(symbol, valence, functional_name(header["functional"]), kind, digest, core)
 
 
 def _core_charge(radii: np.ndarray, steps: np.ndarray, values: np.ndarray) -> CoreCharge:
@@ -200,10 +226,11 @@ def _is_true(text: str) -> bool:
     return text.strip(" .").lower().startswith(("t", "1"))
 
 
-def _functional(name: str) -> str:
+def functional_name(name: str) -> str:
+    """The name in this package of a functional as Quantum ESPRESSO calls it, short or by its four components."""
     words = tuple(name.upper().replace("+", " ").replace("-", " ").split())
     if len(words) == 1:
-        return FUNCTIONALS.get(words[0], words[0].lower())
+        return _SHORT_NAMES.get(words[0], words[0].lower())
     return _LONG_NAMES.get(" ".join(words[:4]), " ".join(words).lower())
 
 

@@ -14,11 +14,21 @@ from scipy.fft import next_fast_len
 from torch import Tensor
 
 
-class Box(NamedTuple):
-    """A box of grid points: numbers (i, j, k) of its first point, and of points along its edges."""
+class BlockRange(NamedTuple):
+    """Which points of the grid a block holds.
+
+    Attributes:
+        first: numbers (i, j, k) of its first point.
+        shape: numbers of points along its edges.
+    """
 
     first: tuple[int, int, int]
     shape: tuple[int, int, int]
+
+    @property
+    def n_points(self) -> int:
+        """Number of grid points."""
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -68,24 +78,24 @@ class Grid:
         shape = torch.tensor(self.shape, dtype=self.cell.dtype, device=self.cell.device)
         return (self.indices(flat).to(self.cell.dtype) / shape) @ self.cell
 
-    def boxes(self, max_points: int) -> list[Box]:
-        """Divide the grid into compact boxes of at most ``max_points`` points."""
+    def block_ranges(self, max_points: int) -> list[BlockRange]:
+        """Divide the grid into compact blocks of at most ``max_points`` points."""
         steps = np.linalg.norm(self.cell.detach().cpu().numpy(), axis=1) / self.shape
-        edges = _box_edges(self.shape, steps, max_points)
+        edges = _block_edges(self.shape, steps, max_points)
         counts = [math.ceil(n / edge) for n, edge in zip(self.shape, edges)]
         bounds = [[part * n // count for part in range(count + 1)] for n, count in zip(self.shape, counts)]
         return [
-            Box((x, y, z), (next_x - x, next_y - y, next_z - z))
+            BlockRange((x, y, z), (next_x - x, next_y - y, next_z - z))
             for x, next_x in pairwise(bounds[0])
             for y, next_y in pairwise(bounds[1])
             for z, next_z in pairwise(bounds[2])
         ]
 
-    def numbers(self, box: Box) -> Tensor:
-        """Flat C-order numbers of the points of a box, int64 ``[grid]``."""
-        i, j, k = (torch.arange(n, device=self.cell.device) for n in box.shape)
+    def numbers(self, block: BlockRange) -> Tensor:
+        """Flat C-order numbers of the points of a block, int64 ``[grid]``."""
+        i, j, k = (torch.arange(n, device=self.cell.device) for n in block.shape)
         _, ny, nz = self.shape
-        return ((i[:, None, None] * ny + j[:, None]) * nz + k).flatten() + self.number(box.first)
+        return ((i[:, None, None] * ny + j[:, None]) * nz + k).flatten() + self.number(block.first)
 
     def number(self, point: tuple[int, int, int]) -> int:
         """Flat C-order number of a point (i, j, k)."""
@@ -93,14 +103,16 @@ class Grid:
         _, ny, nz = self.shape
         return (i * ny + j) * nz + k
 
-    def centres(self, boxes: Sequence[Box]) -> Tensor:
-        """Mean of the points of each box, Å, ``[box, 3]``."""
-        middle = torch.tensor([[first + (n - 1) / 2 for first, n in zip(*box)] for box in boxes], dtype=self.cell.dtype)
+    def centres(self, blocks: Sequence[BlockRange]) -> Tensor:
+        """Mean of the points of each block, Å, ``[block, 3]``."""
+        middle = torch.tensor(
+            [[first + (n - 1) / 2 for first, n in zip(*block)] for block in blocks], dtype=self.cell.dtype
+        )
         shape = torch.tensor(self.shape, dtype=self.cell.dtype)
         return (middle.reshape(-1, 3) / shape).to(self.cell.device) @ self.cell
 
     def offsets(self, shape: tuple[int, int, int]) -> Tensor:
-        """Points of a box of this shape about their mean, Å, ``[grid, 3]``: the same wherever the box lies."""
+        """Points of a block of this shape about their mean, Å, ``[grid, 3]``: the same wherever the block lies."""
         axes = [
             (torch.arange(n, dtype=self.cell.dtype, device=self.cell.device) - (n - 1) / 2) / whole
             for n, whole in zip(shape, self.shape)
@@ -150,8 +162,8 @@ def grid_shape(cell: np.ndarray, spacing: float) -> tuple[int, int, int]:
     return (2 * half[0], 2 * half[1], 2 * half[2])
 
 
-def _box_edges(shape: tuple[int, int, int], steps: np.ndarray, max_points: int) -> list[int]:
-    """Numbers of points along the edges of a box, as cubic as can be in space, that holds at most ``max_points``."""
+def _block_edges(shape: tuple[int, int, int], steps: np.ndarray, max_points: int) -> list[int]:
+    """Numbers of points along the edges of a block, as cubic as can be in space, that holds at most ``max_points``."""
     edges = [1, 1, 1]
     while True:
         growable = [

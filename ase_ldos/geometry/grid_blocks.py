@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ase_ldos.geometry.grid import Box, Grid
+from ase_ldos.geometry.grid import BlockRange, Grid
 from ase_ldos.geometry.neighbours import Images
 from ase_ldos.geometry.structure import Structure
 
@@ -20,7 +20,7 @@ DEFAULT_BLOCK = 2048
 
 @dataclass(frozen=True)
 class Block:
-    """A compact piece of the grid with every image within the cutoff of one of its points.
+    """A compact block of the grid with every image within the cutoff of one of its points.
 
     Coordinates are about the block's centre, so that they are small and float32 keeps their digits. The images nearest
     to the block come first: a descriptor may leave out the far ones where they do not count.
@@ -45,7 +45,7 @@ def iterate_blocks(
     *,
     max_points: int = DEFAULT_BLOCK,
     dtype: torch.dtype = torch.float64,
-    boxes: Sequence[Box] | None = None,
+    ranges: Sequence[BlockRange] | None = None,
 ) -> Iterator[Block]:
     """Walk over the grid; gradients flow from points and atoms to the structure's positions and cell.
 
@@ -58,25 +58,25 @@ def iterate_blocks(
         cutoff: images that are farther from every point of a block are left out, Å.
         max_points: of a block.
         dtype: of points and atoms.
-        boxes: only these (of ``grid.boxes``); default is the whole grid.
+        ranges: only these blocks (of ``grid.block_ranges``); default is the whole grid.
     """
     _retain_freed_memory()
-    boxes = grid.boxes(max_points) if boxes is None else boxes
+    ranges = grid.block_ranges(max_points) if ranges is None else ranges
     shapes: dict[tuple[int, int, int], _Shape] = {}
-    for box in boxes:
-        if box.shape not in shapes:
-            shapes[box.shape] = _Shape.of(grid, box.shape, dtype)
+    for block in ranges:
+        if block.shape not in shapes:
+            shapes[block.shape] = _Shape.of(grid, block.shape, dtype)
     radius = max(float(np.linalg.norm(shape.corners, axis=1).max()) for shape in shapes.values())
     images = Images(structure, cutoff + radius + 1e-6)  # with room for rounding
-    centres = grid.centres(boxes)
+    centres = grid.centres(ranges)
     places = centres.detach().cpu().numpy()
-    for number, box in enumerate(boxes):
-        shape = shapes[box.shape]
-        near = images.near_box(places[number], shape.corners, cutoff)
+    for number, block in enumerate(ranges):
+        shape = shapes[block.shape]
+        near = images.near_block(places[number], shape.corners, cutoff)
         owners = images.atoms[near]
         atoms = (images.positions[near] - centres[number]).to(dtype)
-        points = shape.points if not grid.cell.requires_grad else grid.offsets(box.shape).to(dtype)
-        yield Block(shape.numbers + grid.number(box.first), points, atoms, owners)
+        points = shape.points if not grid.cell.requires_grad else grid.offsets(block.shape).to(dtype)
+        yield Block(shape.numbers + grid.number(block.first), points, atoms, owners)
 
 
 def _retain_freed_memory() -> None:
@@ -91,9 +91,9 @@ def _retain_freed_memory() -> None:
 
 @dataclass(frozen=True)
 class _Shape:
-    """What boxes of one shape have in common.
+    """What blocks of one shape have in common.
 
-    Numbers of the points in the box at the origin, points about the centre, and corners ``[8, 3]``, Å.
+    Numbers of the points in the block at the origin, points about the centre, and corners ``[8, 3]``, Å.
     """
 
     numbers: Tensor
@@ -105,4 +105,4 @@ class _Shape:
         points = grid.offsets(shape).detach()
         ends = [[0, n - 1] for n in shape]
         places = [(i * shape[1] + j) * shape[2] + k for i in ends[0] for j in ends[1] for k in ends[2]]
-        return cls(grid.numbers(Box((0, 0, 0), shape)), points.to(dtype), points[places].cpu().numpy())
+        return cls(grid.numbers(BlockRange((0, 0, 0), shape)), points.to(dtype), points[places].cpu().numpy())

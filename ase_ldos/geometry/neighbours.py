@@ -108,14 +108,14 @@ class Images:
         """Numbers of the images within ``radius`` (Å) of ``centre`` ``[3]``, ascending, int64 ``[image]``."""
         return torch.as_tensor(self._found(centre.detach().cpu().numpy(), radius), device=self.atoms.device)
 
-    def near_box(self, centre: np.ndarray, corners: np.ndarray, cutoff: float) -> Tensor:
-        """Numbers of the images that may be within ``cutoff`` (Å) of a point of a box, the nearest first.
+    def near_block(self, centre: np.ndarray, corners: np.ndarray, cutoff: float) -> Tensor:
+        """Numbers of the images that may be within ``cutoff`` (Å) of a point of a block, the nearest first.
 
-        By a lower bound of their distance: no point of the box reaches farther along the vector r from the centre than
-        one of its corners c, so the distance is at least r − max_c r̂·c.
+        By a lower bound of their distance: no point of the block reaches farther along the vector r from the centre
+        than one of its corners c, so the distance is at least r − max_c r̂·c.
 
         Args:
-            centre: of the box, Å, ``[3]``.
+            centre: of the block, Å, ``[3]``.
             corners: about the centre, Å, ``[8, 3]``.
             cutoff: Å.
 

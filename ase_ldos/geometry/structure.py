@@ -65,6 +65,10 @@ class Structure:
     def __len__(self) -> int:
         return int(self.numbers.shape[0])
 
+    def to(self, device: torch.device | str) -> Structure:
+        """The structure on a device."""
+        return Structure(self.numbers.to(device), self.positions.to(device), self.cell.to(device))
+
     @property
     def volume(self) -> Tensor:
         """Volume of the cell, Å³."""

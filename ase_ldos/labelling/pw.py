@@ -16,7 +16,7 @@ from ase import Atoms
 from ase.io.espresso import write_espresso_in
 
 from ase_ldos.dataset.snapshot import Snapshot, least_highest_band, snapshot_from_arrays
-from ase_ldos.formats.pseudopotential import read_pseudopotential
+from ase_ldos.formats.pseudopotential import check_functional, functional_name, read_pseudopotential
 from ase_ldos.labelling.dft_settings import DOSRecipe, LDOSRecipe, Recipe
 from ase_ldos.labelling.pp import check_postproc, sample_ldos_by_postproc
 from ase_ldos.labelling.pw_output import read_creator, read_density, read_xml, sample_dos, sample_ldos
@@ -54,14 +54,19 @@ def check_setup(symbols: Iterable[str], recipe: Recipe, *, launcher: str = "") -
         launcher: see ``run_program``.
 
     Raises:
-        ValueError: pw.x or a pseudopotential is missing, of another element, or one from which the LDOS cannot be
-            sampled with the installed programs.
+        ValueError: pw.x or a pseudopotential is missing, of another element, made for a functional that is not known,
+            or one from which the LDOS cannot be sampled with the installed programs.
     """
     check_installed("pw.x")
+    override = recipe.options.get("system", {}).get("input_dft")
+    if override is not None:
+        check_functional("the recipe's input_dft", functional_name(str(override)))
     for symbol in sorted(set(symbols)):
         pseudo, name = read_pseudopotential(recipe.pseudopotential_path(symbol)), recipe.pseudopotentials[symbol]
         if pseudo.symbol != symbol:
             raise ValueError(f"{name} is a pseudopotential of {pseudo.symbol}, not {symbol}")
+        if override is None:
+            check_functional(name, pseudo.functional)
         if recipe.ldos is not None and pseudo.kind == "PAW":
             raise ValueError(
                 f"{name} is of the kind PAW, whose energy has terms that the LDOS does not give; use NC or US"

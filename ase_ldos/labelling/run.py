@@ -20,8 +20,9 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from ase_ldos.dataset.npz import PathLike, load_snapshot, save_snapshot
+from ase_ldos.dataset.provenance import write_record
 from ase_ldos.labelling.dft_settings import Recipe
-from ase_ldos.labelling.provenance import extend_record, recipe_table, write_record
+from ase_ldos.labelling.provenance import extend_record, recipe_table
 from ase_ldos.labelling.pw import PREFIX, calculate, check_setup
 from ase_ldos.labelling.pw_output import read_creator
 from ase_ldos.labelling.selfcheck import check_derivatives

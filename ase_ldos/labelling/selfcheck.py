@@ -105,8 +105,10 @@ def energy_defect(snapshot: Snapshot, pseudopotentials: dict[str, Pseudopotentia
 
     from ase_ldos.geometry.grid import Grid
     from ase_ldos.physics.core_charge import core_density
+    from ase_ldos.physics.density_functionals import density_energies
+    from ase_ldos.physics.ewald import ewald_energy
     from ase_ldos.physics.exchange_correlation import FUNCTIONALS
-    from ase_ldos.physics.free_energy import total_energies
+    from ase_ldos.physics.free_energy import Energies
 
     functionals = {pseudo.functional for pseudo in pseudopotentials.values()}
     parts = (snapshot.density, snapshot.band_energy, snapshot.smearing_TS, snapshot.free_energy)
@@ -120,15 +122,12 @@ def energy_defect(snapshot: Snapshot, pseudopotentials: dict[str, Pseudopotentia
     grid = Grid(structure.cell, snapshot.shape)
     symbols = snapshot.to_atoms().get_chemical_symbols()
     cores = {symbol: pseudo.core for symbol, pseudo in pseudopotentials.items() if pseudo.core is not None}
-    energies = total_energies(
-        band=torch.tensor(snapshot.band_energy, dtype=torch.float64),
-        entropy_term=torch.tensor(snapshot.smearing_TS, dtype=torch.float64),
-        density=torch.as_tensor(snapshot.density).double(),
-        grid=grid,
-        structure=structure,
-        charges=torch.tensor([pseudopotentials[symbol].valence for symbol in symbols], dtype=torch.float64),
-        functional=functionals.pop(),
-        core_density=core_density(structure, grid, cores),
+    density = torch.as_tensor(snapshot.density).double()
+    terms = density_energies(density, grid, functionals.pop(), core_density(structure, grid, cores))
+    charges = torch.tensor([pseudopotentials[symbol].valence for symbol in symbols], dtype=torch.float64)
+    band, entropy_term = (density.new_tensor(part) for part in (snapshot.band_energy, snapshot.smearing_TS))
+    energies = Energies(
+        band, entropy_term, terms.hartree, terms.xc, terms.xc_potential, ewald_energy(structure, charges)
     )
     return float(energies.free_energy) - float(snapshot.free_energy or 0.0)
 

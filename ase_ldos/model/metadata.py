@@ -47,7 +47,4 @@ class ModelMetadata:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be predicted."""
-        if self.functional not in FUNCTIONALS:
-            raise ValueError(
-                f"exchange-correlation functional is {self.functional!r}; known are {', '.join(FUNCTIONALS)}"
-            )
+        FUNCTIONALS[self.functional]

@@ -1,10 +1,11 @@
-"""All that depends on the density, with its derivatives, in the memory of a few fields.
+"""The terms of the free energy that depend on the density, evaluated in two ways.
 
     X = −E_H[n] + E_xc[n + n_core] − ∫ n v_xc[n + n_core] d³r
 
-The formulas are those of ``hartree`` and ``xc``; here they are walked through slab by slab and differentiated on the
-way, so that neither a graph nor temporary fields of the whole grid are kept: 80 million points fit into memory.
-The derivative along a fractional coordinate is antisymmetric, so its adjoint is minus itself.
+``density_energies`` evaluates them on the whole grid at once, differentiable twice: for training and for comparisons.
+``density_terms`` walks through the same formulas (``hartree``, ``exchange_correlation``) block by block of the grid and
+differentiates on the way, so that neither a graph nor temporary fields of the whole grid are kept: for predictions, of
+80 million points too. The derivative along a fractional coordinate is antisymmetric, so its adjoint is minus itself.
 """
 
 from __future__ import annotations
@@ -17,35 +18,68 @@ import torch
 from torch import Tensor
 
 from ase_ldos.geometry.grid import Grid
-from ase_ldos.physics.exchange_correlation import fractional_wave, metric, xc_sums
-from ase_ldos.physics.hartree import hartree_kernel
+from ase_ldos.physics.exchange_correlation import (
+    FUNCTIONALS,
+    Functional,
+    fractional_wave,
+    metric,
+    xc_energies,
+    xc_sums,
+)
+from ase_ldos.physics.hartree import hartree_energy, hartree_kernel
 from ase_ldos.units import BOHR, HARTREE
 
-#: Points of a slab: its some forty temporary arrays should stay near the cache.
-_SLAB = 2**16
+#: Points of a block: its some forty temporary arrays should stay near the cache.
+BLOCK_POINTS = 2**16
 #: From this many points on the fields are transformed in float32. Measured: below 0.001 meV/atom (see the tests).
 SINGLE_FROM = 2**22
 
 
 @dataclass(frozen=True)
-class DensityTerms:
-    """Energies in eV, float64, and derivatives of X (see the module).
+class DensityEnergies:
+    """The three terms of the free energy that depend on the density, eV, float64 scalars.
 
     Attributes:
         hartree: E_H.
         xc: E_xc.
         xc_potential: ∫ n v_xc d³r.
-        potential: ∂X/∂n(r) of the discrete sums, eV Å³, flat ``[grid]``, if wanted.
-        strain: ∂X/∂ε with the values of n and n_core kept, eV, ``[3, 3]``, if wanted.
-        core_potential: ∂X/∂n_core(r), eV Å³, flat ``[grid]``, if wanted and there is a core charge.
     """
 
     hartree: Tensor
     xc: Tensor
     xc_potential: Tensor
+
+
+@dataclass(frozen=True)
+class DensityTerms:
+    """Energies and derivatives of X (see the module).
+
+    Attributes:
+        energies: E_H, E_xc and ∫ n v_xc.
+        potential: ∂X/∂n(r) of the discrete sums, eV Å³, flat ``[grid]``, if wanted.
+        strain: ∂X/∂ε with the values of n and n_core kept, eV, ``[3, 3]``, if wanted.
+        core_potential: ∂X/∂n_core(r), eV Å³, flat ``[grid]``, if wanted and there is a core charge.
+    """
+
+    energies: DensityEnergies
     potential: Tensor | None = None
     strain: Tensor | None = None
     core_potential: Tensor | None = None
+
+
+def density_energies(density: Tensor, grid: Grid, functional: str, core: Tensor | None = None) -> DensityEnergies:
+    """E_H[n], E_xc[n + n_core] and ∫ n v_xc[n + n_core] d³r, differentiable twice in density, core and cell.
+
+    Args:
+        density: n, e/Å³, ``[nx, ny, nz]``.
+        grid: of the density.
+        functional: a name of ``exchange_correlation.FUNCTIONALS``.
+        core: partial core charge n_core, e/Å³, ``[nx, ny, nz]``.
+
+    Raises:
+        ValueError: unknown functional, fields that are not on the grid.
+    """
+    return DensityEnergies(hartree_energy(density, grid), *xc_energies(density, grid, functional, core))
 
 
 def density_terms(
@@ -55,44 +89,51 @@ def density_terms(
     *,
     differentiate: bool,
     core: Tensor | None = None,
-    fields: torch.dtype | None = None,
+    block_points: int = BLOCK_POINTS,
+    single_from: int = SINGLE_FROM,
 ) -> DensityTerms:
-    """Energies of a density, and derivatives if wanted, without a graph.
+    """The same energies in the memory of a few fields, and derivatives if wanted, without a graph.
 
     Args:
         density: n, e/Å³, ``[nx, ny, nz]``.
         grid: of the density.
-        functional: ``"lda"`` or ``"pbe"``.
+        functional: a name of ``exchange_correlation.FUNCTIONALS``.
         differentiate: give potential and strain derivative.
         core: partial core charge n_core, e/Å³, ``[nx, ny, nz]``.
-        fields: number type of the transforms; default is float64, float32 on grids of ``SINGLE_FROM`` points or more.
+        block_points: points of the grid that are handled at once, about.
+        single_from: number of points from which on fields are transformed in float32 in place of float64.
+
+    Raises:
+        ValueError: unknown functional.
     """
-    if fields is None:
-        fields = torch.float32 if grid.n_points >= SINGLE_FROM else torch.float64
+    formula = FUNCTIONALS[functional]
+    fields = torch.float32 if grid.n_points >= single_from else torch.float64
     with torch.no_grad():
         coefficients = torch.fft.rfftn(density.to(fields), norm="forward")
         strain = torch.zeros(3, 3, dtype=torch.float64, device=density.device)
         slopes = []
-        if functional != "lda":
+        if formula.needs_gradient:
             slopes = [_slopes(coefficients, grid)]
             if core is not None:
                 slopes.append(_slopes(torch.fft.rfftn(core.to(fields), norm="forward"), grid) + slopes[0])
-        hartree = _hartree(coefficients, grid, strain)
-    terms = _exchange_correlation(density, core, slopes, grid, strain, differentiate)
+        hartree = _hartree(coefficients, grid, strain, block_points)
+    xc, xc_potential, potentials = _exchange_correlation(
+        formula, density, core, slopes, grid, strain, differentiate=differentiate, block_points=block_points
+    )
+    energies = DensityEnergies(hartree, xc, xc_potential)
     if not differentiate:
-        return replace(terms, hartree=hartree)
-    assert terms.potential is not None
+        return DensityTerms(energies)
+    core_potential = potentials[1] if core is not None else None
     with torch.no_grad():
         # of the discrete sum: v_H times the voxel
         coefficients *= -grid.voxel_volume.to(fields)
-        core_potential = terms.core_potential
         if slopes and core_potential is not None:
             # n and n_core both stand in the total
             core_potential = core_potential + _from_slopes(torch.zeros_like(coefficients), slopes[1], grid)
             slopes = [slopes[0] + slopes[1]]
         potential = _from_slopes(coefficients, slopes[0] if slopes else None, grid)
-        potential += terms.potential
-    return replace(terms, hartree=hartree, potential=potential, strain=strain, core_potential=core_potential)
+        potential += potentials[0]
+    return DensityTerms(energies, potential, strain, core_potential)
 
 
 def _slopes(coefficients: Tensor, grid: Grid) -> Tensor:
@@ -114,11 +155,11 @@ def _from_slopes(coefficients: Tensor, along: Tensor | None, grid: Grid) -> Tens
     return torch.fft.irfftn(coefficients, s=grid.shape, norm="forward").flatten()
 
 
-def _hartree(coefficients: Tensor, grid: Grid, strain: Tensor) -> Tensor:
+def _hartree(coefficients: Tensor, grid: Grid, strain: Tensor, block_points: int) -> Tensor:
     """E_H; ``coefficients`` n_G become those of v_H, and −∂E_H/∂ε is added to ``strain``."""
     total = torch.zeros((), dtype=torch.float64, device=coefficients.device)
     identity = torch.eye(3, dtype=torch.float64, device=coefficients.device)
-    for rows in _rows(grid):
+    for rows in _row_blocks(grid, block_points):
         kernel = hartree_kernel(grid, rows)
         part = coefficients[rows]
         power = (part.real.double() ** 2 + part.imag.double() ** 2) * kernel * (grid.half_weights() * grid.volume / 2)
@@ -135,31 +176,42 @@ def _hartree(coefficients: Tensor, grid: Grid, strain: Tensor) -> Tensor:
 
 
 def _exchange_correlation(
-    density: Tensor, core: Tensor | None, slopes: list[Tensor], grid: Grid, strain: Tensor, differentiate: bool
-) -> DensityTerms:
-    """E_xc and ∫ n v_xc; with ``differentiate``, ``slopes`` are overwritten by the derivatives in them.
+    functional: Functional,
+    density: Tensor,
+    core: Tensor | None,
+    slopes: list[Tensor],
+    grid: Grid,
+    strain: Tensor,
+    *,
+    differentiate: bool,
+    block_points: int,
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """E_xc, ∫ n v_xc and the derivatives of their difference in n and n_core, flat ``[grid]``, where wanted.
 
     Args:
+        functional: gives f.
         density: n.
         core: n_core.
-        slopes: of n and, with a core charge, of n + n_core; none for LDA.
+        slopes: of n and, with a core charge, of n + n_core; none where the functional needs no gradient. With
+            ``differentiate`` they are overwritten by the derivatives in them.
         grid: of the density.
         strain: the derivative in it is added.
         differentiate: give derivatives.
+        block_points: handled at once.
     """
     sums = torch.zeros(2, dtype=torch.float64, device=density.device)
     kept = slopes[0].dtype if slopes else torch.float64
     fields = [density] if core is None else [density, core]
     potentials = [torch.empty(grid.n_points, dtype=kept, device=density.device) for _ in fields if differentiate]
     plane = grid.shape[1] * grid.shape[2]
-    for rows in _rows(grid):
+    for rows in _row_blocks(grid, block_points):
         with torch.set_grad_enabled(differentiate):
             leaves = [field[rows].to(torch.float64).detach() for field in fields]
             leaves += [along[:, rows].to(torch.float64) for along in slopes]
             leaves.append(torch.zeros_like(strain))
             for leaf in leaves:
                 leaf.requires_grad_(differentiate)
-            energy, pulled = _slab(leaves[: len(fields)], leaves[len(fields) : -1], leaves[-1], grid)
+            energy, pulled = _xc_of_rows(functional, leaves[: len(fields)], leaves[len(fields) : -1], leaves[-1], grid)
             difference = energy - pulled
         sums += torch.stack((energy, pulled)).detach()
         if not differentiate:
@@ -170,26 +222,27 @@ def _exchange_correlation(
         for along, part in zip(slopes, found[len(fields) :]):
             along[:, rows] = part.to(along.dtype)
         strain += found[-1]
-    if not differentiate:
-        return DensityTerms(hartree=sums[0], xc=sums[0], xc_potential=sums[1])
-    # the voxel's own derivative
-    strain += (sums[0] - sums[1]) * torch.eye(3).to(strain)
-    core_potential = potentials[1] if core is not None else None
-    return DensityTerms(sums[0], sums[0], sums[1], potential=potentials[0], core_potential=core_potential)
+    if differentiate:
+        # the voxel's own derivative
+        strain += (sums[0] - sums[1]) * torch.eye(3).to(strain)
+    return sums[0], sums[1], potentials
 
 
-def _slab(fields: list[Tensor], slopes: list[Tensor], deformation: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+def _xc_of_rows(
+    functional: Functional, fields: list[Tensor], slopes: list[Tensor], deformation: Tensor, grid: Grid
+) -> tuple[Tensor, Tensor]:
     """E_xc and ∫ n v_xc of some rows of the grid, eV, in a metric that the strain deforms."""
     moved = replace(grid, cell=grid.cell.detach() @ (torch.eye(3).to(deformation) + deformation))
     valence, total = fields[0] * BOHR**3, sum(fields[1:], fields[0]) * BOHR**3
     scaled = [along * BOHR**3 for along in slopes]
-    found = xc_sums(valence, total, scaled[0] if scaled else None, scaled[-1] if scaled else None, metric(moved))
+    along_valence, along_total = (scaled[0], scaled[-1]) if scaled else (None, None)
+    found = xc_sums(functional, valence, total, along_valence, along_total, metric(moved))
     voxel = grid.voxel_volume.detach() * (HARTREE / BOHR**3)
     return found[0] * voxel, found[1] * voxel
 
 
-def _rows(grid: Grid) -> Iterator[slice]:
-    """Slabs of the first axis of about ``_SLAB`` points."""
-    step = max(1, math.floor(_SLAB / (grid.shape[1] * grid.shape[2])))
+def _row_blocks(grid: Grid, block_points: int) -> Iterator[slice]:
+    """Blocks of rows of the first axis of about so many points."""
+    step = max(1, math.floor(block_points / (grid.shape[1] * grid.shape[2])))
     for start in range(0, grid.shape[0], step):
         yield slice(start, min(start + step, grid.shape[0]))

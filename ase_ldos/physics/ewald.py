@@ -20,7 +20,7 @@ MESH_FROM = 250
 _REACH = 7.5
 
 
-def ewald_energy(structure: Structure, charges: Tensor) -> Tensor:
+def ewald_energy(structure: Structure, charges: Tensor, *, mesh_from: int = MESH_FROM) -> Tensor:
     """E = ½ Σ_ij q_i q_j e²/r_ij over all periodic images, the background included, eV.
 
     Differentiable in positions and cell; with the mesh once.
@@ -28,6 +28,7 @@ def ewald_energy(structure: Structure, charges: Tensor) -> Tensor:
     Args:
         structure: the ions.
         charges: valence charges, e, ``[atom]``.
+        mesh_from: number of atoms from which on the waves are summed on a mesh.
 
     Raises:
         ValueError: charges and atoms differ in number.
@@ -39,7 +40,7 @@ def ewald_energy(structure: Structure, charges: Tensor) -> Tensor:
     positions, cell = structure.positions.to(torch.float64), structure.cell.to(torch.float64)
     structure = Structure(structure.numbers, positions, cell)
     length = float(structure.volume.detach() / len(structure)) ** (1 / 3)
-    if len(structure) >= MESH_FROM:
+    if len(structure) >= mesh_from:
         # measured on beryllium: 1e-9 eV/atom and 1e-6 eV/Å from the plain sum
         smearing = 0.6 * length
         return ParticleMesh.apply(positions, cell, charges.to(positions), smearing, _REACH * smearing, smearing / 3)

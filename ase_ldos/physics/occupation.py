@@ -61,10 +61,24 @@ def occupation_weights(energies: Tensor, fermi_level: Tensor, thermal_energy: fl
     return OccupationWeights(number, excess + fermi_level * number, entropy)
 
 
-def number_weights(energies: Tensor, level: float, thermal_energy: float) -> tuple[Tensor, Tensor]:
-    """Weights of N and of ∂N/∂μ at μ = ``level`` (eV), without a graph, float64 ``[energy]`` each."""
-    nodes, root = _with_ghosts(energies, thermal_energy), torch.tensor(level, dtype=torch.float64).to(energies.device)
+def number_weights(energies: Tensor, fermi_level: float, thermal_energy: float) -> tuple[Tensor, Tensor]:
+    """Weights of N and of ∂N/∂μ at μ = ``fermi_level`` (eV), without a graph, float64 ``[energy]`` each."""
+    nodes = _with_ghosts(energies, thermal_energy)
+    root = torch.tensor(fermi_level, dtype=torch.float64).to(energies.device)
     return _number(nodes, root, thermal_energy), _number(nodes, root, thermal_energy, 1)
+
+
+def interpolate_dos(dos: Tensor, energies: Tensor, energy: float) -> Tensor:
+    """D at an energy (eV), piecewise linear between the nodes and zero beyond the ghosts at either end, 1/eV, scalar.
+
+    Args:
+        dos: D, 1/eV, float64 ``[energy]``.
+        energies: rising nodes, eV, ``[energy]``.
+        energy: where D is wanted, eV.
+    """
+    nodes = _with_ghosts(energies, 1.0)
+    hats = (energy - nodes.positions[:-2]) / nodes.spacing[:-1], (nodes.positions[2:] - energy) / nodes.spacing[1:]
+    return torch.minimum(*hats).clamp(min=0.0) @ dos.to(torch.float64)
 
 
 def fermi_level(

@@ -1,4 +1,4 @@
-"""Sums over the grid that survive a kill: a small file with the state, and fields that live in mapped files.
+"""Sums over the grid that outlive an interruption: a small file with the state, and fields in memory-mapped files.
 
 What is written into a mapped field is in the system's hands at once, so a checkpoint of a large calculation costs no
 more than its few sums, and what was done after the last one is done again with the very same numbers.
@@ -6,6 +6,7 @@ more than its few sums, and what was done after the last one is done again with 
 
 from __future__ import annotations
 
+import hashlib
 import time
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,17 @@ import torch
 from torch import Tensor
 
 from ase_ldos.checkpoint import read_checkpoint, write_checkpoint
+from ase_ldos.communicator import Communicator
+from ase_ldos.model.ldos_model import LDOSModel
+from ase_ldos.prediction.request import PredictionRequest
 
 
-class Journal:
-    """The checkpoint of one rank of one calculation.
+class PredictionCheckpoint:
+    """The checkpoint of one rank of one prediction.
 
     Args:
         folder: where its files lie; None keeps nothing.
-        fingerprint: of the calculation: a state of another one is refused.
+        fingerprint: of the prediction: the state of another one is refused.
         name: of this rank's files.
         interval: s, between two checkpoints.
 
@@ -41,6 +45,19 @@ class Journal:
             if state.get("fingerprint") != fingerprint:
                 raise ValueError(f"{folder} holds another calculation; remove it or name another folder")
             self._state = state["stages"]
+
+    @classmethod
+    def of(
+        cls, folder: Path | None, model: LDOSModel, request: PredictionRequest, communicator: Communicator
+    ) -> PredictionCheckpoint:
+        """The checkpoint of this very prediction, on this rank."""
+        settings = (request.grid_shape, request.chunk_size, request.thermal_energy, str(model.dtype))
+        digest = hashlib.sha256(repr(settings).encode())
+        if folder is not None:
+            structure = request.structure
+            for tensor in (structure.numbers, structure.positions, structure.cell, *model.state_dict().values()):
+                digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return cls(folder, digest.hexdigest(), f"rank{communicator.rank}of{communicator.size}")
 
     @property
     def _path(self) -> Path:

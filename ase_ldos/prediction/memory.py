@@ -6,11 +6,10 @@ import gc
 
 import torch
 
-from ase_ldos.geometry.grid import Grid
 from ase_ldos.geometry.grid_blocks import iterate_blocks
-from ase_ldos.geometry.structure import Structure
 from ase_ldos.model.ldos_model import LDOSModel
-from ase_ldos.prediction.grid_pass import KEEP_BYTES, hidden_bytes
+from ase_ldos.prediction.grid_pass import hidden_bytes
+from ase_ldos.prediction.request import PredictionRequest
 
 #: What torch and the system say when an allocation on the CPU fails.
 _PHRASES = ("out of memory", "not enough memory", "allocate memory")
@@ -25,20 +24,24 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(phrase in str(error).lower() for phrase in _PHRASES)
 
 
-def largest_fitting_block(
-    model: LDOSModel, structure: Structure, grid: Grid, *, below: int, backward: bool
-) -> int | None:
-    """A number of grid points per block, at most half of ``below``, whose memory was there twice; None if none is.
+def largest_fitting_block(model: LDOSModel, request: PredictionRequest) -> int | None:
+    """A number of grid points per block whose memory was there twice; None if none is.
 
-    Found by trying and halving: twice, because a whole prediction leaves memory in pieces that one block does not see.
+    Found by trying and halving, from half of the request's block on: twice, because a whole prediction leaves memory in
+    pieces that one block does not see.
+
+    Args:
+        model: whose features are evaluated.
+        request: of the prediction that did not fit.
     """
-    size = below
+    grid = request.grid
+    size = min(request.chunk_size, grid.n_points)
     while (size := size // 2) >= 1:
         gc.collect()
         if model.device.type == "cuda":
             torch.cuda.empty_cache()
         try:
-            _try_block(model, structure, grid, min(2 * size, grid.n_points), backward)
+            _try_block(model, request, min(2 * size, grid.n_points))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -47,9 +50,10 @@ def largest_fitting_block(
     return None
 
 
-def _try_block(model: LDOSModel, structure: Structure, grid: Grid, size: int, backward: bool) -> None:
+def _try_block(model: LDOSModel, request: PredictionRequest, size: int) -> None:
     """Evaluate one block beside the memory that a whole prediction needs for other things."""
-    kept = min(KEEP_BYTES, hidden_bytes(model, grid))
+    structure, grid, backward = request.structure, request.grid, request.needs_gradient
+    kept = min(request.thresholds.keep_bytes, hidden_bytes(model, grid))
     ballast = torch.empty(kept + 8 * _WORK_ARRAYS * grid.n_points, dtype=torch.uint8, device=model.device)
     block = next(iterate_blocks(structure, grid, model.descriptor.cutoff, max_points=size, dtype=model.dtype))
     atoms = block.atoms.requires_grad_(backward)

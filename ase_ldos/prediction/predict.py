@@ -1,19 +1,19 @@
 """The main path: structure → hidden features → DOS → μ → density → energies → forces and stress.
 
-The grid is walked in blocks (``streaming``). The way out sums the hidden features (hence D and μ) and gives the
-density; the global physics (``adjoint``) gives the adjoint of the LDOS, g(ε, r) = a(ε) + λ(r) b(ε); the way back pulls
-it through network and descriptor. With the linear head d = W h + c it acts on the hidden features as Wᵀa + λ(r) Wᵀb, so
-that no array grid × energy is ever built. Forces and stress are exact derivatives of the discrete sums.
+The grid is walked in blocks. The way out (``grid_pass``) sums the hidden features (hence D and μ) and gives the
+density; the global physics (``free_energy_gradient``) gives energies and the gradient of A in the LDOS,
+g(ε, r) = a(ε) + λ(r) b(ε); the way back (``backward``) pulls it through network and descriptor. With the linear head
+d = W h + c it acts on the hidden features as Wᵀa + λ(r) Wᵀb, so that no array grid × energy is ever built. Forces and
+stress are exact derivatives of the discrete sums.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from ase import Atoms
 from torch import Tensor
 from torch.profiler import record_function
 
@@ -23,11 +23,12 @@ from ase_ldos.geometry.grid_blocks import DEFAULT_BLOCK, iterate_blocks
 from ase_ldos.geometry.structure import Structure
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.physics.free_energy import Energies
-from ase_ldos.physics.occupation import fermi_level
-from ase_ldos.prediction.checkpointing import Journal
-from ase_ldos.prediction.free_energy_gradient import Electrons, solve_physics
-from ase_ldos.prediction.grid_pass import Stream
-from ase_ldos.units import BOLTZMANN
+from ase_ldos.prediction.backward import pull_back
+from ase_ldos.prediction.checkpointing import PredictionCheckpoint
+from ase_ldos.prediction.free_energy_gradient import Electrons, find_gradient
+from ase_ldos.prediction.gather import gather_fields
+from ase_ldos.prediction.grid_pass import GridEvaluator, choose_strategy
+from ase_ldos.prediction.request import PredictionRequest, Thresholds, check_structure
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Prediction:
     Attributes:
         energies: the terms of the free energy.
         fermi_level: μ, eV.
+        electronic_temperature: K.
         energy_grid: nodes, eV, ``[energy]``.
         dos: D, 1/eV, ``[energy]``.
         density: n, e/Å³, ``[nx, ny, nz]``.
@@ -47,6 +49,7 @@ class Prediction:
 
     energies: Energies
     fermi_level: float
+    electronic_temperature: float
     energy_grid: Tensor
     dos: Tensor
     density: Tensor
@@ -62,95 +65,116 @@ class Prediction:
 
 def predict(
     model: LDOSModel,
-    structure: Structure,
-    want: Collection[str] = (),
+    atoms: Atoms | Structure,
     *,
+    forces: bool = False,
+    stress: bool = False,
     electronic_temperature: float | None = None,
-    grid: Grid | None = None,
+    grid_shape: tuple[int, int, int] | None = None,
     chunk_size: int | None = None,
     fermi_guess: float | None = None,
+    thresholds: Thresholds | None = None,
     communicator: Communicator | None = None,
     checkpoint: Path | None = None,
     progress: bool = False,
 ) -> Prediction:
-    """Predict energies, DOS and density of a structure, and what else is wanted.
+    """Predict energies, Fermi level, DOS and density of a structure, and forces and stress if wanted.
 
     Args:
-        model: on the device of the structure.
-        structure: float64, checked (``Structure.from_atoms``).
-        want: any of ``"forces"``, ``"stress"``; without them no backward is run.
+        model: on the device where it shall work.
+        atoms: ASE atoms, which are checked (periodic matter, elements and distances that the model knows), or a
+            ``Structure`` in float64, which is taken as it is, apart from its elements.
+        forces: give forces.
+        stress: give the stress. Without either, no backward pass is run.
         electronic_temperature: K; default is the model's.
-        grid: where to evaluate; default is the model's spacing.
-        chunk_size: grid points that are handled at once.
+        grid_shape: numbers of grid points along the lattice vectors; default is the model's spacing.
+        chunk_size: grid points of a block, which are handled at once: memory grows with it.
         fermi_guess: a Fermi level near the right one, eV, such as the last step's.
+        thresholds: from which sizes on large systems are handled in other ways.
         communicator: ranks that share the grid; each calls this with the same arguments and gets the same result.
-        checkpoint: folder from which a killed calculation goes on, to the same numbers; it is not removed at the end.
+        checkpoint: folder from which an interrupted calculation resumes, to the same numbers; it is not removed at the
+            end.
         progress: show progress bars with the remaining time.
 
     Raises:
-        ValueError: foreign elements, an electronic temperature that is not positive or beyond the energy window,
-            too few states below the window's top, a checkpoint of another calculation.
+        ValueError: atoms that the model is not for, an electronic temperature that is not positive or beyond the energy
+            window, too few states below the window's top, a checkpoint of another calculation.
         RankLostError: another rank has ended.
     """
-    communicator = Communicator() if communicator is None else communicator
-    chunk_size = DEFAULT_BLOCK if chunk_size is None else chunk_size
-    temperature = model.metadata.electronic_temperature if electronic_temperature is None else electronic_temperature
-    thermal_energy = BOLTZMANN * temperature
-    grid = Grid.with_spacing(structure.cell, model.metadata.grid_spacing) if grid is None else grid
-    # no rank without a block
-    chunk_size = min(chunk_size, max(1, grid.n_points // communicator.size))
-    charges = model.charges(structure.numbers)
-    model = model.with_fused_scaler()
-    journal = _journal(checkpoint, model, structure, grid, chunk_size, thermal_energy, communicator)
-    stream = Stream(
+    structure = check_structure(model, atoms) if isinstance(atoms, Atoms) else atoms.to(model.device)
+    request = PredictionRequest.for_model(
         model,
         structure,
-        grid,
-        chunk_size,
-        thermal_energy,
-        communicator=communicator,
-        journal=journal,
-        progress=progress,
+        grid_shape=grid_shape,
+        electronic_temperature=electronic_temperature,
+        chunk_size=chunk_size,
+        forces=forces,
+        stress=stress,
+        fermi_guess=fermi_guess,
+        thresholds=thresholds,
     )
-    start = model.metadata.fermi_level if fermi_guess is None else fermi_guess
-    weight, bias = (part.detach() for part in model.head)
+    return fulfil_request(model, request, communicator=communicator, checkpoint=checkpoint, progress=progress)
 
-    def find_level(hidden_sum: Tensor, n_points: int) -> float:
-        dos = (weight @ hidden_sum + bias * n_points) * (grid.volume / n_points)
-        return float(fermi_level(dos, model.energies, float(charges.sum()), thermal_energy, start))
 
+def fulfil_request(
+    model: LDOSModel,
+    request: PredictionRequest,
+    *,
+    communicator: Communicator | None = None,
+    checkpoint: Path | None = None,
+    progress: bool = False,
+) -> Prediction:
+    """The prediction of a request, on the model's device; arguments and errors as of ``predict``."""
+    communicator = Communicator() if communicator is None else communicator
+    # no rank without a block
+    chunk_size = min(request.chunk_size, max(1, request.grid.n_points // communicator.size))
+    request = replace(request, structure=request.structure.to(model.device), chunk_size=chunk_size)
+    grid, model = request.grid, model.with_fused_scaler()
+    kept = PredictionCheckpoint.of(checkpoint, model, request, communicator)
+    evaluator = GridEvaluator(model, request, communicator=communicator, checkpoint=kept, progress=progress)
+    strategy = choose_strategy(evaluator)
     with torch.no_grad(), record_function("ase_ldos::density_of_states"):
-        hidden_sum, level = stream.features(fermi_guess, find_level)
-        ldos_sum = weight @ hidden_sum + bias * grid.n_points
+        hidden_sum, fermi_level = strategy.sum_hidden()
     with torch.no_grad(), record_function("ase_ldos::density"):
-        fields = stream.density(level)
+        fields = gather_fields(strategy.density(fermi_level), grid, evaluator.ranges, communicator)
+        del strategy
     with record_function("ase_ldos::energies"):
-        electrons = Electrons(ldos_sum, level, thermal_energy, charges)
-        adjoint, density = solve_physics(
-            model, structure, grid, electrons, fields, communicator, differentiate=bool(want)
-        )
+        electrons = Electrons(evaluator.ldos_sum(hidden_sum), fermi_level, evaluator.charges)
+        gradient, density = find_gradient(model, request, electrons, fields, communicator)
         del fields
     forces, stress = None, None
-    if want:
+    if request.needs_gradient:
         with record_function("ase_ldos::forces"):
-            forces, stress = stream.pull_back(adjoint, strained="stress" in want)
+            forces, stress = pull_back(evaluator, gradient, strained=request.stress)
     return Prediction(
-        energies=adjoint.energies(len(structure)),
-        fermi_level=level,
+        energies=Energies.from_terms(gradient.terms, len(request.structure)),
+        fermi_level=fermi_level,
+        electronic_temperature=request.electronic_temperature,
         energy_grid=model.energies,
-        dos=ldos_sum * grid.voxel_volume,
+        dos=evaluator.dos(hidden_sum),
         density=density.reshape(grid.shape),
         grid=grid,
-        forces=forces if "forces" in want else None,
-        stress=stress if "stress" in want else None,
+        forces=forces if request.forces else None,
+        stress=stress if request.stress else None,
     )
 
 
 def predict_ldos(
-    model: LDOSModel, structure: Structure, grid: Grid | None = None, *, chunk_size: int | None = None
+    model: LDOSModel,
+    structure: Structure,
+    grid_shape: tuple[int, int, int] | None = None,
+    *,
+    chunk_size: int | None = None,
 ) -> Tensor:
-    """The whole LDOS, 1/(eV Å³), in the model's dtype, ``[nx, ny, nz, energy]``: the one large array there is."""
-    grid = Grid.with_spacing(structure.cell, model.metadata.grid_spacing) if grid is None else grid
+    """The whole LDOS, 1/(eV Å³), in the model's dtype, ``[nx, ny, nz, energy]``: the one large array there is.
+
+    Args:
+        model: on the device of the structure.
+        structure: the atoms.
+        grid_shape: numbers of grid points along the lattice vectors; default is the model's spacing.
+        chunk_size: grid points of a block.
+    """
+    grid = PredictionRequest.for_model(model, structure, grid_shape=grid_shape).grid
     weight, bias = (part.to(model.dtype) for part in model.head)
     ldos = torch.empty(grid.n_points, len(bias), dtype=model.dtype, device=model.device)
     with torch.no_grad():
@@ -160,20 +184,3 @@ def predict_ldos(
         ):
             ldos[block.flat] = torch.addmm(bias, model.hidden(block, atom_state[block.owners]), weight.T)
     return ldos.reshape(*grid.shape, -1)
-
-
-def _journal(
-    folder: Path | None,
-    model: LDOSModel,
-    structure: Structure,
-    grid: Grid,
-    chunk_size: int,
-    thermal_energy: float,
-    communicator: Communicator,
-) -> Journal:
-    """The checkpoint of this very calculation, on this rank."""
-    digest = hashlib.sha256(repr((grid.shape, chunk_size, thermal_energy, str(model.dtype))).encode())
-    if folder is not None:
-        for tensor in (structure.numbers, structure.positions, structure.cell, *model.state_dict().values()):
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return Journal(folder, digest.hexdigest(), f"rank{communicator.rank}of{communicator.size}")

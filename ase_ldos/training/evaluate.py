@@ -12,10 +12,11 @@ from tqdm import tqdm
 
 from ase_ldos.dataset.broadening import on_model_energies
 from ase_ldos.dataset.snapshot import Snapshot
-from ase_ldos.geometry.grid import Grid
 from ase_ldos.geometry.structure import Structure
 from ase_ldos.model.ldos_model import LDOSModel
-from ase_ldos.physics.free_energy import total_energies
+from ase_ldos.physics.density_functionals import density_energies
+from ase_ldos.physics.ewald import ewald_energy
+from ase_ldos.physics.free_energy import Energies
 from ase_ldos.physics.ldos import density_of_states, electron_density
 from ase_ldos.physics.occupation import fermi_level, occupation_weights
 from ase_ldos.prediction.predict import Prediction, predict, predict_ldos
@@ -113,9 +114,10 @@ def format_table(errors: Sequence[SnapshotErrors]) -> str:
 
 def _snapshot_errors(model: LDOSModel, snapshot: Snapshot) -> SnapshotErrors:
     structure = Structure.from_arrays(snapshot.numbers, snapshot.positions, snapshot.cell, device=model.device)
-    grid = None if snapshot.shape is None else Grid(structure.cell, snapshot.shape)
     temperature = snapshot.electronic_temperature
-    found = predict(model, structure, ("forces", "stress"), grid=grid, electronic_temperature=temperature)
+    found = predict(
+        model, structure, forces=True, stress=True, grid_shape=snapshot.shape, electronic_temperature=temperature
+    )
     assert found.forces is not None
     assert found.stress is not None
     values: dict[str, float] = {}
@@ -153,7 +155,7 @@ def _ldos_errors(model: LDOSModel, snapshot: Snapshot, structure: Structure, fou
     energies, broadening = model.energies.cpu().numpy(), _broadening(model, snapshot)
     values, known = on_model_energies(snapshot, snapshot.ldos, energies, broadening)
     reference = torch.as_tensor(values).double() * float(snapshot.ldos_scale or 1.0)
-    ldos = predict_ldos(model, structure, found.grid)[..., :known].double().cpu()
+    ldos = predict_ldos(model, structure, found.grid.shape)[..., :known].double().cpu()
     grid = found.grid
     dos = density_of_states(reference, grid)
     kT = BOLTZMANN * float(snapshot.electronic_temperature or model.metadata.electronic_temperature)
@@ -161,21 +163,15 @@ def _ldos_errors(model: LDOSModel, snapshot: Snapshot, structure: Structure, fou
     nodes = model.energies[:known].cpu()
     errors = {"dos": _relative(found.dos[:known].cpu(), dos), "ldos": _relative(ldos, reference)}
     try:
-        level = fermi_level(dos, nodes, float(charges.sum()), kT)
+        mu = fermi_level(dos, nodes, float(charges.sum()), kT)
     except ValueError:  # DFT's LDOS ends among the states that are occupied at this temperature
         return errors
-    weights = occupation_weights(nodes, level, kT)
-    derived = total_energies(
-        band=weights.band @ dos,
-        entropy_term=weights.entropy @ dos,
-        density=electron_density(reference, weights),
-        grid=grid,
-        structure=structure,
-        charges=charges,
-        functional=model.metadata.functional,
-        core_density=model.core_density(structure, grid),
+    weights = occupation_weights(nodes, mu, kT)
+    density = density_energies(
+        electron_density(reference, weights), grid, model.metadata.functional, model.core_density(structure, grid)
     )
-    occupied = nodes < level
+    derived = Energies.collect(dos, weights, density, ewald_energy(structure, charges))
+    occupied = nodes < mu
     return errors | {
         "energy_ldos": (found.free_energy - float(derived.free_energy)) * 1000 / len(structure),
         "ldos_occupied": _relative(ldos[..., occupied], reference[..., occupied]),

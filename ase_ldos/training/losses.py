@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ase_ldos.geometry.grid import Grid
 from ase_ldos.model.ldos_model import LDOSModel
-from ase_ldos.physics.exchange_correlation import xc_energies
-from ase_ldos.physics.hartree import hartree_energy
+from ase_ldos.physics.density_functionals import density_energies
+from ase_ldos.physics.free_energy import Energies
 from ase_ldos.physics.occupation import fermi_level, occupation_weights
 from ase_ldos.training.learned_features import complete_inputs, complete_inputs_at
 from ase_ldos.training.precompute import JacobianProduct, TrainingSnapshot, voigt
@@ -52,7 +52,7 @@ class Evaluation:
         hidden: float32 ``[grid, hidden]``.
         dos: 1/eV, ``[energy]``.
         density: e/Å³, ``[grid]``.
-        free_energy: eV.
+        energies: the terms of the free energy.
         fermi_level: eV.
         forces: eV/Å, ``[atom, 3]``.
         stress: eV/Å³, Voigt ``[6]``.
@@ -61,10 +61,15 @@ class Evaluation:
     hidden: Tensor
     dos: Tensor
     density: Tensor
-    free_energy: Tensor
+    energies: Energies
     fermi_level: Tensor
     forces: Tensor | None = None
     stress: Tensor | None = None
+
+    @property
+    def free_energy(self) -> Tensor:
+        """A, eV."""
+        return self.energies.free_energy
 
 
 def evaluate_snapshot(
@@ -80,30 +85,30 @@ def evaluate_snapshot(
     hidden = model.network.features(complete_inputs(model, inputs, structure, grid))
     dos = (weight @ hidden.sum(dim=0, dtype=torch.float64) + bias * grid.n_points) * grid.voxel_volume
     thermal_energy = BOLTZMANN * snapshot.temperature
-    level = fermi_level(dos, model.energies, snapshot.n_electrons, thermal_energy, model.metadata.fermi_level)
-    weights = occupation_weights(model.energies, level, thermal_energy)
+    mu = fermi_level(dos, model.energies, snapshot.n_electrons, thermal_energy, model.metadata.fermi_level)
+    weights = occupation_weights(model.energies, mu, thermal_energy)
     # the projection in the network's dtype: double precision here would double the cost of the whole step
     density = (hidden @ (weights.number @ weight).to(hidden.dtype)).double() + weights.number @ bias
-    field = density.reshape(grid.shape)
     core = model.core_density(structure, grid)
-    xc, xc_potential = xc_energies(field, grid, model.metadata.functional, core)
-    electrons = (weights.band + weights.entropy) @ dos - hartree_energy(field, grid) + xc - xc_potential
-    found = Evaluation(hidden, dos, density, electrons + snapshot.ewald, level)
+    terms = density_energies(density.reshape(grid.shape), grid, model.metadata.functional, core)
+    n_atoms = len(snapshot.structure)
+    # the ions' energy is a constant here, found beforehand with its derivatives
+    energies = Energies.collect(dos, weights, terms, dos.new_tensor(snapshot.ewald), n_atoms)
+    found = Evaluation(hidden, dos, density, energies, mu)
     if not forces or snapshot.jacobian is None:
         return found
     # positions and strain act through the fixed inputs by the Jacobian, through the learned ones and the grid directly
     by_inputs, by_positions, by_strain = torch.autograd.grad(
-        electrons, (inputs, positions, strain), create_graph=create_graph, allow_unused=True, materialize_grads=True
+        energies.free_energy,
+        (inputs, positions, strain),
+        create_graph=create_graph,
+        allow_unused=True,
+        materialize_grads=True,
     )
     slope = JacobianProduct.apply(snapshot.jacobian, by_inputs.flatten()).double() + snapshot.ewald_slope
     slope = slope + torch.cat((by_positions.flatten(), voigt((by_strain + by_strain.T) / 2)))
-    n_atoms = len(snapshot.structure)
-    return Evaluation(
-        hidden,
-        dos,
-        density,
-        electrons + snapshot.ewald,
-        level,
+    return replace(
+        found,
         forces=-slope[: 3 * n_atoms].reshape(n_atoms, 3),
         stress=slope[3 * n_atoms :] / snapshot.grid.volume,
     )

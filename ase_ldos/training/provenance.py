@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ase_ldos.formats.pseudopotential import read_pseudopotential
-from ase_ldos.labelling.provenance import describe_source
+from ase_ldos.dataset.provenance import describe_source
+from ase_ldos.formats.pseudopotential import check_functional, read_pseudopotential
 from ase_ldos.physics.core_charge import CoreCharge
 from ase_ldos.training.settings import Recipe, data_paths, find_source
 
@@ -15,7 +15,7 @@ def core_charges(recipe: Recipe) -> dict[str, CoreCharge]:
 
     Raises:
         FileNotFoundError: a file is not there.
-        ValueError: it is of another element, or its valence charge is not the model's.
+        ValueError: it is of another element, or its valence charge or functional is not the model's.
     """
     found = {}
     for symbol, name in recipe.model.pseudopotentials.items():
@@ -25,6 +25,7 @@ def core_charges(recipe: Recipe) -> dict[str, CoreCharge]:
                 f"{name} is a pseudopotential of {pseudo.symbol} with {pseudo.valence:g} valence electrons; "
                 f"the recipe has {symbol} with {recipe.model.valence.get(symbol)}"
             )
+        check_functional(name, pseudo.functional, recipe.model.functional)
         if pseudo.core is not None:
             found[symbol] = pseudo.core
     return found
@@ -35,12 +36,15 @@ def describe_sources(recipe: Recipe) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: one of them is not there.
-        ValueError: labels were made with a core charge that the model would lack; the message tells what to add.
+        ValueError: labels were made with another functional than the model's, or with a core charge that the model
+            would lack; the message tells what to add.
     """
     data = [describe_source(path) for path in data_paths(recipe)]
     known = core_charges(recipe)
     for source in data:
         for symbol, pseudo in source.get("labels", {}).get("pseudopotentials", {}).items():
+            if "functional" in pseudo:
+                check_functional(f"{source['name']} ({pseudo['file']})", pseudo["functional"], recipe.model.functional)
             if pseudo["core_charge"] and symbol not in known:
                 raise ValueError(
                     f"{source['name']} was labelled with {pseudo['file']}, which has a partial core charge that the "

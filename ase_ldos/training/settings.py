@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ase_ldos.dataset.npz import Snapshot, load_snapshots
+from ase_ldos.physics.exchange_correlation import FUNCTIONALS
 from ase_ldos.toml_settings import build, read_toml
 from ase_ldos.training.losses import LossWeights
 
@@ -50,6 +51,10 @@ class ModelRecipe:
     grid_spacing: float = 0.25
     minimum_distance: float = 1.0
     pseudopotentials: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse a functional that is not known."""
+        FUNCTIONALS[self.functional]
 
     @property
     def energies(self) -> np.ndarray:

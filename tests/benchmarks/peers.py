@@ -152,8 +152,8 @@ def contestants(model: LDOSModel, structure: Structure, grid: Grid, lammps: Lamm
         POWER: lambda: cpu_seconds(lambda: features(model.descriptor, structure, grid, model.dtype)),
         MALA_NETWORK: lambda: cpu_seconds(lambda: through(network, theirs)),
         NETWORK: lambda: cpu_seconds(lambda: through(model.network, ours)),
-        ENERGY: lambda: cpu_seconds(lambda: predict(model, structure, grid=grid)),
-        FORCES: lambda: cpu_seconds(lambda: predict(model, structure, ("forces",), grid=grid)),
+        ENERGY: lambda: cpu_seconds(lambda: predict(model, structure, grid_shape=grid.shape)),
+        FORCES: lambda: cpu_seconds(lambda: predict(model, structure, forces=True, grid_shape=grid.shape)),
     }
 
 

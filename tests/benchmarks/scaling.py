@@ -63,11 +63,11 @@ def case(model_name: str, repeat: Repeat, kind: str, device: str) -> Found:
     from ase_ldos.prediction.predict import predict
 
     on_device = device.startswith("cuda")
-    want = ("forces",) if kind == "forces" else ()
+    forces = kind == "forces"
     model = load_model(model_name).requires_grad_(False).to(device)
     cell = bulk("Be", "hcp", a=A, c=C)
     with FlopCounterMode(display=False) as counter:
-        small = predict(model, Structure.from_atoms(cell.repeat(2), device=device), want)
+        small = predict(model, Structure.from_atoms(cell.repeat(2), device=device), forces=forces)
     operations = counter.get_total_flops() / small.grid.n_points
     roof = product_rate(device)
     before = peak_memory()
@@ -77,7 +77,7 @@ def case(model_name: str, repeat: Repeat, kind: str, device: str) -> Found:
     atoms.rattle(0.03, seed=0)
     structure = Structure.from_atoms(atoms, device=device)
     wall, cpu = time.perf_counter(), time.process_time()
-    found = predict(model, structure, want)
+    found = predict(model, structure, forces=forces)
     if on_device:
         torch.cuda.synchronize()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu

@@ -18,7 +18,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from ase_ldos.descriptors.power_spectrum.descriptor import PowerSpectrum
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.model.metadata import ModelMetadata
-from ase_ldos.model.model_file import find_model, list_models
+from ase_ldos.model.model_file import find_model, list_models, save_model
 from ase_ldos.networks.mlp import MLP
 
 REPEATS = {16: (2, 2, 2), 128: (4, 4, 4), 1024: (8, 8, 8)}
@@ -26,9 +26,7 @@ REPEATS = {16: (2, 2, 2), 128: (4, 4, 4), 1024: (8, 8, 8)}
 CASE = """
 import json, resource, sys, time
 from ase.build import bulk
-from ase_ldos.model.ldos_model import LDOSModel
-from ase_ldos.prediction.predict import predict
-from ase_ldos.geometry.structure import Structure
+from ase_ldos import load_model, predict
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -36,13 +34,12 @@ def peak():
 model, repeat, forces = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3] == "forces"
 model = load_model(model).requires_grad_(False)
 atoms = bulk("Be", "hcp", a=2.245, c=3.531)
-want = ("forces",) if forces else ()
-predict(model, Structure.from_atoms(atoms), want)  # libraries load on the first call
+predict(model, atoms, forces=forces)  # libraries load on the first call
 before = peak()
 atoms = atoms.repeat(repeat)
 atoms.rattle(0.03, seed=0)
 wall, cpu = time.perf_counter(), time.process_time()
-found = predict(model, Structure.from_atoms(atoms), want)
+found = predict(model, atoms, forces=forces)
 wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
 print(json.dumps({"wall": wall, "cpu": cpu, "points": found.grid.n_points, "energies": len(model.energies),
                   "atoms": len(atoms), "peak": peak(), "extra": peak() - before}))
@@ -66,7 +63,8 @@ def save_random_model(path: Path, n_energies: int) -> Path:
         network.head.bias.fill_(0.04)
     projection = 1e-2 * torch.randn(descriptor.n_features, 96, generator=generator)
     energies = torch.linspace(-5, 10, n_energies)
-    LDOSModel(descriptor, network, energies, ModelMetadata("random", {"Be": 2.0}), projection=projection).save(path)
+    model = LDOSModel(descriptor, network, energies, ModelMetadata("random", {"Be": 2.0}), projection=projection)
+    save_model(model, path)
     return path
 
 

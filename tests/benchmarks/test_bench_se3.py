@@ -64,22 +64,22 @@ def beryllium(device: str = "cpu") -> Structure:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("want", [(), ("forces",)], ids=["energy", "forces"])
+@pytest.mark.parametrize("forces", [False, True], ids=["energy", "forces"])
 @pytest.mark.parametrize("kind", list(KINDS))
-def test_time_per_point(benchmark: BenchmarkFixture, kind: str, want: tuple[str, ...]) -> None:
+def test_time_per_point(benchmark: BenchmarkFixture, kind: str, forces: bool) -> None:
     model, structure = random_model(kind), beryllium()
     used = []
 
     def run() -> int:
         begin = time.process_time()
-        points = predict(model, structure, want).grid.n_points
+        points = predict(model, structure, forces=forces).grid.n_points
         used.append(time.process_time() - begin)
         return points
 
     points = benchmark.pedantic(run, rounds=3, warmup_rounds=1)
     # CPU time, and the fastest round: what other processes disturbed least
     benchmark.extra_info["µs of CPU per point"] = round(1e6 * min(used) / points, 2)
-    print(f"\n{kind:28s} {'forces' if want else 'energy':7s} {points} points {benchmark.extra_info}")
+    print(f"\n{kind:28s} {'forces' if forces else 'energy':7s} {points} points {benchmark.extra_info}")
 
 
 @pytest.mark.slow
@@ -90,7 +90,7 @@ def test_time_does_not_grow_with_the_number_of_energies(kind: str) -> None:
     for _ in range(4):
         for model, found in zip(models, times):
             begin = time.process_time()
-            predict(model, structure, ("forces",))
+            predict(model, structure, forces=True)
             found.append(time.process_time() - begin)
     few, many = (min(found) for found in times)
     print(f"\n{kind}: {few:.3f} s with 51 energies, {many:.3f} s with 2001")
@@ -105,7 +105,7 @@ def test_time_per_point_on_a_gpu(benchmark: BenchmarkFixture, kind: str) -> None
     model, structure = random_model(kind).cuda(), beryllium("cuda")
 
     def run() -> int:
-        points = predict(model, structure, ("forces",), chunk_size=65536).grid.n_points
+        points = predict(model, structure, forces=True, chunk_size=65536).grid.n_points
         torch.cuda.synchronize()
         return points
 

@@ -75,7 +75,7 @@ def test_energy_alone_runs_no_backward(atoms: Atoms, monkeypatch: pytest.MonkeyP
     def fail(*args: object, **kwargs: object) -> None:
         raise AssertionError("a backward pass ran")
 
-    monkeypatch.setattr("ase_ldos.prediction.grid_pass.Stream.pull_back", fail)
+    monkeypatch.setattr("ase_ldos.prediction.predict.pull_back", fail)
     atoms.get_potential_energy()
     with pytest.raises(AssertionError, match="backward"):
         atoms.get_forces()

@@ -10,10 +10,9 @@ import pytest
 import torch
 from ase import Atoms
 
-from ase_ldos.geometry.grid import Grid
 from ase_ldos.geometry.structure import Structure
 from ase_ldos.model.ldos_model import LDOSModel
-from ase_ldos.model.model_file import load_model
+from ase_ldos.model.model_file import load_model, save_model
 from ase_ldos.physics.core_charge import CoreCharge
 from ase_ldos.prediction.predict import predict
 
@@ -31,13 +30,13 @@ def core_model(be_model: LDOSModel) -> LDOSModel:
 
 def test_forces_and_stress_are_derivatives(be_atoms: Atoms, core_model: LDOSModel) -> None:
     structure = Structure.from_atoms(be_atoms)
-    found = predict(core_model, structure, ("forces", "stress"))
+    found = predict(core_model, structure, forces=True, stress=True)
     assert found.forces is not None
     assert found.stress is not None
     shape = found.grid.shape
 
     def energy(changed: Structure) -> float:
-        return predict(core_model, changed, grid=Grid(changed.cell, shape)).free_energy
+        return predict(core_model, changed, grid_shape=shape).free_energy
 
     move = torch.zeros_like(structure.positions)
     move[1, 0] = STEP
@@ -53,7 +52,7 @@ def test_forces_and_stress_are_derivatives(be_atoms: Atoms, core_model: LDOSMode
 
 
 def test_core_matters_and_survives_the_file(be_atoms: Atoms, core_model: LDOSModel, tmp_path: Path) -> None:
-    core_model.save(tmp_path / "core.safetensors")
+    save_model(core_model, tmp_path / "core.safetensors")
     again = load_model(tmp_path / "core.safetensors")
     assert again.metadata == core_model.metadata
     structure = Structure.from_atoms(be_atoms)

@@ -79,7 +79,7 @@ def test_model_through_our_own_snap(case: tuple[int, Snapshot, torch.Tensor], ma
     i, snapshot, _ = case
     model = read_mala_model(mala_folder / "Be_model.zip")
     grid = Grid(snapshot.structure.cell, snapshot.shape or (1, 1, 1))
-    prediction = predict(model, snapshot.structure, grid=grid)
+    prediction = predict(model, snapshot.structure, grid_shape=grid.shape)
     assert prediction.fermi_level == pytest.approx(PREDICTED_FERMI_LEVELS[i], rel=1e-4)
     assert float(prediction.energies.band) == pytest.approx(PREDICTED_BAND_ENERGIES[i], rel=1e-4)
 

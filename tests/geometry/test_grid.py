@@ -108,25 +108,25 @@ def test_spacing_must_be_positive(spacing: float) -> None:
 @pytest.mark.parametrize("shape", [(6, 10, 12), (5, 1, 7)])
 def test_blocks_cover_each_point_once(max_points: int, shape: tuple[int, int, int]) -> None:
     grid = Grid(CELL, shape)
-    blocks = [grid.numbers(box) for box in grid.boxes(max_points)]
+    blocks = [grid.numbers(block) for block in grid.block_ranges(max_points)]
     assert all(len(block) <= max_points for block in blocks)
     torch.testing.assert_close(torch.cat(blocks).sort().values, torch.arange(grid.n_points))
 
 
 def test_blocks_are_compact() -> None:
     grid = Grid(6 * torch.eye(3, dtype=torch.float64), (24, 24, 24))
-    for box in grid.boxes(512):
-        points = grid.points(grid.numbers(box))
+    for block in grid.block_ranges(512):
+        points = grid.points(grid.numbers(block))
         assert float((points - points.mean(0)).norm(dim=1).max()) < 1.01 * math.sqrt(3) * 3.5 * 0.25
 
 
 def test_points_of_a_box_about_its_centre() -> None:
     grid = Grid(CELL, (6, 10, 12))
-    boxes = grid.boxes(50)
-    for box, centre in zip(boxes, grid.centres(boxes), strict=True):
-        expected = grid.points(grid.numbers(box))
+    ranges = grid.block_ranges(50)
+    for block, centre in zip(ranges, grid.centres(ranges), strict=True):
+        expected = grid.points(grid.numbers(block))
         torch.testing.assert_close(centre, expected.mean(dim=0), rtol=0, atol=1e-12)
-        torch.testing.assert_close(centre + grid.offsets(box.shape), expected, rtol=0, atol=1e-12)
+        torch.testing.assert_close(centre + grid.offsets(block.shape), expected, rtol=0, atol=1e-12)
 
 
 def test_reciprocal_vectors_in_rows() -> None:

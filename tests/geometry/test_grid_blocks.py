@@ -12,8 +12,8 @@ from ase.build import bulk
 
 from ase_ldos.descriptors.power_spectrum.descriptor import PowerSpectrum
 from ase_ldos.geometry.grid import Grid
-from ase_ldos.geometry.grid_blocks import iterate_blocks, species_indices
-from ase_ldos.geometry.structure import Structure
+from ase_ldos.geometry.grid_blocks import iterate_blocks
+from ase_ldos.geometry.structure import Structure, species_indices
 
 DESCRIPTOR = PowerSpectrum((4, 12), cutoff=3.0, n_radial=2, lmax=1)
 

@@ -123,11 +123,11 @@ def test_images_near_a_box_are_all_there_and_few_others() -> None:
     points = rng.uniform(-0.5, 0.5, (4000, 3)) @ edges
     for fractional in ([0.0, 0.0, 0.0], [0.9, 0.2, 0.6]):
         centre = np.array(fractional) @ structure.cell.numpy()
-        near = images.near_box(centre, signs @ edges, 3.0).numpy()
+        near = images.near_block(centre, signs @ edges, 3.0).numpy()
         assert len(set(near)) == len(near)
         distance = np.array([np.linalg.norm(points + centre - place, axis=1).min() for place in places])
         assert set(np.flatnonzero(distance < 3.0)) <= set(near)
         # a sphere about the box would hold far more than the box with rounded edges
         assert distance[near].max() < 3.3
         assert np.all(np.diff(distance[near].clip(min=1.0)) > -0.7)  # roughly the nearest first
-    assert len(Images(structure, reach=6.0).near_box(np.full(3, 100.0), signs @ edges, 3.0)) == 0
+    assert len(Images(structure, reach=6.0).near_block(np.full(3, 100.0), signs @ edges, 3.0)) == 0

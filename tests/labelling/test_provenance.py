@@ -11,7 +11,7 @@ import pytest
 
 from ase_ldos.dataset.folder import dataset_hash, write_dataset
 from ase_ldos.dataset.npz import Snapshot, save_snapshot
-from ase_ldos.labelling.provenance import content_hash, describe_source, read_record, write_record
+from ase_ldos.dataset.provenance import content_hash, describe_source, read_record, write_record
 
 
 def make(name: str, energy: float = -1.0) -> Snapshot:

@@ -23,8 +23,8 @@ from ase.io import write
 
 from ase_ldos.cli.label import add_arguments, run
 from ase_ldos.dataset.npz import Snapshot, load_snapshot, load_snapshots
+from ase_ldos.dataset.provenance import RECORD, read_record
 from ase_ldos.labelling.dft_settings import Recipe, load_recipe
-from ase_ldos.labelling.provenance import RECORD, read_record
 from ase_ldos.labelling.pw import calculate
 from ase_ldos.labelling.run import FAILURES, label_structures
 

@@ -1,4 +1,4 @@
-"""The terms of the density slab by slab against the plain formulas and autograd."""
+"""The terms of the density block by block against the plain formulas and autograd."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ import torch
 from torch import Tensor
 
 from ase_ldos.geometry.grid import Grid
-from ase_ldos.physics import density_functionals as module
-from ase_ldos.physics.density_functionals import density_terms
-from ase_ldos.physics.exchange_correlation import xc_energies
-from ase_ldos.physics.hartree import hartree_energy
+from ase_ldos.physics.density_functionals import density_energies, density_terms
 
 CELL = torch.tensor([[3.0, 0.2, -0.1], [-1.0, 2.7, 0.4], [0.5, 0.8, 4.0]], dtype=torch.float64)
 
@@ -24,26 +21,33 @@ def smooth_density(shape: tuple[int, int, int]) -> Tensor:
     return 0.25 * (0.8 + field / field.abs().max())
 
 
-@pytest.mark.parametrize("functional", ["lda", "pbe"])
-@pytest.mark.parametrize("slab", [1, 200, 10**6])
+@pytest.mark.parametrize("functional", ["lda", "pbe", "pbesol"])
+@pytest.mark.parametrize("with_core", [False, True])
+@pytest.mark.parametrize("block_points", [1, 200, 10**6])
 @pytest.mark.parametrize("shape", [(6, 9, 8), (5, 8, 7)])
 def test_energies_and_derivatives(
-    functional: str, slab: int, shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+    functional: str, with_core: bool, block_points: int, shape: tuple[int, int, int]
 ) -> None:
-    monkeypatch.setattr(module, "_SLAB", slab)
     density = smooth_density(shape)
-    found = density_terms(density, Grid(CELL, shape), functional, differentiate=True)
+    core = smooth_density(shape).roll(2, 0) ** 2 if with_core else None
+    grid = Grid(CELL, shape)
+    found = density_terms(density, grid, functional, differentiate=True, core=core, block_points=block_points)
     leaf = density.clone().requires_grad_()
     strain = torch.zeros(3, 3, dtype=torch.float64, requires_grad=True)
     grid = Grid(CELL @ (torch.eye(3, dtype=torch.float64) + strain), shape)
-    hartree, (xc, pulled) = hartree_energy(leaf, grid), xc_energies(leaf, grid, functional)
-    potential, by_strain = torch.autograd.grad(-hartree + xc - pulled, (leaf, strain))
-    for one, other in ((found.hartree, hartree), (found.xc, xc), (found.xc_potential, pulled)):
-        torch.testing.assert_close(one, other.detach(), rtol=1e-12, atol=1e-12)
+    core_leaf = None if core is None else core.clone().requires_grad_()
+    plain = density_energies(leaf, grid, functional, core_leaf)
+    leaves = [leaf, strain] if core_leaf is None else [leaf, strain, core_leaf]
+    potential, by_strain, *by_core = torch.autograd.grad(-plain.hartree + plain.xc - plain.xc_potential, leaves)
+    for name, value in vars(plain).items():
+        torch.testing.assert_close(getattr(found.energies, name), value.detach(), rtol=1e-12, atol=1e-12)
     assert found.potential is not None
     assert found.strain is not None
     torch.testing.assert_close(found.potential.reshape(shape), potential, rtol=1e-10, atol=1e-11)
     torch.testing.assert_close(found.strain, by_strain, rtol=1e-10, atol=1e-10)
+    assert (found.core_potential is None) == (core is None)
+    if found.core_potential is not None:
+        torch.testing.assert_close(found.core_potential.reshape(shape), by_core[0], rtol=1e-10, atol=1e-11)
 
 
 def test_without_derivatives() -> None:
@@ -53,8 +57,8 @@ def test_without_derivatives() -> None:
     both = density_terms(density, grid, "pbe", differentiate=True)
     assert found.potential is None
     assert found.strain is None
-    torch.testing.assert_close(found.xc_potential, both.xc_potential, rtol=1e-13, atol=0)
-    torch.testing.assert_close(found.hartree, both.hartree, rtol=1e-13, atol=0)
+    torch.testing.assert_close(found.energies.xc_potential, both.energies.xc_potential, rtol=1e-13, atol=0)
+    torch.testing.assert_close(found.energies.hartree, both.energies.hartree, rtol=1e-13, atol=0)
 
 
 def test_transforms_in_single_precision_keep_the_energy() -> None:
@@ -63,13 +67,18 @@ def test_transforms_in_single_precision_keep_the_energy() -> None:
     density = smooth_density(shape)
     grid = Grid(CELL, shape)
     double, single = (
-        density_terms(density, grid, "pbe", differentiate=True, fields=dtype)
-        for dtype in (torch.float64, torch.float32)
+        density_terms(density, grid, "pbe", differentiate=True, single_from=threshold)
+        for threshold in (grid.n_points + 1, grid.n_points)
     )
     n_atoms = float(grid.volume) / 8
     for name in ("hartree", "xc", "xc_potential"):
-        assert abs(float(getattr(single, name) - getattr(double, name))) / n_atoms < 1e-6
+        assert abs(float(getattr(single.energies, name) - getattr(double.energies, name))) / n_atoms < 1e-6
     assert single.potential is not None
     assert double.potential is not None
     largest = double.potential.abs().max()
     assert float((single.potential - double.potential).abs().max() / largest) < 1e-5
+
+
+def test_an_unknown_functional_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown exchange-correlation functional 'b3lyp'; known: lda, pbe, pbesol"):
+        density_terms(torch.ones(2, 2, 2).double(), Grid(CELL, (2, 2, 2)), "b3lyp", differentiate=False)

@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 from ase_ldos.geometry.structure import Structure
-from ase_ldos.physics import ewald
 from ase_ldos.physics.ewald import ewald_energy
 from ase_ldos.units import COULOMB
 
@@ -68,13 +67,13 @@ def test_supercell_rotation_permutation_wrapping() -> None:
 
 
 @pytest.mark.parametrize("mesh", [False, True])
-def test_derivatives_in_positions_and_strain(mesh: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ewald, "MESH_FROM", 0 if mesh else 10**6)
+def test_derivatives_in_positions_and_strain(mesh: bool) -> None:
     start = Structure.from_atoms(rattled())
     charges = torch.tensor([2.0, 3.0], dtype=torch.float64)
 
     def energy(positions: Tensor, strain: Tensor) -> Tensor:
-        return ewald_energy(Structure(start.numbers, positions, start.cell).strained(strain), charges)
+        structure = Structure(start.numbers, positions, start.cell).strained(strain)
+        return ewald_energy(structure, charges, mesh_from=0 if mesh else 10**6)
 
     inputs = (start.positions.requires_grad_(), torch.zeros(3, 3, dtype=torch.float64, requires_grad=True))
     assert gradcheck(energy, inputs, eps=1e-4, atol=3e-4 if mesh else 1e-6)
@@ -90,18 +89,19 @@ def test_energy_is_smooth_along_a_strain() -> None:
     assert np.abs(np.diff(energies, 4)).max() < 2e-9
 
 
-def test_mesh_agrees_with_plain_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mesh_agrees_with_plain_sum() -> None:
     atoms = rattled((3, 4, 3))
     structure = Structure.from_atoms(atoms)
     charges = torch.full((len(atoms),), 2.0, dtype=torch.float64)
     results = []
     for threshold in (10**6, 0):
-        monkeypatch.setattr(ewald, "MESH_FROM", threshold)
         positions = structure.positions.clone().requires_grad_()
-        energy = ewald_energy(Structure(structure.numbers, positions, structure.cell), charges)
+        moved = Structure(structure.numbers, positions, structure.cell)
+        energy = ewald_energy(moved, charges, mesh_from=threshold)
         results.append((float(energy.detach()), torch.autograd.grad(energy, positions)[0]))
         # the mesh leaves out what only derivatives need
-        assert float(ewald_energy(structure, charges)) == pytest.approx(results[-1][0], abs=1e-10)
+        without = float(ewald_energy(structure, charges, mesh_from=threshold))
+        assert without == pytest.approx(results[-1][0], abs=1e-10)
     assert results[1][0] == pytest.approx(results[0][0], abs=1e-7 * len(atoms))
     torch.testing.assert_close(results[1][1], results[0][1], rtol=0, atol=1e-5)
 

@@ -1,9 +1,8 @@
-"""LDA and PBE exchange and correlation."""
+"""Exchange and correlation: LDA, PBE and PBEsol, and functionals that others add."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +14,11 @@ from torch.autograd import gradcheck, gradgradcheck
 from ase_ldos.geometry.grid import Grid
 from ase_ldos.physics.exchange_correlation import (
     FLOOR,
-    _Density,
-    _lda,
-    _pbe,
-    _pbe_correlation,
-    _pbe_exchange,
-    _pw92,
+    FUNCTIONALS,
+    PBE,
+    EnergyDensity,
     fractional_gradient,
+    pw92_correlation,
     xc_energies,
     xc_potential,
 )
@@ -48,7 +45,7 @@ def random_density(shape: tuple[int, int, int], seed: int = 4) -> Tensor:
 
 
 @pytest.mark.parametrize(("rs", "correlation"), [(1, -0.0598), (2, -0.0448), (5, -0.0282), (10, -0.0186)])
-@pytest.mark.parametrize("functional", ["lda", "pbe"])
+@pytest.mark.parametrize("functional", ["lda", "pbe", "pbesol"])
 def test_uniform_electron_gas(rs: float, correlation: float, functional: str) -> None:
     # ε_x = −0.458165/r_s; correlation from table I of Perdew and Wang
     grid = Grid(TRICLINIC, (4, 3, 5))
@@ -68,38 +65,52 @@ def test_exchange_of_the_hydrogen_atom() -> None:
     r = torch.linspace(1e-6, 25, 200_001, dtype=torch.float64)
     n = 2 * torch.exp(-2 * r) / math.pi
     shell = 4 * math.pi * r**2 / 2
-    pbe = torch.trapezoid(shell * _pbe_exchange(n, n ** (1 / 3), (2 * n) ** 2).f, r)
-    local = torch.trapezoid(shell * _pbe_exchange(n, n ** (1 / 3), torch.zeros_like(n)).f, r)
+    exchange = PBE().exchange
+    pbe = torch.trapezoid(shell * exchange(n, n ** (1 / 3), (2 * n) ** 2).f, r)
+    local = torch.trapezoid(shell * exchange(n, n ** (1 / 3), torch.zeros_like(n)).f, r)
     assert float(pbe) == pytest.approx(-0.3059, abs=5e-5)
     assert float(local) == pytest.approx(-0.2680, abs=5e-5)
 
 
-def test_limits_of_pbe() -> None:
+@pytest.mark.parametrize(
+    ("functional", "mu", "beta"),
+    [
+        (FUNCTIONALS["pbe"], 0.2195149727645171, 0.06672455060314922),
+        # PRL 100, 136406: the gradient expansion of exchange, and β = 0.046
+        (FUNCTIONALS["pbesol"], 10 / 81, 0.046),
+    ],
+)
+def test_limits_of_the_form_of_pbe(functional: PBE, mu: float, beta: float) -> None:
     n = tensor([1e-3, 1e-2, 0.1, 1.0])
     root = n ** (1 / 3)
-    energy, _ = _pw92(root)
+    energy, _ = pw92_correlation(root)
     exchange = -0.75 * (3 / math.pi) ** (1 / 3) * root
     # Lieb-Oxford bound and vanishing correlation for rapid variation
     huge = 1e12 * n ** (8 / 3)
-    torch.testing.assert_close(_pbe_exchange(n, root, huge).f / (n * exchange), tensor([1.804] * 4), rtol=1e-6, atol=0)
-    torch.testing.assert_close(_pbe_correlation(n, root, huge).f / n, torch.zeros(4).double(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        functional.exchange(n, root, huge).f / (n * exchange), tensor([1.804] * 4), rtol=1e-6, atol=0
+    )
+    torch.testing.assert_close(functional.correlation(n, root, huge).f / n, torch.zeros(4).double(), rtol=0, atol=1e-6)
     # gradient expansion for slow variation: ε_x (1 + μ s²), H = β t²
     small = 1e-8 * n ** (8 / 3)
     s2 = 1e-8 / (4 * (3 * math.pi**2) ** (2 / 3))
-    slope = (_pbe_exchange(n, root, small).f / (n * exchange) - 1) / s2
-    torch.testing.assert_close(slope, tensor([0.2195149727645171] * 4), rtol=1e-5, atol=0)
+    slope = (functional.exchange(n, root, small).f / (n * exchange) - 1) / s2
+    torch.testing.assert_close(slope, tensor([mu] * 4), rtol=1e-5, atol=0)
     t2 = math.pi / 16 / (3 * math.pi**2) ** (1 / 3) * small / (n**2 * root)
-    slope = (_pbe_correlation(n, root, small).f / n - energy) / t2
-    torch.testing.assert_close(slope, tensor([0.06672455060314922] * 4), rtol=1e-4, atol=0)
+    slope = (functional.correlation(n, root, small).f / n - energy) / t2
+    torch.testing.assert_close(slope, tensor([beta] * 4), rtol=1e-4, atol=0)
 
 
-@pytest.mark.parametrize("functional", [lambda n, _: _lda(n), _pbe])
-def test_written_derivatives_are_those_of_autograd(functional: Callable[[Tensor, Tensor], _Density]) -> None:
+@pytest.mark.parametrize("name", list(FUNCTIONALS))
+def test_written_derivatives_are_those_of_autograd(name: str) -> None:
+    functional = FUNCTIONALS[name]
     n = torch.logspace(-6, 1, 60, dtype=torch.float64).requires_grad_()
     for strength in (0.0, 1e-3, 1.0, 50.0):
         sigma = (strength * n.detach() ** (8 / 3)).requires_grad_()
         point = functional(n, sigma)
+        assert point.f.shape == point.f_n.shape == point.f_sigma.shape == n.shape
         by_n, by_sigma = torch.autograd.grad(point.f.sum(), (n, sigma), allow_unused=True)
+        assert (by_sigma is not None) == functional.needs_gradient
         torch.testing.assert_close(point.f_n, by_n, rtol=1e-11, atol=1e-14)
         if by_sigma is not None:
             # exchange and correlation cancel at σ = 0, by PBE's choice of μ
@@ -107,7 +118,7 @@ def test_written_derivatives_are_those_of_autograd(functional: Callable[[Tensor,
             torch.testing.assert_close(point.f_sigma * scale, by_sigma * scale, rtol=1e-10, atol=1e-15)
 
 
-@pytest.mark.parametrize("functional", ["lda", "pbe"])
+@pytest.mark.parametrize("functional", ["lda", "pbe", "pbesol"])
 @pytest.mark.parametrize("with_core", [False, True])
 @pytest.mark.parametrize("shape", [(5, 7, 9), (6, 8, 10)])
 def test_second_integral_is_that_of_the_potential(
@@ -234,7 +245,12 @@ def test_floor_leaves_matter_alone() -> None:
     shape = (4, 4, 4)
     density = smooth_density(shape, low=1e-3)
     energy, _ = xc_energies(density, Grid(TRICLINIC, shape), "lda")
-    bare = _lda(density * BOHR**3).f.sum() * Grid(TRICLINIC, shape).voxel_volume * HARTREE / BOHR**3
+    bare = (
+        FUNCTIONALS["lda"](density * BOHR**3, torch.zeros(shape)).f.sum()
+        * Grid(TRICLINIC, shape).voxel_volume
+        * HARTREE
+        / BOHR**3
+    )
     assert float(energy) == pytest.approx(float(bare), rel=1e-14)
 
 
@@ -242,7 +258,7 @@ def test_floor_leaves_matter_alone() -> None:
 
 
 def test_unknown_functional_is_refused() -> None:
-    with pytest.raises(ValueError, match='"b3lyp"; known are lda, pbe'):
+    with pytest.raises(ValueError, match="unknown exchange-correlation functional 'b3lyp'; known: lda, pbe, pbesol"):
         xc_energies(torch.ones(2, 2, 2), Grid(TRICLINIC, (2, 2, 2)), "b3lyp")
 
 
@@ -251,3 +267,40 @@ def test_fields_off_the_grid_are_refused() -> None:
         xc_energies(torch.ones(2, 2, 3), Grid(TRICLINIC, (2, 2, 2)))
     with pytest.raises(ValueError, match="the core density has shape"):
         xc_energies(torch.ones(2, 2, 2), Grid(TRICLINIC, (2, 2, 2)), core_density=torch.ones(2, 2, 3))
+
+
+# --- functionals of others
+
+
+class Wigner:
+    """Wigner's correlation alone: f = −0.44 n/(r_s + 7.8)."""
+
+    needs_gradient = False
+
+    def __call__(self, density: Tensor, sigma: Tensor) -> EnergyDensity:  # noqa: ARG002
+        a = (3 / (4 * math.pi)) ** (1 / 3)
+        denominator = a * density ** (-1 / 3) + 7.8
+        f_n = -0.44 / denominator * (1 + a * density ** (-1 / 3) / (3 * denominator))
+        return EnergyDensity(-0.44 * density / denominator, f_n, torch.zeros_like(density))
+
+
+def test_a_functional_from_outside() -> None:
+    functionals = type(FUNCTIONALS)(FUNCTIONALS.what, None, {name: FUNCTIONALS[name] for name in FUNCTIONALS})
+    functionals.register("wigner", Wigner())
+    assert functionals.names() == ["lda", "pbe", "pbesol", "wigner"]
+    n = torch.logspace(-3, 1, 20, dtype=torch.float64).requires_grad_()
+    point = functionals["wigner"](n, torch.zeros_like(n))
+    torch.testing.assert_close(point.f_n, torch.autograd.grad(point.f.sum(), n)[0], rtol=1e-12, atol=0)
+    with pytest.raises(ValueError, match="functional 'pbe' already"):
+        functionals.register("pbe", Wigner())
+
+
+def test_pbesol_binds_less_where_the_density_varies() -> None:
+    """μ below PBE's: exchange of an inhomogeneous density is weaker, in a uniform one there is no difference."""
+    shape = (8, 9, 10)
+    grid, density = Grid(TRICLINIC, shape), smooth_density((8, 9, 10))
+    energies = {name: float(xc_energies(density, grid, name)[0]) for name in ("lda", "pbe", "pbesol")}
+    assert energies["pbe"] < energies["pbesol"] < energies["lda"]
+    flat = torch.full(shape, 0.3, dtype=torch.float64)
+    uniform = [float(xc_energies(flat, grid, name)[0]) for name in ("lda", "pbe", "pbesol")]
+    assert uniform == pytest.approx([uniform[0]] * 3, rel=1e-13)

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from ase_ldos.geometry.grid import Grid
 from ase_ldos.geometry.structure import Structure
+from ase_ldos.physics.density_functionals import density_energies
+from ase_ldos.physics.ewald import ewald_energy
 from ase_ldos.physics.exchange_correlation import xc_potential
-from ase_ldos.physics.free_energy import Energies, total_energies
+from ase_ldos.physics.free_energy import TERMS, Energies
 from ase_ldos.physics.hartree import hartree_potential
 
 
@@ -20,14 +22,12 @@ def energies_of(path: Path) -> tuple[Energies, dict[str, float]]:
     with np.load(path) as data:
         structure = Structure.from_arrays(data["numbers"], data["positions"], data["cell"])
         density = torch.as_tensor(data["density"])
-        energies = total_energies(
+        charges = torch.full((len(structure),), float(data["valence"]), dtype=torch.float64)
+        energies = Energies(
             band=torch.as_tensor(data["band_energy"]),
             entropy_term=torch.as_tensor(data["smearing_TS"]),
-            density=density,
-            grid=Grid(structure.cell, tuple(density.shape)),
-            structure=structure,
-            charges=torch.full((len(structure),), float(data["valence"]), dtype=torch.float64),
-            functional="pbe",
+            **vars(density_energies(density, Grid(structure.cell, tuple(density.shape)), "pbe")),
+            ewald=ewald_energy(structure, charges),
         )
         keys = ("free_energy", "hartree", "xc", "ewald")
         return energies, {key: float(data[key]) for key in keys} | {"atoms": len(structure)}
@@ -57,6 +57,15 @@ def test_definitions_and_table() -> None:
     assert "eV/atom" not in str(Energies(*(torch.tensor(v) for v in values)))
 
 
+def test_terms_and_back() -> None:
+    energies = Energies(*(torch.tensor(v, dtype=torch.float64) for v in (1.0, -0.1, 2.0, -3.0, -4.0, -5.0)), n_atoms=2)
+    again = Energies.from_terms(energies.terms(), 2)
+    assert vars(again) == vars(energies)
+    assert set(vars(energies)) == {*TERMS, "n_atoms"}
+    signs = torch.tensor([term.sign for term in TERMS.values()], dtype=torch.float64)
+    assert float(signs @ energies.terms()) == pytest.approx(float(energies.free_energy), abs=1e-15)
+
+
 def example() -> tuple[Structure, Tensor, Tensor]:
     structure = Structure.from_arrays(
         np.array([4, 4]),
@@ -70,14 +79,11 @@ def example() -> tuple[Structure, Tensor, Tensor]:
 def free_energy(density: Tensor, positions: Tensor, strain: Tensor) -> Tensor:
     structure, _, charges = example()
     structure = Structure(structure.numbers, positions, structure.cell).strained(strain)
-    energies = total_energies(
+    energies = Energies(
         band=torch.tensor(1.0).double(),
         entropy_term=torch.tensor(-0.1).double(),
-        density=density,
-        grid=Grid(structure.cell, tuple(density.shape)),
-        structure=structure,
-        charges=charges,
-        functional="pbe",
+        **vars(density_energies(density, Grid(structure.cell, tuple(density.shape)), "pbe")),
+        ewald=ewald_energy(structure, charges),
     )
     return energies.free_energy
 

@@ -1,4 +1,4 @@
-"""A killed calculation goes on to the very same numbers; a checkpoint of another one is refused."""
+"""An interrupted prediction resumes to the very same numbers; a checkpoint of another one is refused."""
 
 from __future__ import annotations
 
@@ -16,22 +16,20 @@ from ase.io import write
 from ase_ldos.geometry.structure import Structure
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.model.model_file import save_model
-from ase_ldos.prediction.checkpointing import Journal
+from ase_ldos.prediction.checkpointing import PredictionCheckpoint
 from ase_ldos.prediction.predict import predict
 
-#: Kills itself at the n-th checkpoint of a stage.
+#: Ends itself at the n-th checkpoint of a stage.
 SCRIPT = """
 import os, signal, sys
 import numpy as np
 from ase.io import read
 from pathlib import Path
-from ase_ldos.prediction.checkpointing import Journal
-from ase_ldos.model.ldos_model import LDOSModel
-from ase_ldos.prediction.predict import predict
-from ase_ldos.geometry.structure import Structure
+from ase_ldos import load_model, predict
+from ase_ldos.prediction.checkpointing import PredictionCheckpoint
 
 stage, count = sys.argv[1], int(sys.argv[2])
-write, seen = Journal.write, []
+write, seen = PredictionCheckpoint.write, []
 
 def deadly(self, name, state, **options):
     self.interval = -1.0
@@ -40,10 +38,9 @@ def deadly(self, name, state, **options):
     if seen.count(stage) == count:
         os.kill(os.getpid(), signal.SIGKILL)
 
-Journal.write = deadly
+PredictionCheckpoint.write = deadly
 model = load_model("model.safetensors").requires_grad_(False)
-structure = Structure.from_atoms(read("atoms.traj"))
-found = predict(model, structure, ("forces",), chunk_size=40, checkpoint=Path("part"))
+found = predict(model, read("atoms.traj"), forces=True, chunk_size=40, checkpoint=Path("part"))
 print("blocks of this run:", len(seen))
 np.savez("found.npz", forces=found.forces, density=found.density, energy=found.free_energy, dos=found.dos)
 """
@@ -77,7 +74,7 @@ def test_killed_twice_and_started_again(be_model: LDOSModel, tmp_path: Path) -> 
     # the sums and three blocks of the forces were done: what is left is less than half
     assert results["killed"]["blocks"] < results["whole"]["blocks"] / 2
     # without a checkpoint the density is not interpolated: the same but for that
-    plain = predict(be_model, Structure.from_atoms(atoms), ("forces",), chunk_size=40)
+    plain = predict(be_model, Structure.from_atoms(atoms), forces=True, chunk_size=40)
     assert plain.forces is not None
     assert np.abs(results["whole"]["forces"] - plain.forces.numpy()).max() < 1e-6
 
@@ -91,6 +88,6 @@ def test_another_calculation_is_refused(be_model: LDOSModel, tmp_path: Path) -> 
 
 
 def test_nothing_is_written_without_a_folder() -> None:
-    journal = Journal(None, "x", interval=-1.0)
-    journal.write("sums", {"done": 1}, always=True)
-    assert journal.stage("sums") == {}
+    checkpoint = PredictionCheckpoint(None, "x", interval=-1.0)
+    checkpoint.write("sums", {"done": 1}, always=True)
+    assert checkpoint.stage("sums") == {}

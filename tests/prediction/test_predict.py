@@ -11,16 +11,21 @@ from ase import Atoms
 from ase.build import bulk
 from torch import Tensor
 
+from ase_ldos.communicator import Communicator
 from ase_ldos.geometry.grid import Grid
 from ase_ldos.geometry.grid_blocks import iterate_blocks
 from ase_ldos.geometry.structure import Structure
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.model.model_file import load_model
-from ase_ldos.physics.free_energy import total_energies
+from ase_ldos.physics.density_functionals import density_energies
+from ase_ldos.physics.ewald import ewald_energy
+from ase_ldos.physics.free_energy import Energies
 from ase_ldos.physics.ldos import density_of_states, electron_density
 from ase_ldos.physics.occupation import fermi_level, occupation_weights
-from ase_ldos.prediction import grid_pass as module
+from ase_ldos.prediction.checkpointing import PredictionCheckpoint
+from ase_ldos.prediction.grid_pass import GridEvaluator, InterpolatedDensity, choose_strategy
 from ase_ldos.prediction.predict import predict, predict_ldos
+from ase_ldos.prediction.request import PredictionRequest, Thresholds
 from ase_ldos.units import BOLTZMANN
 
 
@@ -40,21 +45,13 @@ def plain_free_energy(model: LDOSModel, structure: Structure, shape: tuple[int, 
     charges = model.charges(structure.numbers)
     mu = fermi_level(dos, model.energies, float(charges.sum()), kT)
     weights = occupation_weights(model.energies, mu, kT)
-    energies = total_energies(
-        band=weights.band @ dos,
-        entropy_term=weights.entropy @ dos,
-        density=electron_density(ldos, weights),
-        grid=grid,
-        structure=structure,
-        charges=charges,
-        functional=model.metadata.functional,
-    )
-    return energies.free_energy
+    density = density_energies(electron_density(ldos, weights), grid, model.metadata.functional)
+    return Energies.collect(dos, weights, density, ewald_energy(structure, charges)).free_energy
 
 
 def test_streamed_energy_forces_and_stress_are_those_of_the_plain_graph(be_atoms: Atoms, be_model: LDOSModel) -> None:
     structure = Structure.from_atoms(be_atoms)
-    found = predict(be_model, structure, ("forces", "stress"), chunk_size=100)
+    found = predict(be_model, structure, forces=True, stress=True, chunk_size=100)
     leaf = replace(structure, positions=structure.positions.clone().requires_grad_())
     strain = torch.zeros(3, 3, dtype=torch.float64, requires_grad=True)
     kT = BOLTZMANN * be_model.metadata.electronic_temperature
@@ -76,13 +73,13 @@ def test_forces_are_central_differences_at_every_lmax(
     model, cell = make_model(kind=kind, lmax=lmax), bulk("Be", "hcp", a=2.27, c=3.57)
     cell.rattle(0.08, seed=3)
     structure = Structure.from_atoms(cell)
-    grid = Grid(structure.cell, (4, 5, 6))
+    shape = (4, 5, 6)
     step = torch.randn(2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    found = predict(model, structure, ("forces",), grid=grid).forces
+    found = predict(model, structure, forces=True, grid_shape=shape).forces
     assert found is not None
     h = 1e-3
     a, b, c, d = (
-        predict(model, replace(structure, positions=structure.positions + k * h * step), grid=grid).free_energy
+        predict(model, replace(structure, positions=structure.positions + k * h * step), grid_shape=shape).free_energy
         for k in (-2, -1, 1, 2)
     )
     assert float((found * step).sum()) == pytest.approx(-(a - 8 * b + 8 * c - d) / (12 * h), rel=1e-6, abs=1e-7)
@@ -91,7 +88,7 @@ def test_forces_are_central_differences_at_every_lmax(
 def test_ldos_density_and_dos_agree(be_atoms: Atoms, be_model: LDOSModel) -> None:
     structure = Structure.from_atoms(be_atoms)
     found = predict(be_model, structure)
-    ldos = predict_ldos(be_model, structure, found.grid, chunk_size=70)
+    ldos = predict_ldos(be_model, structure, found.grid.shape, chunk_size=70)
     kT = BOLTZMANN * be_model.metadata.electronic_temperature
     weights = occupation_weights(be_model.energies, torch.tensor(found.fermi_level, dtype=torch.float64), kT)
     torch.testing.assert_close(density_of_states(ldos, found.grid), found.dos, rtol=0, atol=1e-11)
@@ -100,19 +97,64 @@ def test_ldos_density_and_dos_agree(be_atoms: Atoms, be_model: LDOSModel) -> Non
     assert float(found.grid.integrate(found.density)) == pytest.approx(electrons, abs=1e-9)
 
 
-def test_hidden_features_that_are_not_kept_change_nothing(
-    be_atoms: Atoms, be_model: LDOSModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hidden_features_that_are_not_kept_change_nothing(be_atoms: Atoms, be_model: LDOSModel) -> None:
     """The density interpolated in μ, from a guess by a sample, a good one, a bad one and one far outside."""
     structure = Structure.from_atoms(be_atoms)
-    kept = predict(be_model, structure, ("forces",), chunk_size=90)
-    monkeypatch.setattr(module, "KEEP_BYTES", 0)
+    kept = predict(be_model, structure, forces=True, chunk_size=90)
+    large = Thresholds(keep_bytes=0)
     for guess in (None, kept.fermi_level + 1e-3, kept.fermi_level - 0.2, 1e3):
-        again = predict(be_model, structure, ("forces",), chunk_size=90, fermi_guess=guess)
+        again = predict(be_model, structure, forces=True, chunk_size=90, fermi_guess=guess, thresholds=large)
         assert again.fermi_level == pytest.approx(kept.fermi_level, abs=1e-10)
         assert again.free_energy == pytest.approx(kept.free_energy, abs=1e-7)
         torch.testing.assert_close(again.forces, kept.forces, rtol=0, atol=1e-6)
         torch.testing.assert_close(again.density, kept.density, rtol=0, atol=1e-9)
+
+
+def sampled_fermi_level(model: LDOSModel, structure: Structure, chunk_size: int, limits: Thresholds) -> float:
+    request = PredictionRequest.for_model(model, structure, chunk_size=chunk_size, thresholds=limits)
+    nothing = PredictionCheckpoint(None, "")
+    evaluator = GridEvaluator(model.with_fused_scaler(), request, communicator=Communicator(), checkpoint=nothing)
+    strategy = choose_strategy(evaluator)
+    assert isinstance(strategy, InterpolatedDensity)
+    with torch.no_grad():
+        return evaluator.find_fermi_level(strategy._sample())
+
+
+def test_a_sample_of_the_blocks_is_a_good_guess(be_model: LDOSModel) -> None:
+    """Of one block in three, also where the network does not show the descriptor's features to its head."""
+    atoms = bulk("Be", "hcp", a=2.27, c=3.57).repeat(2)
+    atoms.rattle(0.05, seed=2)
+    kept = predict(be_model, atoms, chunk_size=12)
+    limits = Thresholds(keep_bytes=0, sample_step=3, sample_minimum=8)
+    guess = sampled_fermi_level(be_model, Structure.from_atoms(atoms), 12, limits)
+    assert abs(guess - kept.fermi_level) < 0.25 * BOLTZMANN * 3000
+    sampled = predict(be_model, atoms, chunk_size=12, thresholds=limits)
+    assert sampled.free_energy == pytest.approx(kept.free_energy, abs=1e-7)
+
+
+def test_features_of_known_mean_correct_the_sample(bundled: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    atoms = bulk("Be", "hcp", a=2.27, c=3.57).repeat(2)
+    atoms.rattle(0.05, seed=2)
+    model, structure = load_model(bundled).requires_grad_(False), Structure.from_atoms(atoms)
+    limits, exact = Thresholds(keep_bytes=0, sample_step=5, sample_minimum=8), predict(model, structure).fermi_level
+    corrected = sampled_fermi_level(model, structure, 50, limits)
+    monkeypatch.setattr(model.descriptor, "mean_features", lambda *_: None)
+    plain = sampled_fermi_level(model, structure, 50, limits)
+    assert abs(corrected - exact) < 0.5 * BOLTZMANN * 300
+    assert abs(corrected - exact) < 0.3 * abs(plain - exact)
+
+
+def test_thresholds_of_large_systems_keep_energies_and_forces(be_model: LDOSModel) -> None:
+    """Ewald's waves on a mesh, the density in float32 and in blocks of one row: as for the largest systems."""
+    atoms = bulk("Be", "hcp", a=2.27, c=3.57).repeat(2)
+    atoms.rattle(0.05, seed=2)
+    plain = predict(be_model, atoms, forces=True, stress=True)
+    limits = Thresholds(keep_bytes=0, density_block=1, single_from=1, mesh_from=1)
+    large = predict(be_model, atoms, forces=True, stress=True, thresholds=limits)
+    assert large.free_energy != plain.free_energy
+    assert large.free_energy == pytest.approx(plain.free_energy, abs=1e-6 * len(atoms))
+    torch.testing.assert_close(large.forces, plain.forces, rtol=0, atol=1e-4)
+    torch.testing.assert_close(large.stress, plain.stress, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("repeat", [1, 2])
@@ -124,7 +166,7 @@ def test_float32_keeps_energies_and_forces(bundled: str, repeat: int) -> None:
     single = load_model(bundled).requires_grad_(False)
     assert single.dtype == torch.float32
     double = load_model(bundled).double().requires_grad_(False)
-    found, expected = (predict(model, structure, ("forces",)) for model in (single, double))
+    found, expected = (predict(model, structure, forces=True) for model in (single, double))
     assert abs(found.free_energy - expected.free_energy) / len(atoms) < 1e-5
     assert found.forces is not None
     assert expected.forces is not None
@@ -134,10 +176,10 @@ def test_float32_keeps_energies_and_forces(bundled: str, repeat: int) -> None:
 def test_only_what_is_wanted(be_atoms: Atoms, be_model: LDOSModel) -> None:
     structure = Structure.from_atoms(be_atoms)
     assert predict(be_model, structure).forces is None
-    only_forces, only_stress = predict(be_model, structure, ("forces",)), predict(be_model, structure, ("stress",))
+    only_forces, only_stress = predict(be_model, structure, forces=True), predict(be_model, structure, stress=True)
     assert only_forces.stress is None
     assert only_stress.forces is None
-    both = predict(be_model, structure, ("forces", "stress"))
+    both = predict(be_model, structure, forces=True, stress=True)
     torch.testing.assert_close(only_forces.forces, both.forces, rtol=0, atol=1e-12)
     torch.testing.assert_close(only_stress.stress, both.stress, rtol=0, atol=1e-12)
 
@@ -150,14 +192,14 @@ def test_a_bad_guess_of_the_fermi_level_does_no_harm(be_atoms: Atoms, be_model: 
 
 def test_gradients_switched_off_by_the_caller(be_atoms: Atoms, be_model: LDOSModel) -> None:
     structure = Structure.from_atoms(be_atoms)
-    expected = predict(be_model, structure, ("forces",)).forces
+    expected = predict(be_model, structure, forces=True).forces
     with torch.no_grad():
-        found = predict(be_model, structure, ("forces",)).forces
+        found = predict(be_model, structure, forces=True).forces
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
 def test_results_carry_no_graph(be_atoms: Atoms, be_model: LDOSModel) -> None:
-    found = predict(be_model.requires_grad_(True), Structure.from_atoms(be_atoms), ("forces", "stress"))
+    found = predict(be_model.requires_grad_(True), Structure.from_atoms(be_atoms), forces=True, stress=True)
     tensors = [found.dos, found.density, found.forces, found.stress, found.energies.free_energy]
     assert not any(tensor.requires_grad for tensor in tensors if tensor is not None)
 
@@ -166,8 +208,8 @@ def test_results_carry_no_graph(be_atoms: Atoms, be_model: LDOSModel) -> None:
 def test_gpu_agrees_with_cpu(be_atoms: Atoms, be_model: LDOSModel) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    on_cpu = predict(be_model, Structure.from_atoms(be_atoms), ("forces", "stress"))
-    on_gpu = predict(be_model.cuda(), Structure.from_atoms(be_atoms, device="cuda"), ("forces", "stress"))
+    on_cpu = predict(be_model, Structure.from_atoms(be_atoms), forces=True, stress=True)
+    on_gpu = predict(be_model.cuda(), Structure.from_atoms(be_atoms, device="cuda"), forces=True, stress=True)
     assert on_gpu.free_energy == pytest.approx(on_cpu.free_energy, abs=1e-9)
     assert on_cpu.forces is not None
     assert on_gpu.forces is not None

@@ -24,7 +24,7 @@ def own_prediction(model: LDOSModel, name: str = "hcp2_00") -> Snapshot:
     atoms = bulk("Be", "hcp", a=2.25, c=3.55)
     atoms.rattle(0.05, seed=1)
     structure = Structure.from_atoms(atoms)
-    found = predict(model, structure, ("forces", "stress"))
+    found = predict(model, structure, forces=True, stress=True)
     assert found.forces is not None
     assert found.stress is not None
     return Snapshot(

@@ -66,7 +66,7 @@ def labelled(model: LDOSModel, seed: int) -> Snapshot:
     atoms = bulk("Be", "hcp", a=2.25, c=3.55)
     atoms.rattle(0.08, seed=seed)
     structure = Structure.from_atoms(atoms)
-    found = predict(model, structure, ("forces", "stress"))
+    found = predict(model, structure, forces=True, stress=True)
     assert found.forces is not None
     assert found.stress is not None
     return Snapshot(
@@ -145,7 +145,7 @@ def make_recipe(be_model: LDOSModel, tmp_path: Path) -> Callable[..., Recipe]:
 def test_training_sees_the_physics_of_predict(model: LDOSModel, be_model: LDOSModel) -> None:
     snapshot = labelled(be_model, 3)
     ready = prepared(model, snapshot)
-    expected = predict(model, ready.structure, ("forces", "stress"), grid=ready.grid)
+    expected = predict(model, ready.structure, forces=True, stress=True, grid_shape=ready.grid.shape)
     found = evaluate_snapshot(model, ready)
     # fixed inputs are kept in float32; without them nothing is rounded
     close = 2e-5 if ready.inputs.shape[1] else 1e-9
@@ -233,7 +233,7 @@ def test_graft_starts_from_what_the_power_spectrum_knows(make_recipe: Callable[.
     grown, _ = train_model(still, training, validation, start=start, progress=False)
     assert isinstance(grown.descriptor, SE3Transformer)
     structure = validation[0].structure
-    before, after = (predict(m.double(), structure, ("forces",)) for m in (start, grown))
+    before, after = (predict(m.double(), structure, forces=True) for m in (start, grown))
     assert before.forces is not None
     assert after.forces is not None
     assert after.free_energy == pytest.approx(before.free_energy, abs=1e-5)

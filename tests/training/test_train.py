@@ -19,11 +19,11 @@ from ase_ldos.cli.main import main
 from ase_ldos.communicator import Communicator
 from ase_ldos.dataset.folder import write_dataset
 from ase_ldos.dataset.npz import Snapshot, load_snapshots, save_snapshot
+from ase_ldos.dataset.provenance import content_hash, write_record
 from ase_ldos.descriptors.power_spectrum.descriptor import PowerSpectrum
 from ase_ldos.formats.pseudopotential import read_pseudopotential
 from ase_ldos.geometry.grid import Grid
 from ase_ldos.geometry.structure import Structure
-from ase_ldos.labelling.provenance import content_hash, write_record
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.model.model_file import load_model, save_model
 from ase_ldos.networks.mlp import MLP
@@ -78,7 +78,7 @@ def labelled(model: LDOSModel, seed: int, *, with_ldos: bool = True) -> Snapshot
     """A snapshot whose labels are what ``model`` predicts."""
     atoms = rattled(seed)
     structure = Structure.from_atoms(atoms)
-    found = predict(model, structure, ("forces", "stress"))
+    found = predict(model, structure, forces=True, stress=True)
     assert found.forces is not None
     assert found.stress is not None
     ldos = {
@@ -354,11 +354,23 @@ def test_core_charge_of_the_labels_must_be_in_the_recipe(toy: Recipe) -> None:
     write_record(toy.folder / "data", {"pseudopotentials": {"Mg": pseudo}})
     with pytest.raises(ValueError, match=r'add pseudopotentials = \{ Mg = "Mg\.pz-n-vbc\.UPF" \} to the recipe'):
         describe_sources(toy)
-    files = {"Mg": str(folder / "Mg.pz-n-vbc.UPF")}
-    ready = replace(toy, model=replace(toy.model, valence={"Mg": 2.0}, pseudopotentials=files))
+    local = replace(toy.model, valence={"Mg": 2.0}, pseudopotentials={"Mg": str(folder / "Mg.pz-n-vbc.UPF")})
+    with pytest.raises(ValueError, match=r"functional 'lda-pz', which is unknown; known: lda, pbe, pbesol"):
+        describe_sources(replace(toy, model=local))
+    text = (folder / "Mg.pz-n-vbc.UPF").read_text(encoding="utf-8")
+    files = {"Mg": str(toy.folder / "Mg.UPF")}
+    Path(files["Mg"]).write_text(text.replace(" SLA  PZ   NOGX NOGC", "PBE"), encoding="utf-8")
+    ready = replace(toy, model=replace(local, pseudopotentials=files))
     assert describe_sources(ready)["pseudopotentials"] == [
-        {"name": "Mg.pz-n-vbc.UPF", "sha256": read_pseudopotential(files["Mg"]).sha256}
+        {"name": "Mg.UPF", "sha256": read_pseudopotential(files["Mg"]).sha256}
     ]
+    with pytest.raises(ValueError, match=r"functional 'pbe', the model for 'lda'; they must agree"):
+        core_charges(replace(ready, model=replace(ready.model, functional="lda")))
+    write_record(toy.folder / "data", {"pseudopotentials": {"Mg": pseudo | {"functional": "blyp"}}})
+    with pytest.raises(ValueError, match=r"data \(Mg\.pz-n-vbc\.UPF\) is made for .* 'blyp', which is unknown"):
+        describe_sources(ready)
+    with pytest.raises(ValueError, match="unknown exchange-correlation functional 'nonsense'; known: lda, pbe, pbesol"):
+        replace(toy.model, functional="nonsense")
     assert core_charges(ready)["Mg"].values[0] > 0.5
     with pytest.raises(ValueError, match="of Mg with 2 valence electrons; the recipe has Mg with 10"):
         core_charges(replace(ready, model=replace(ready.model, valence={"Mg": 10.0})))

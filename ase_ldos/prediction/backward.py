@@ -1,0 +1,87 @@
+"""The way back over the grid: the gradient of A in the hidden features, through network and descriptor to the atoms."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ase_ldos.geometry.grid_blocks import Block
+from ase_ldos.prediction.free_energy_gradient import FreeEnergyGradient
+from ase_ldos.prediction.grid_pass import GridEvaluator
+
+
+def pull_back(evaluator: GridEvaluator, gradient: FreeEnergyGradient, *, strained: bool) -> tuple[Tensor, Tensor]:
+    """Forces −∂A/∂R, eV/Å, ``[atom, 3]``, and stress (1/V) ∂A/∂ε, eV/Å³, ``[3, 3]``.
+
+    ∂A/∂h(r) = Wᵀa + λ(r) Wᵀb is made block by block; what the images of atoms get is added to their atoms, and where
+    the features depend on layers on the atoms, what their states get is collected and pulled through these once.
+
+    Args:
+        evaluator: of the same request as the gradient.
+        gradient: of the free energy.
+        strained: follow points too; without it the stress holds only part of its terms and is of no use.
+    """
+    stage = "strained forces" if strained else "forces"
+    checkpoint, atom_state = evaluator.checkpoint, evaluator.atom_state
+    state = checkpoint.stage(stage)
+    by_atoms = torch.zeros_like(gradient.positions)
+    virial = torch.zeros_like(gradient.strain)
+    by_state = torch.zeros_like(atom_state) if atom_state.is_floating_point() else torch.zeros(0)
+    for target, name in ((by_atoms, "gradient"), (virial, "virial"), (by_state, "by_state")):
+        if state:
+            target.copy_(state[name])
+    constant, varying = (part.to(evaluator.model.dtype) for part in (gradient.constant, gradient.varying))
+    for done, block in evaluator.blocks("forces", int(state.get("done", 0))):
+        pull = torch.addcmul(constant, gradient.potential[block.flat, None].to(constant), varying)
+        by_images, by_points, by_image_states = _pull_back_block(evaluator, block, pull, strained)
+        by_atoms.index_add_(0, block.owners, by_images)
+        virial += block.atoms.double().T @ by_images
+        if by_points is not None:
+            virial += block.points.double().T @ by_points
+        if by_image_states is not None:
+            by_state.index_add_(0, block.owners, by_image_states)
+        checkpoint.write(stage, {"done": done, "gradient": by_atoms, "virial": virial, "by_state": by_state})
+    for sums in (by_atoms, virial, by_state):
+        evaluator.communicator.all_reduce(sums)
+    by_atoms, virial = by_atoms + gradient.positions, virial + gradient.strain
+    if len(by_state):
+        by_positions, by_strain = _pull_back_atom_state(evaluator, by_state)
+        by_atoms, virial = by_atoms + by_positions, virial + by_strain
+    return -by_atoms, (virial + virial.T) / (2 * evaluator.grid.volume)
+
+
+def _pull_back_block(
+    evaluator: GridEvaluator, block: Block, pull: Tensor, strained: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Derivatives of Σ pull · h in the images, the points (if ``strained``) and the images' states (if learned)."""
+    atom_state = evaluator.atom_state[block.owners]
+    atoms, points = block.atoms.detach().requires_grad_(), block.points.detach()
+    leaves = [atoms]
+    if strained:
+        leaves.append(points.requires_grad_())
+    if atom_state.is_floating_point():
+        leaves.append(atom_state.requires_grad_())
+    with torch.enable_grad():
+        # points without a gradient are left the tensor that blocks of one shape share: a descriptor may know it
+        moved = replace(block, atoms=atoms, points=points if strained else block.points)
+        hidden = evaluator.model.hidden(moved, atom_state)
+    found = list(torch.autograd.grad(hidden, leaves, pull))
+    by_state = found.pop() if atom_state.is_floating_point() else None
+    return found[0].double(), found[1].double() if strained else None, by_state
+
+
+def _pull_back_atom_state(evaluator: GridEvaluator, by_state: Tensor) -> tuple[Tensor, Tensor]:
+    """Through the layers on the atoms, once for all blocks: derivatives in positions and strain."""
+    structure = evaluator.structure
+    with torch.enable_grad():
+        strain = torch.zeros_like(structure.cell, requires_grad=True)
+        positions = structure.positions.detach().requires_grad_()
+        atom_state = evaluator.model.encode_atoms(replace(structure, positions=positions).strained(strain))
+        if not atom_state.requires_grad:  # no layers: nothing depends on where the atoms are
+            return torch.zeros_like(positions), torch.zeros_like(strain)
+        by_positions, by_strain = torch.autograd.grad(
+            atom_state, (positions, strain), by_state, allow_unused=True, materialize_grads=True
+        )
+    return by_positions, by_strain

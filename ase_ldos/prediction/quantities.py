@@ -1,0 +1,93 @@
+"""Quantities derived from a prediction, by name; a new one is one entry.
+
+    QUANTITIES.register("gap", Quantity("eV", "band gap", lambda model, prediction: ...))
+
+or, in another package, an entry point in the group ``ase_ldos.quantities``. ``LDOSCalculator.get_quantity`` and
+``ase-ldos predict --quantity`` then know it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from ase_ldos.model.ldos_model import LDOSModel
+from ase_ldos.physics.heat_capacity import electronic_entropy, electronic_heat_capacity
+from ase_ldos.physics.occupation import interpolate_dos, number_weights
+from ase_ldos.prediction.predict import Prediction
+from ase_ldos.registry import Registry
+from ase_ldos.units import BOLTZMANN
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A quantity that a prediction implies.
+
+    Attributes:
+        unit: of the values, for people.
+        description: a few words.
+        evaluate: gives a number or an array from the model and what it predicted.
+    """
+
+    unit: str
+    description: str
+    evaluate: Callable[[LDOSModel, Prediction], Tensor | float]
+
+
+def evaluate_quantity(name: str, model: LDOSModel, prediction: Prediction) -> float | np.ndarray:
+    """The value of a quantity: a plain number, or an array.
+
+    Raises:
+        ValueError: there is no such quantity; the message names those that are known.
+    """
+    value = QUANTITIES[name].evaluate(model, prediction)
+    if not isinstance(value, Tensor):
+        return float(value)
+    return float(value) if value.dim() == 0 else value.detach().cpu().numpy()
+
+
+def _number_of_electrons(model: LDOSModel, found: Prediction) -> Tensor:  # noqa: ARG001
+    """N = ∫ n d³r."""
+    return found.grid.integrate(found.density)
+
+
+def _dos_at_fermi_level(model: LDOSModel, found: Prediction) -> Tensor:  # noqa: ARG001
+    """D(μ), spins summed, D piecewise linear between the nodes of the energy grid."""
+    return interpolate_dos(found.dos, found.energy_grid, found.fermi_level)
+
+
+def _thermal_dos(model: LDOSModel, found: Prediction) -> Tensor:  # noqa: ARG001
+    """∂N/∂μ = ∫ (−∂f/∂ε) D dε."""
+    kT = BOLTZMANN * found.electronic_temperature
+    return number_weights(found.energy_grid, found.fermi_level, kT)[1] @ found.dos
+
+
+def _entropy(model: LDOSModel, found: Prediction) -> Tensor:  # noqa: ARG001
+    """S = −(−TS)/T."""
+    return electronic_entropy(found.dos, found.energy_grid, found.fermi_level, found.electronic_temperature)
+
+
+def _heat_capacity(model: LDOSModel, found: Prediction) -> Tensor:  # noqa: ARG001
+    """C_e = (∂E_b/∂T)_N of the predicted D."""
+    return electronic_heat_capacity(found.dos, found.energy_grid, found.fermi_level, found.electronic_temperature)
+
+
+#: Quantities by name, those of other packages included.
+QUANTITIES: Registry[Quantity] = Registry(
+    "quantity",
+    "ase_ldos.quantities",
+    {
+        "number_of_electrons": Quantity("e", "integral of the density", _number_of_electrons),
+        "dos_at_fermi_level": Quantity(
+            "1/eV", "density of states at the Fermi level, spins summed", _dos_at_fermi_level
+        ),
+        "thermal_dos": Quantity("1/eV", "density of states averaged over kT about the Fermi level", _thermal_dos),
+        "electronic_entropy": Quantity("eV/K", "entropy of the electrons", _entropy),
+        "electronic_heat_capacity": Quantity(
+            "eV/K", "heat capacity of the electrons at the predicted density of states", _heat_capacity
+        ),
+    },
+)
