@@ -11,48 +11,52 @@ import torch
 from ase import Atoms
 from ase.build import bulk
 from ase.data import atomic_numbers
+from gth_potentials import POTENTIALS, write_gth
 
 from ase_ldos.descriptors.power_spectrum.descriptor import PowerSpectrum
 from ase_ldos.descriptors.protocol import PointFeatures
 from ase_ldos.geometry.structure import Structure
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.model.metadata import ModelMetadata
-from ase_ldos.model.model_file import list_models
+from ase_ldos.model.model_file import BUNDLED, list_models
 from ase_ldos.networks.mlp import MLP
 from ase_ldos.networks.se3_transformer.network import SE3Transformer
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
-
-
-def _folder(*parts: str) -> Path:
-    path = SHARED.joinpath(*parts)
-    if not path.exists():
-        pytest.skip(f"reference data {'/'.join(parts)} are not beside the project")
-    return path
+DATA = Path(__file__).parent / "data_files"
 
 
 @pytest.fixture(scope="session")
 def be_files() -> list[Path]:
-    """The beryllium reference snapshots, sorted by name."""
-    return sorted(_folder("data", "be").glob("*.npz"))
+    """Snapshots of beryllium, sorted by name: ``hcp2`` with LDOS, ``sheared2`` without (``make_beryllium.py``)."""
+    return sorted((DATA / "be").glob("*.npz"))
 
 
 @pytest.fixture(scope="session")
-def snap_folder() -> Path:
-    """SNAP columns from LAMMPS."""
-    return _folder("snap")
+def find_labels() -> Callable[[str], Path]:
+    """Finds labels of the bundled models by the name of their file or folder."""
+
+    def find(name: str) -> Path:
+        found = [path for path in sorted(BUNDLED.rglob(f"{name}*")) if name in (path.name, path.stem)]
+        if not found:
+            raise FileNotFoundError(f"there are no labels {name} among those of the bundled models")
+        return found[0]
+
+    return find
 
 
 @pytest.fixture(scope="session")
-def mala_folder() -> Path:
-    """MALA's test snapshots and model."""
-    return _folder("mala")
+def snap_reference() -> Path:
+    """SNAP columns from LAMMPS (``make_snap_reference.py``)."""
+    return DATA / "snap_lammps.npz"
 
 
 @pytest.fixture(scope="session")
-def dft_folder() -> Path:
-    """Pseudopotentials."""
-    return _folder("dft")
+def dft_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pseudopotentials of beryllium and aluminium."""
+    folder = tmp_path_factory.mktemp("pseudopotentials")
+    for symbol in POTENTIALS:
+        write_gth(folder, symbol)
+    return folder
 
 
 def small_model(

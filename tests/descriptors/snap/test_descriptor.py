@@ -1,4 +1,4 @@
-"""SNAP against LAMMPS, MALA and its definition by Clebsch-Gordan coefficients."""
+"""SNAP against LAMMPS and its definition by Clebsch-Gordan coefficients."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from torch import Tensor
 
 from ase_ldos.descriptors.snap.descriptor import SNAP
 from ase_ldos.networks.registry import make_point_features
-
-NUMBERS = {"Be": 4, "Al": 13}
 
 
 def images_around(
@@ -41,46 +39,24 @@ def small() -> SNAP:
     return SNAP((4, 13), twojmax=4, cutoff=3.0, weights=[1.0, 0.6])
 
 
-@pytest.mark.parametrize(
-    "name", ["Be16_rattled_tj4", "Be16_rattled_tj6_noswitch", "Be16_rattled_tj8", "AlBe8_rattled_tj8_w1_06"]
-)
-def test_equals_lammps(snap_folder: Path, name: str) -> None:
-    record = json.loads((snap_folder / f"{name}.json").read_text())
-    columns = np.load(snap_folder / f"{name}.npy").reshape(-1, record["shape"][-1])
-    settings = record["parameters"]
-    weights = settings.get("element_weights", {"Be": 1.0})
+@pytest.mark.parametrize("name", ["beryllium_4", "beryllium_6_without_switch", "beryllium_10", "alloy_8"])
+def test_equals_lammps(snap_reference: Path, name: str) -> None:
+    with np.load(snap_reference) as data:
+        case = {key.partition(".")[2]: data[key] for key in data if key.partition(".")[0] == name}
+    weights, species, columns = case["weights"].tolist(), case["species"], case["columns"]
     descriptor = SNAP(
-        tuple(NUMBERS[symbol] for symbol in weights),
-        twojmax=settings["twojmax"],
-        cutoff=settings["rcutfac"],
-        weights=list(weights.values()),
-        switch=bool(settings["switchflag"]),
+        (4, 13)[: len(weights)],
+        twojmax=int(case["twojmax"]),
+        cutoff=float(case["cutoff"]),
+        weights=weights,
+        switch=bool(case["switch"]),
+        rfac0=float(case["rfac0"]),
     )
-    atoms = record["atoms"]
-    species = np.array([list(weights).index(symbol) for symbol in atoms["symbols"]])
-    points = columns[:, :3]
-    images = images_around(np.array(atoms["positions"]), species, np.array(atoms["cell"]), points, descriptor.cutoff)
-    features = descriptor(torch.from_numpy(points.copy()), *images)
+    points = torch.from_numpy(columns[:, :3].copy())
+    images = images_around(case["positions"], species, case["cell"], columns[:, :3], descriptor.cutoff)
+    features = descriptor(points, *images)
     torch.testing.assert_close(features, torch.from_numpy(columns[:, 3:].copy()), rtol=1e-9, atol=0)
-
-
-@pytest.mark.parametrize("snapshot", [0, 1])
-def test_equals_mala_to_single_precision(mala_folder: Path, snapshot: int) -> None:
-    info = json.loads((mala_folder / f"Be_snapshot{snapshot}.info.json").read_text())
-    columns = np.load(mala_folder / f"Be_snapshot{snapshot}.in.npy").astype(float)
-    voxel = np.array(info["voxel"]["array"])
-    points = (np.stack(np.meshgrid(*map(np.arange, columns.shape[:3]), indexing="ij"), axis=-1) @ voxel).reshape(-1, 3)
-    columns = columns.reshape(-1, 94)
-    np.testing.assert_allclose(points, columns[:, :3], atol=1e-6)
-    chosen = slice(snapshot, None, 29)
-    descriptor = SNAP((4,))
-    atoms = info["atoms"]
-    images = images_around(
-        np.array(atoms["positions"]), np.zeros(2, dtype=int), np.array(atoms["cell"]), points[chosen], 4.67637
-    )
-    features = descriptor(torch.from_numpy(points[chosen].copy()), *images)
-    torch.testing.assert_close(features, torch.from_numpy(columns[chosen, 3:].copy()), rtol=1e-7, atol=0)
-    single = descriptor(torch.from_numpy(points[chosen].copy()).float(), images[0].float(), images[1])
+    single = descriptor(points.float(), images[0].float(), images[1])
     assert single.dtype == torch.float32
     scale = features.abs().amax(dim=0)
     assert float(((single - features) / scale).abs().max()) < 5e-5
