@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,11 +19,27 @@ from ase_ldos.descriptors.protocol import PointFeatures
 from ase_ldos.geometry.structure import Structure
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.model.metadata import ModelMetadata
-from ase_ldos.model.model_file import BUNDLED, list_models
+from ase_ldos.model.model_file import list_models
 from ase_ldos.networks.mlp import MLP
 from ase_ldos.networks.se3_transformer.network import SE3Transformer
 
+#: Most processes that share the tests: each takes some seconds to start, and half a GB.
+MOST_WORKERS = 8
 DATA = Path(__file__).parent / "data_files"
+
+
+def pytest_configure() -> None:
+    """One thread for each process: several of them share the tests, and what tests start runs beside them."""
+    torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """A process for each core where the whole suite runs; none where files are named, which end sooner without."""
+    if config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
+        return 0
+    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, MOST_WORKERS)
 
 
 @pytest.fixture(scope="session")
@@ -33,10 +50,11 @@ def be_files() -> list[Path]:
 
 @pytest.fixture(scope="session")
 def find_labels() -> Callable[[str], Path]:
-    """Finds labels of the bundled models by the name of their file or folder."""
+    """Finds labels of the bundled models by the name of their file or folder; an installed package lacks them."""
+    models = Path(__file__).parents[1] / "ase_ldos" / "models"
 
     def find(name: str) -> Path:
-        found = [path for path in sorted(BUNDLED.rglob(f"{name}*")) if name in (path.name, path.stem)]
+        found = [path for path in sorted(models.rglob(f"{name}*")) if name in (path.name, path.stem)]
         if not found:
             raise FileNotFoundError(f"there are no labels {name} among those of the bundled models")
         return found[0]

@@ -22,7 +22,7 @@ bell = other_package.bell:Bell
 learned_bell = other_package.learned_bell:LearnedBell
 
 [ase_ldos.functionals]
-slater = other_package.slater:Slater
+slater = other_package.slater:SLATER
 
 [ase_ldos.commands]
 count = other_package.count
@@ -105,7 +105,15 @@ class Slater:
     def __call__(self, density, sigma):
         energy = -0.75 * (3 / math.pi) ** (1 / 3) * density ** (4 / 3)
         return EnergyDensity(energy, 4 / 3 * energy / density, torch.zeros_like(density))
+
+
+SLATER = Slater()
 ''',
+    "largest_density": """
+from ase_ldos.prediction.quantities import Quantity
+
+LARGEST_DENSITY = Quantity("e/Å³", "largest electron density", lambda model, prediction: prediction.density.max())
+""",
     "count": """
 def add_arguments(parser):
     parser.add_argument("words", nargs="+")
