@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from math import factorial, pi, sqrt
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import torch
 from torch import Tensor
 
 from ase_ldos.descriptors.snap.descriptor import SNAP
-from ase_ldos.networks.registry import make_point_features
 
 
 def images_around(
@@ -166,26 +164,6 @@ def test_derivatives_in_single_precision(small: SNAP) -> None:
         assert float((rough - exact).norm() / exact.norm()) < 1e-4
 
 
-def test_invariances(small: SNAP) -> None:
-    points, atoms, species = surroundings()
-    features = small(points, atoms, species)
-    q, _ = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
-    shift = torch.tensor([0.3, -2.0, 1.1], dtype=torch.float64)
-    for transform in (q, -q):
-        torch.testing.assert_close(small(points @ transform, atoms @ transform, species), features)
-    torch.testing.assert_close(small(points + shift, atoms + shift, species), features)
-    order = torch.randperm(len(atoms), generator=torch.Generator().manual_seed(2))
-    torch.testing.assert_close(small(points, atoms[order], species[order]), features)
-    assert not torch.allclose(small(points, atoms, 1 - species), features)
-
-
-def test_many_points_equal_each_alone(small: SNAP) -> None:
-    points = torch.linspace(-4, 4, 300, dtype=torch.float64).view(100, 3)
-    _, atoms, species = surroundings()
-    alone = torch.cat([small(point[None], atoms, species) for point in points])
-    torch.testing.assert_close(small(points, atoms, species), alone, rtol=1e-11, atol=1e-11)
-
-
 def test_no_points_are_no_features(small: SNAP) -> None:
     points, atoms, species = surroundings()
     features = small(points[:0], atoms.requires_grad_(), species)
@@ -217,30 +195,6 @@ def test_atom_on_the_point_is_the_limit_of_an_atom_beside_it(small: SNAP) -> Non
     torch.testing.assert_close(small(points, beside, species), features, rtol=1e-5, atol=1e-5)
     single = SNAP((4,), twojmax=2)(points[:1], points[:1], torch.zeros(1, dtype=torch.int64))
     assert float(single[0, 0]) == pytest.approx(8.0)
-
-
-def test_atoms_enter_smoothly_at_the_cutoff(small: SNAP) -> None:
-    points, atoms, species = (
-        torch.zeros(1, 3, dtype=torch.float64),
-        torch.zeros(1, 3, dtype=torch.float64),
-        torch.zeros(1),
-    )
-    values, slopes = [], []
-    for distance in (3.0 - 1e-5, 3.0 + 1e-5):
-        atoms = torch.tensor([[0.0, distance, 0.0]], dtype=torch.float64, requires_grad=True)
-        total = small(points, atoms, species.long()).sum()
-        values.append(float(total.detach()))
-        slopes.append(float(torch.autograd.grad(total, atoms)[0].abs().max()))
-    assert values[0] == pytest.approx(values[1], abs=1e-7)
-    assert slopes[0] < 1e-2
-    assert slopes[1] == 0.0
-
-
-def test_settings_build_the_same_descriptor(small: SNAP) -> None:
-    again = make_point_features(json.loads(json.dumps(small.settings())))
-    inputs = surroundings()
-    assert again.settings() == small.settings()
-    torch.testing.assert_close(again(*inputs), small(*inputs), rtol=0, atol=0)
 
 
 def test_number_of_columns() -> None:
