@@ -42,6 +42,16 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, MOST_WORKERS)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Measure times only where they are asked for, by ``--benchmark-only``."""
+    if config.getoption("benchmark_only", default=False):
+        return
+    measured = [item for item in items if "benchmark" in getattr(item, "fixturenames", ())]
+    config.hook.pytest_deselected(items=measured)
+    items[:] = [item for item in items if item not in measured]
+
+
 @pytest.fixture(scope="session")
 def be_files() -> list[Path]:
     """Snapshots of beryllium, sorted by name: ``hcp2`` with LDOS, ``sheared2`` without (``make_beryllium.py``)."""
