@@ -16,7 +16,6 @@ from mala_files import ENERGIES, N_ELECTRONS, SLOPE, TEMPERATURE
 
 from ase_ldos.descriptors.snap.descriptor import SNAP
 from ase_ldos.formats.mala import read_mala_snapshot, write_mala_snapshot
-from ase_ldos.geometry.grid import Grid
 from ase_ldos.geometry.structure import Structure
 from ase_ldos.model.import_mala import read_mala_model
 from ase_ldos.model.model_file import load_model, save_model
@@ -54,16 +53,19 @@ def test_model_is_its_definition_on_our_own_snap(tmp_path: Path) -> None:
     assert model.metadata.electronic_temperature == TEMPERATURE
     atoms = mala_files.beryllium()
     structure = Structure.from_atoms(atoms)
-    grid = Grid(structure.cell, mala_files.SHAPE)
     snapshot = read_mala_snapshot(mala_files.write_snapshot(tmp_path), ENERGIES)
     write_mala_snapshot(
         tmp_path / "columns", snapshot, SNAP((4,), twojmax=mala_files.TWOJMAX, cutoff=mala_files.CUTOFF)
     )
     columns = np.load(tmp_path / "columns/Be_snapshot0.in.npy")[..., 3:].astype(float)
-    expected = mala_files.evaluate(columns.reshape(grid.n_points, -1))
-    found = predict_ldos(model, structure, grid).reshape(grid.n_points, -1)
-    np.testing.assert_allclose(found, expected, atol=1e-6 * expected.max())  # columns are float32
-    prediction = predict(model, structure, grid=grid)
+    expected = mala_files.evaluate(columns.reshape(-1, columns.shape[-1]))
+    # the model knows the spacing of its grid
+    found = predict_ldos(model, structure)
+    assert found.shape == (*mala_files.SHAPE, mala_files.SIZE)
+    np.testing.assert_allclose(
+        found.reshape(expected.shape), expected, atol=1e-6 * expected.max()
+    )  # columns are float32
+    prediction = predict(model, structure)
     dos = torch.as_tensor(expected.mean(axis=0) * atoms.get_volume())
     kT = BOLTZMANN * TEMPERATURE
     assert prediction.fermi_level == pytest.approx(float(fermi_level(dos, model.energies, N_ELECTRONS, kT)), abs=1e-5)
