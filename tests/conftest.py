@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from ase import Atoms
 from ase.build import bulk
 from ase.data import atomic_numbers
+from gth_potentials import POTENTIALS, write_gth
 
 from ase_ldos.descriptors.power_spectrum.descriptor import PowerSpectrum
 from ase_ldos.descriptors.protocol import PointFeatures
@@ -22,38 +24,68 @@ from ase_ldos.model.model_file import list_models
 from ase_ldos.networks.mlp import MLP
 from ase_ldos.networks.se3_transformer.network import SE3Transformer
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+#: Most processes that share the tests: each takes some seconds to start, and half a GB.
+MOST_WORKERS = 8
+DATA = Path(__file__).parent / "data_files"
 
 
-def _folder(*parts: str) -> Path:
-    path = SHARED.joinpath(*parts)
-    if not path.exists():
-        pytest.skip(f"reference data {'/'.join(parts)} are not beside the project")
-    return path
+def pytest_configure() -> None:
+    """One thread for each process: several of them share the tests, and what tests start runs beside them."""
+    torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """A process for each core where the whole suite runs; none where files are named, which end sooner without."""
+    if config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
+        return 0
+    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, MOST_WORKERS)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Measure times only where they are asked for, by ``--benchmark-only``."""
+    if config.getoption("benchmark_only", default=False):
+        return
+    measured = [item for item in items if "benchmark" in getattr(item, "fixturenames", ())]
+    config.hook.pytest_deselected(items=measured)
+    items[:] = [item for item in items if item not in measured]
 
 
 @pytest.fixture(scope="session")
 def be_files() -> list[Path]:
-    """The beryllium reference snapshots, sorted by name."""
-    return sorted(_folder("data", "be").glob("*.npz"))
+    """Snapshots of beryllium, sorted by name: ``hcp2`` with LDOS, ``sheared2`` without (``make_beryllium.py``)."""
+    return sorted((DATA / "be").glob("*.npz"))
 
 
 @pytest.fixture(scope="session")
-def snap_folder() -> Path:
-    """SNAP columns from LAMMPS."""
-    return _folder("snap")
+def find_labels() -> Callable[[str], Path]:
+    """Finds labels of the bundled models by the name of their file or folder; an installed package lacks them."""
+    models = Path(__file__).parents[1] / "ase_ldos" / "models"
+
+    def find(name: str) -> Path:
+        found = [path for path in sorted(models.rglob(f"{name}*")) if name in (path.name, path.stem)]
+        if not found:
+            raise FileNotFoundError(f"there are no labels {name} among those of the bundled models")
+        return found[0]
+
+    return find
 
 
 @pytest.fixture(scope="session")
-def mala_folder() -> Path:
-    """MALA's test snapshots and model."""
-    return _folder("mala")
+def snap_reference() -> Path:
+    """SNAP columns from LAMMPS (``make_snap_reference.py``)."""
+    return DATA / "snap_lammps.npz"
 
 
 @pytest.fixture(scope="session")
-def dft_folder() -> Path:
-    """Pseudopotentials."""
-    return _folder("dft")
+def dft_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pseudopotentials of beryllium and aluminium."""
+    folder = tmp_path_factory.mktemp("pseudopotentials")
+    for symbol in POTENTIALS:
+        write_gth(folder, symbol)
+    return folder
 
 
 @pytest.fixture(scope="session")

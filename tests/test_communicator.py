@@ -113,7 +113,7 @@ def beryllium() -> Atoms:
     return atoms
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("ranks", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_ranks_give_the_numbers_of_one(ranks: int, be_model: LDOSModel, tmp_path: Path) -> None:
     with start(SCRIPT, ranks, tmp_path, be_model) as run:
         output = run.communicate(timeout=500)[0]
@@ -138,7 +138,7 @@ def test_ranks_give_the_numbers_of_one(ranks: int, be_model: LDOSModel, tmp_path
         assert np.abs(np.array(value) - expected).max() <= 1e-9 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_rank_that_dies_ends_the_run(victim: int, be_model: LDOSModel, tmp_path: Path) -> None:
     """Within seconds, with a message, whichever rank it is."""
     with start(ENDLESS, 2, tmp_path, be_model) as run:

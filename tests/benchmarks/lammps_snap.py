@@ -1,9 +1,10 @@
 """SNAP by LAMMPS' ``compute sna/grid``, in a process of its own that evaluates once for each line it reads.
 
-``peers.py`` starts it as ``python lammps_snap.py JOB.npz RESULT.npy``. The job holds ``cell``, ``positions``, ``shape``
-of the grid, and numbers by the names of ``SNAP``'s settings. The first line written is JSON with version and build;
-then comes, for each line read, one with the CPU seconds of one evaluation. The result file holds the columns x, y, z, B
-of the first one, ``[nx, ny, nz, 3 + feature]``.
+``peers.py`` and ``make_snap_reference.py`` start it as ``python lammps_snap.py JOB.npz RESULT.npy``. The job holds
+``cell``, ``positions``, ``shape`` of the grid, and numbers by the names of ``SNAP``'s settings; atoms of several
+species have their indices in ``species``. The first line written is JSON with version and build; then comes, for each
+line read, one with the CPU seconds of one evaluation. The result file holds the columns x, y, z, B of the first one,
+``[nx, ny, nz, 3 + feature]``.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def build(lmp: lammps) -> dict[str, str]:
 
 
 def set_up(lmp: lammps, job: dict[str, np.ndarray]) -> None:
-    """Box, atoms of one type, and the compute, which sees no atom farther away than its cutoff needs."""
+    """Box, atoms, and the compute, which sees no atom farther away than its cutoff needs."""
     cell, positions = job["cell"], job["positions"]
     if np.abs(np.triu(cell, 1)).max() > 1e-12:
         raise ValueError(f"LAMMPS wants lattice vectors along x, in xy and anywhere; they are {cell.tolist()}")
@@ -61,30 +62,35 @@ def set_up(lmp: lammps, job: dict[str, np.ndarray]) -> None:
     box = [cell[0, 0], cell[1, 1], cell[2, 2], cell[1, 0], cell[2, 0], cell[2, 1]]
     lx, ly, lz, xy, xz, yz = (repr(float(length)) for length in box)
     nx, ny, nz = (int(n) for n in job["shape"])
+    n_atoms = len(positions)
+    species = job.get("species", np.zeros(n_atoms, dtype=int))
+    weights = [float(weight) for weight in job.get("weights", np.ones(1))]
     lmp.commands_list(
         [
             "units metal",
             "atom_modify map array sort 0 0",
             "box tilt large",
             f"region all prism 0 {lx} 0 {ly} 0 {lz} {xy} {xz} {yz} units box",
-            "create_box 1 all",
+            f"create_box {len(weights)} all",
         ]
     )
-    n_atoms = len(positions)
     # inside the box, or LAMMPS drops the atom
     wrapped = (np.linalg.solve(cell.T, positions.T).T % 1.0) @ cell
-    created = lmp.create_atoms(n_atoms, list(range(1, n_atoms + 1)), [1] * n_atoms, wrapped.ravel().tolist())
+    created = lmp.create_atoms(
+        n_atoms, list(range(1, n_atoms + 1)), [int(i) + 1 for i in species], wrapped.ravel().tolist()
+    )
     if created != n_atoms:
         raise RuntimeError(f"LAMMPS took {created} of {n_atoms} atoms")
     lmp.commands_list(
         [
-            "mass 1 1.0",
+            "mass * 1.0",
             f"pair_style zero {cutoff * (1 + 1e-9)!r}",
             "pair_coeff * *",
             "neighbor 0.0 bin",
             # radius 0.5: LAMMPS multiplies the cutoff by twice that
             f"compute snap all sna/grid grid {nx} {ny} {nz} {cutoff!r} {float(job['rfac0'])!r} {int(job['twojmax'])} "
-            "0.5 1.0 rmin0 0 bzeroflag 0 quadraticflag 0 switchflag 1",
+            f"{'0.5 ' * len(weights)}{' '.join(map(repr, weights))} "
+            f"rmin0 0 bzeroflag 0 quadraticflag 0 switchflag {int(job.get('switch', 1))}",
             "run 0 post no",
         ]
     )

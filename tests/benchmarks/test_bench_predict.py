@@ -73,7 +73,6 @@ def run_case(model: Path, n_atoms: int, kind: str) -> dict[str, float]:
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["energy", "forces"])
 @pytest.mark.parametrize("n_atoms", list(REPEATS))
 def test_predict(benchmark: BenchmarkFixture, model_file: Path, n_atoms: int, kind: str) -> None:

@@ -63,7 +63,6 @@ def beryllium(device: str = "cpu") -> Structure:
     return Structure.from_atoms(atoms, device=device)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("forces", [False, True], ids=["energy", "forces"])
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_time_per_point(benchmark: BenchmarkFixture, kind: str, forces: bool) -> None:

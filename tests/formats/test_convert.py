@@ -6,16 +6,18 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+import mala_files
 import numpy as np
 import pytest
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.io import read, write
 
+from ase_ldos.cli.convert import add_arguments, run
 from ase_ldos.dataset.folder import load_dataset
 from ase_ldos.dataset.npz import Snapshot, load_snapshots, save_snapshot
 from ase_ldos.dataset.provenance import describe_source, read_record, write_record
-from ase_ldos.formats.convert import add_arguments, convert, read_any, round_significand, run, snapshot_from_atoms
+from ase_ldos.formats.convert import convert, read_any, round_significand, snapshot_from_atoms
 from ase_ldos.model.model_file import load_model
 
 
@@ -117,25 +119,25 @@ def command(*arguments: str) -> int:
     return run(parser.parse_args(list(arguments)))
 
 
-def test_command_converts_data_and_models(folder: Path, mala_folder: Path) -> None:
+def test_command_converts_data_and_models(folder: Path) -> None:
     out = folder / "set"
     assert command(str(folder), "--to", "dataset", "--out", str(out)) == 0
     assert [s.name for s in load_dataset(out)] == ["a", "bb"]
-    info = str(mala_folder / "Be_snapshot0.info.json")
+    info = str(mala_files.write_snapshot(folder))
     command(info, "--to", "npz", "--out", str(folder / "mala"), "--energies", "-5", "2.5", "11")
     (snapshot,) = load_snapshots(folder / "mala")
-    assert snapshot.shape == (18, 18, 27)
-    command(str(mala_folder / "Be_model.zip"), "--to", "model", "--out", str(folder / "be.safetensors"))
+    assert snapshot.shape == mala_files.SHAPE
+    command(str(mala_files.write_model(folder)), "--to", "model", "--out", str(folder / "be.safetensors"))
     assert load_model(folder / "be.safetensors").metadata.valence == {"Be": 2.0}
 
 
-def test_bad_input_is_named(folder: Path, mala_folder: Path) -> None:
+def test_bad_input_is_named(folder: Path) -> None:
     with pytest.raises(ValueError, match="no file or folder"):
         convert([folder / "none"], folder / "out", "npz")
     with pytest.raises(ValueError, match="the format 'hdf' is unknown"):
         convert([folder], folder / "out", "hdf")
     with pytest.raises(ValueError, match="do not say their energies"):
-        convert([mala_folder / "Be_snapshot0.info.json"], folder / "out", "npz")
+        convert([mala_files.write_snapshot(folder)], folder / "out", "npz")
     (folder / "bad.xyz").write_text("nothing\n")
     with pytest.raises(ValueError, match=r"bad\.xyz cannot be read"):
         convert([folder / "bad.xyz"], folder / "out", "npz")

@@ -10,7 +10,7 @@ from ase.build import bulk
 
 from ase_ldos.dataset.npz import Snapshot
 from ase_ldos.formats.cube import read_cube, read_ldos_cubes, write_cube, write_ldos_cubes
-from ase_ldos.units import BOHR
+from ase_ldos.units import BOHR, RYDBERG
 
 
 def snapshot() -> Snapshot:
@@ -41,10 +41,26 @@ def test_density_survives_and_is_stored_in_atomic_units(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["n.cube"]
 
 
-def test_cube_of_espresso_is_the_ldos_that_mala_stored(mala_folder: Path) -> None:
-    series = read_ldos_cubes([mala_folder / "tmp.pp01Be_ldos.cube"], np.array([-5.0]))
-    stored = np.load(mala_folder / "Be_snapshot0.out.npy")[..., 0]
-    np.testing.assert_allclose(series.ldos_values()[..., 0], stored, rtol=1e-4)
+def test_cube_in_the_layout_of_espresso(tmp_path: Path) -> None:
+    """As pp.x writes the LDOS: bohr, 1/(Ry bohr³), six values a line, the third axis fastest."""
+    values = (np.arange(1, 29) / 64).reshape(2, 2, 7)
+    rows = [
+        " ".join(f"{value:12.5E}" for value in row) for half in values.reshape(4, 7) for row in (half[:6], half[6:])
+    ]
+    header = [
+        " Cubefile created from PWScf calculation",
+        "  Energy =  -5.0000 eV, broadening =   5.0000 eV",
+        "    1    0.000000    0.000000    0.000000",
+        "    2    2.000000    0.000000    0.000000",
+        "    2   -1.000000    1.750000    0.000000",
+        "    7    0.000000    0.000000    1.000000",
+        "    4    4.000000    3.000000    0.500000    5.000000",
+    ]
+    (tmp_path / "tmp.pp01.cube").write_text("\n".join([*header, *rows, ""]))
+    series = read_ldos_cubes([tmp_path / "tmp.pp01.cube"], np.array([-5.0]))
+    np.testing.assert_allclose(series.ldos_values()[..., 0], values / (RYDBERG * BOHR**3), rtol=1e-6)
+    np.testing.assert_allclose(series.cell / BOHR, [[4, 0, 0], [-2, 3.5, 0], [0, 0, 7]], rtol=1e-6, atol=1e-12)
+    np.testing.assert_allclose(series.positions / BOHR, [[3, 0.5, 5]], rtol=1e-6)
 
 
 def test_series_survives_in_the_order_of_its_numbers(tmp_path: Path) -> None:

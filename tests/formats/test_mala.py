@@ -1,91 +1,78 @@
-"""MALA's files: published numbers, our own SNAP, and pickles that must not run."""
+"""MALA's files: contents with closed forms, and pickles that must not run."""
 
 from __future__ import annotations
 
 import io
 import json
+import math
 import pickle
-import shutil
-import zipfile
 from pathlib import Path
 
+import mala_files
 import numpy as np
 import pytest
 import torch
+from mala_files import ENERGIES, N_ELECTRONS, SLOPE, TEMPERATURE
 
-from ase_ldos.dataset.npz import Snapshot
 from ase_ldos.descriptors.snap.descriptor import SNAP
 from ase_ldos.formats.mala import read_mala_snapshot, write_mala_snapshot
-from ase_ldos.geometry.grid import Grid
+from ase_ldos.geometry.structure import Structure
 from ase_ldos.model.import_mala import read_mala_model
 from ase_ldos.model.model_file import load_model, save_model
 from ase_ldos.physics.occupation import fermi_level, occupation_weights
-from ase_ldos.prediction.predict import predict
+from ase_ldos.prediction.predict import predict, predict_ldos
 from ase_ldos.units import BOLTZMANN
 
-ENERGIES = -5 + 2.5 * np.arange(11)
-#: What an independent evaluation of the stored files gives, eV.
-FERMI_LEVELS = (10.2407354373, 10.1492071548)
-BAND_ENERGIES = (12.4470771390, 12.2794801412)
-PREDICTED_FERMI_LEVELS = (10.2452200205, 9.9479625676)
-PREDICTED_BAND_ENERGIES = (12.4539675, 12.2602531)
 
-
-@pytest.fixture(scope="module", params=[0, 1])
-def case(request: pytest.FixtureRequest, mala_folder: Path) -> tuple[int, Snapshot, torch.Tensor]:
-    """Number, snapshot and stored SNAP columns."""
-    i = request.param
-    columns = np.load(mala_folder / f"Be_snapshot{i}.in.npy")[..., 3:]
-    return (
-        i,
-        read_mala_snapshot(mala_folder / f"Be_snapshot{i}.info.json", ENERGIES),
-        torch.as_tensor(columns).double(),
-    )
-
-
-def test_snapshot_gives_the_known_fermi_level_and_band_energy(case: tuple[int, Snapshot, torch.Tensor]) -> None:
-    i, snapshot, _ = case
-    assert snapshot.n_electrons == 4
-    assert snapshot.electronic_temperature is not None
-    thermal_energy = BOLTZMANN * snapshot.electronic_temperature
+def test_snapshot_has_the_electrons_that_were_written(tmp_path: Path) -> None:
+    """Of D = SLOPE (ε + 5) Sommerfeld's expansions end: they are exact."""
+    snapshot = read_mala_snapshot(mala_files.write_snapshot(tmp_path), ENERGIES)
+    assert snapshot.n_electrons == N_ELECTRONS
+    assert snapshot.electronic_temperature == TEMPERATURE
+    np.testing.assert_array_equal(snapshot.ldos_values(), mala_files.ldos())
+    assert snapshot.forces is not None
+    np.testing.assert_array_equal(snapshot.forces, mala_files.table()["atomic_forces_dft"])
+    kT = BOLTZMANN * TEMPERATURE
     dos, energies = torch.as_tensor(snapshot.dos), torch.as_tensor(snapshot.energies)
-    level = fermi_level(dos, energies, 4.0, thermal_energy)
-    assert float(level) == pytest.approx(FERMI_LEVELS[i], rel=1e-6)
-    weights = occupation_weights(energies, level, thermal_energy)
-    assert float(weights.band @ dos) == pytest.approx(BAND_ENERGIES[i], rel=1e-6)
+    level = fermi_level(dos, energies, N_ELECTRONS, kT)
+    expected = -5 + math.sqrt(2 * N_ELECTRONS / SLOPE - (math.pi * kT) ** 2 / 3)
+    assert float(level) == pytest.approx(expected, abs=1e-6)  # float32 in the file
+    weights = occupation_weights(energies, level, kT)
+    height = expected + 5
+    band = SLOPE * (height**3 / 3 - 5 * height**2 / 2 + (math.pi * kT) ** 2 / 6 * (2 * expected + 5))
+    assert float(weights.band @ dos) == pytest.approx(band, abs=1e-5)
+    assert float(weights.entropy @ dos) == pytest.approx(-((math.pi * kT) ** 2) / 3 * SLOPE * height, rel=1e-6)
     parts = (snapshot.one_electron, snapshot.hartree, snapshot.xc, snapshot.ewald, snapshot.smearing_TS)
-    assert sum(part for part in parts if part is not None) == pytest.approx(snapshot.free_energy, abs=1e-4)
+    assert sum(part for part in parts if part is not None) == pytest.approx(snapshot.free_energy, abs=1e-9)
 
 
-def test_model_on_stored_columns(case: tuple[int, Snapshot, torch.Tensor], mala_folder: Path) -> None:
-    i, snapshot, columns = case
-    model = read_mala_model(mala_folder / "Be_model.zip")
-    np.testing.assert_allclose(model.energies.numpy(), ENERGIES)
-    assert model.charges(torch.tensor([4, 4])).sum() == 4
-    weight, bias = model.head
-    with torch.no_grad():
-        hidden = model.network.features((columns - model.mean) @ model.projection)
-        ldos = hidden @ weight.T + bias
-    assert abs(ldos.numpy() - snapshot.ldos_values()).mean() < (0.02, 0.15)[i] * snapshot.ldos_values().mean()
-    dos = ldos.mean(dim=(0, 1, 2)) * abs(float(np.linalg.det(snapshot.cell)))
-    thermal_energy = BOLTZMANN * model.metadata.electronic_temperature
-    level = fermi_level(dos, model.energies, 4.0, thermal_energy)
-    assert float(level) == pytest.approx(PREDICTED_FERMI_LEVELS[i], rel=1e-5)
-    weights = occupation_weights(model.energies, level, thermal_energy)
-    assert float(weights.band @ dos) == pytest.approx(PREDICTED_BAND_ENERGIES[i], rel=1e-5)
+def test_model_is_its_definition_on_our_own_snap(tmp_path: Path) -> None:
+    model = read_mala_model(mala_files.write_model(tmp_path))
+    np.testing.assert_array_equal(model.energies.numpy(), ENERGIES)
+    assert model.charges(torch.tensor([4, 4])).sum() == N_ELECTRONS
+    assert model.metadata.electronic_temperature == TEMPERATURE
+    atoms = mala_files.beryllium()
+    structure = Structure.from_atoms(atoms)
+    snapshot = read_mala_snapshot(mala_files.write_snapshot(tmp_path), ENERGIES)
+    write_mala_snapshot(
+        tmp_path / "columns", snapshot, SNAP((4,), twojmax=mala_files.TWOJMAX, cutoff=mala_files.CUTOFF)
+    )
+    columns = np.load(tmp_path / "columns/Be_snapshot0.in.npy")[..., 3:].astype(float)
+    expected = mala_files.evaluate(columns.reshape(-1, columns.shape[-1]))
+    # the model knows the spacing of its grid
+    found = predict_ldos(model, structure)
+    assert found.shape == (*mala_files.SHAPE, mala_files.SIZE)
+    np.testing.assert_allclose(
+        found.reshape(expected.shape), expected, atol=1e-6 * expected.max()
+    )  # columns are float32
+    prediction = predict(model, structure)
+    dos = torch.as_tensor(expected.mean(axis=0) * atoms.get_volume())
+    kT = BOLTZMANN * TEMPERATURE
+    assert prediction.fermi_level == pytest.approx(float(fermi_level(dos, model.energies, N_ELECTRONS, kT)), abs=1e-5)
 
 
-def test_model_through_our_own_snap(case: tuple[int, Snapshot, torch.Tensor], mala_folder: Path) -> None:
-    i, snapshot, _ = case
-    model = read_mala_model(mala_folder / "Be_model.zip")
-    grid = Grid(snapshot.structure.cell, snapshot.shape or (1, 1, 1))
-    prediction = predict(model, snapshot.structure, grid_shape=grid.shape)
-    assert prediction.fermi_level == pytest.approx(PREDICTED_FERMI_LEVELS[i], rel=1e-4)
-    assert float(prediction.energies.band) == pytest.approx(PREDICTED_BAND_ENERGIES[i], rel=1e-4)
-
-
-def test_model_survives_our_own_format(mala_folder: Path, tmp_path: Path) -> None:
-    model = read_mala_model(mala_folder / "Be_model.zip")
+def test_model_survives_our_own_format(tmp_path: Path) -> None:
+    model = read_mala_model(mala_files.write_model(tmp_path))
     save_model(model, tmp_path / "be.safetensors")
     again = load_model(tmp_path / "be.safetensors")
     assert again.dtype == torch.float64
@@ -94,28 +81,29 @@ def test_model_survives_our_own_format(mala_folder: Path, tmp_path: Path) -> Non
     torch.testing.assert_close(model.projection, again.projection, rtol=0, atol=0)
 
 
-def test_snapshot_survives_with_descriptor_columns(mala_folder: Path, tmp_path: Path) -> None:
-    snapshot = read_mala_snapshot(mala_folder / "Be_snapshot0.info.json", ENERGIES)
-    write_mala_snapshot(tmp_path, snapshot, SNAP((4,), twojmax=2))
-    again = read_mala_snapshot(tmp_path / "Be_snapshot0.info.json", ENERGIES)
+def test_snapshot_survives_with_descriptor_columns(tmp_path: Path) -> None:
+    source = mala_files.write_snapshot(tmp_path)
+    snapshot = read_mala_snapshot(source, ENERGIES)
+    descriptor = SNAP((4,), twojmax=2, cutoff=3.0)
+    write_mala_snapshot(tmp_path / "again", snapshot, descriptor)
+    again = read_mala_snapshot(tmp_path / "again/Be_snapshot0.info.json", ENERGIES)
     for key in ("ldos", "positions", "cell", "forces"):
         np.testing.assert_array_equal(getattr(again, key), getattr(snapshot, key))
     assert again.free_energy == snapshot.free_energy
-    theirs = np.load(mala_folder / "Be_snapshot0.in.npy")
-    ours = np.load(tmp_path / "Be_snapshot0.in.npy")
-    np.testing.assert_allclose(ours[..., :3], theirs[..., :3], atol=1e-5)
-    np.testing.assert_allclose(ours[..., 3], theirs[..., 3], rtol=1e-4)  # B_000 does not depend on 2J
-    written, original = (
-        json.loads((folder / "Be_snapshot0.info.json").read_text()) for folder in (tmp_path, mala_folder)
-    )
+    columns = np.load(tmp_path / "again/Be_snapshot0.in.npy")
+    assert columns.shape == (*mala_files.SHAPE, 3 + descriptor.n_features)
+    voxel = np.array(mala_files.table()["voxel"]["array"])  # type: ignore[index]
+    np.testing.assert_allclose(columns[3, 2, 5, :3], np.array([3, 2, 5]) @ voxel, rtol=1e-6)
+    written, original = json.loads((tmp_path / "again/Be_snapshot0.info.json").read_text()), mala_files.table()
     for key in ("number_of_electrons_exact", "electrons_per_atom", "grid_dimensions", "atoms", "fermi_energy_dft"):
         assert written[key] == original[key]
-    np.testing.assert_allclose(written["voxel"]["array"], original["voxel"]["array"], atol=1e-12)
+    np.testing.assert_allclose(written["voxel"]["array"], voxel, atol=1e-12)
 
 
-def test_wrong_energies_and_files_are_named(mala_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"key 'ldos' has shape \(18, 18, 27, 11\)"):
-        read_mala_snapshot(mala_folder / "Be_snapshot0.info.json", ENERGIES[:-1])
+def test_wrong_energies_and_files_are_named(tmp_path: Path) -> None:
+    source = mala_files.write_snapshot(tmp_path)
+    with pytest.raises(ValueError, match=r"key 'ldos' has shape \(4, 4, 6, 11\)"):
+        read_mala_snapshot(source, ENERGIES[:-1])
     with pytest.raises(ValueError, match=r"not the NAME\.info\.json"):
         read_mala_snapshot(tmp_path / "x.json", ENERGIES)
     (tmp_path / "x.info.json").write_text("{}")
@@ -136,35 +124,22 @@ class Malice:
         return (Path.touch, (self.path,))
 
 
-def changed_model(source: Path, target: Path, **members: bytes) -> Path:
-    """Copy a model with some members replaced."""
-    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
-        for member in old.namelist():
-            new.writestr(member, members.get(member.split(".")[1], old.read(member)))
-    return target
-
-
-def test_scaler_that_runs_code_is_refused(mala_folder: Path, tmp_path: Path) -> None:
+def test_scaler_that_runs_code_is_refused(tmp_path: Path) -> None:
     trap = tmp_path / "trap"
-    bad = changed_model(mala_folder / "Be_model.zip", tmp_path / "Be_model.zip", iscaler=pickle.dumps(Malice(trap)))
     with pytest.raises(ValueError, match="which is not allowed"):
-        read_mala_model(bad)
+        read_mala_model(mala_files.write_model(tmp_path, iscaler=pickle.dumps(Malice(trap))))
     buffer = io.BytesIO()
     torch.save({"layers.0.weight": Malice(trap)}, buffer)
-    bad = changed_model(mala_folder / "Be_model.zip", tmp_path / "Be_model.zip", network=buffer.getvalue())
     with pytest.raises(ValueError, match="cannot be read as a MALA model"):
-        read_mala_model(bad)
+        read_mala_model(mala_files.write_model(tmp_path, network=buffer.getvalue()))
     assert not trap.exists()
 
 
-def test_models_of_another_kind_are_refused(mala_folder: Path, tmp_path: Path) -> None:
-    with zipfile.ZipFile(mala_folder / "Be_model.zip") as archive:
-        parameters = json.loads(archive.read("Be_model.params.json"))
+def test_models_of_another_kind_are_refused(tmp_path: Path) -> None:
+    parameters = mala_files.parameters()
     parameters["network"]["nn_type"] = "transformer"
-    text = json.dumps(parameters).encode()
-    bad = changed_model(mala_folder / "Be_model.zip", tmp_path / "Be_model.zip", params=text)
     with pytest.raises(ValueError, match="network 'transformer'; only 'feed-forward'"):
-        read_mala_model(bad)
-    shutil.copy(mala_folder / "LICENSE", tmp_path / "LICENSE.zip")
-    with pytest.raises(ValueError, match="cannot be read"):
-        read_mala_model(tmp_path / "LICENSE.zip")
+        read_mala_model(mala_files.write_model(tmp_path, params=json.dumps(parameters).encode()))
+    scaler = mala_files.pickled_scaler("feature-wise-minmax")
+    with pytest.raises(ValueError, match="scales its inputs by 'feature-wise-minmax'"):
+        read_mala_model(mala_files.write_model(tmp_path, iscaler=scaler))

@@ -7,10 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import ase_ldos
 from ase_ldos.labelling.dft_settings import load_recipe
 
-SHIPPED = Path(ase_ldos.__file__).parent / "models/recipes/be-dft.toml"
 MINIMAL = """
 pseudopotentials = { Be = "Be.gth" }
 cutoff = 30
@@ -20,8 +18,8 @@ bands_per_atom = 1.5
 """
 
 
-def test_shipped_recipe_is_that_of_the_reference_data(be_files: list[Path], dft_folder: Path) -> None:
-    recipe = load_recipe(SHIPPED, pseudo_dir=dft_folder)
+def test_recipe_is_that_of_the_snapshots_beside_it(be_files: list[Path], dft_folder: Path) -> None:
+    recipe = load_recipe(be_files[0].with_name("recipe.toml"), pseudo_dir=dft_folder)
     assert recipe.pseudopotential_path("Be").name == "Be.pbe-gth-q2.gth"
     with np.load(be_files[0]) as data:
         assert recipe.cutoff == data["ecutwfc_Ry"]

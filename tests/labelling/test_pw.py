@@ -69,9 +69,9 @@ def finished(pseudo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> t
 
 def test_kpoint_meshes_are_those_of_the_reference(be_files: list[Path]) -> None:
     for snapshot in load_snapshots(be_files):
-        assert kpoint_mesh(snapshot.cell, 0.27) == tuple(snapshot.kpoints)  # type: ignore[arg-type]
+        assert kpoint_mesh(snapshot.cell, 0.25) == tuple(snapshot.kpoints)  # type: ignore[arg-type]
         if snapshot.kpoints_dense is not None:
-            assert kpoint_mesh(snapshot.cell, 0.165) == tuple(snapshot.kpoints_dense)
+            assert kpoint_mesh(snapshot.cell, 0.2) == tuple(snapshot.kpoints_dense)
 
 
 def test_small_cells_of_beryllium_are_labelled_as_their_recipe_says() -> None:

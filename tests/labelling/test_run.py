@@ -119,13 +119,8 @@ def test_a_killed_run_goes_on_where_it_was(recipe: Recipe, dft_folder: Path, tmp
 @pytest.mark.slow
 @needs_pw
 def test_reference_label_is_reproduced(be_files: list[Path], dft_folder: Path, tmp_path: Path) -> None:
-    import ase_ldos
-
-    recipe_file = Path(ase_ldos.__file__).parent / "models/recipes/be-dft.toml"
-    reference = load_snapshot(be_files[0].parent / "fcc12_1.npz")
-    setup = load_recipe(recipe_file, pseudo_dir=dft_folder)
-    # half the time for the dense mesh: its states to 1e-4 eV
-    setup = replace(setup, options={"electrons": {"diago_thr_init": 1e-6}})
+    reference = load_snapshot(be_files[0])
+    setup = load_recipe(be_files[0].with_name("recipe.toml"), pseudo_dir=dft_folder)
     snapshot = calculate("again", reference.to_atoms(), setup, tmp_path)
     assert snapshot.free_energy == pytest.approx(reference.free_energy, abs=1e-4 * len(reference))
     np.testing.assert_allclose(snapshot.forces, reference.forces, atol=1e-3)

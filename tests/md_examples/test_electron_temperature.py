@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import runpy
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -42,8 +43,8 @@ def test_hot_electrons(
 
 
 @pytest.mark.parametrize("temperature", [1000, 2000, 3000])
-def test_entropy_and_heat_capacity_vs_dft(be_files: list[Path], bundled: str, temperature: float) -> None:
-    snapshot = load_snapshot(next(path for path in be_files if path.stem == "hcp16_04"))
+def test_entropy_and_heat_capacity_vs_dft(find_labels: Callable[[str], Path], bundled: str, temperature: float) -> None:
+    snapshot = load_snapshot(find_labels("hcp16_n010"))
     assert snapshot.eigenvalues_dense is not None
     assert snapshot.k_weights_dense is not None
     assert snapshot.n_electrons is not None

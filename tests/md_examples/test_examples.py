@@ -101,7 +101,7 @@ def check_liquid(names: dict[str, Any]) -> None:
 
 EXAMPLES = [
     Example("aluminium.py", ("aluminium.png",), "intrinsic fault (mJ/m²)", slow=True, check=check_aluminium),
-    Example("liquid.py", ("liquid.png",), "neighbours", ("--steps", "6"), check=check_liquid),
+    Example("liquid.py", ("liquid.png",), "neighbours", ("--steps", "6"), slow=True, check=check_liquid),
     Example("cost_vs_qe.py", ("cost_vs_qe.png",), "only the model is measured", ("--atoms", "2", "--steps", "2")),
     Example(
         "learning_primitives.py", ("perceptron.png", "colors.png", "confusion.png"), "held-out colours 0.", slow=True
@@ -111,6 +111,7 @@ EXAMPLES = [
         ("electron_temperature.png",),
         "of dE_b/dT = T dS/dT",
         ("--frames", "1", "--interval", "1"),
+        slow=True,
     ),
     Example(
         "export.py",
@@ -124,11 +125,14 @@ EXAMPLES = [
             tuple(ensemble + end for end in (".npz", "_energy.png", "_dos.png", "_density.png")),
             "means of the second half",
             ("--ensemble", ensemble, "--steps", "2", "--interval", "1"),
+            slow=ensemble == "npt",
             check=check_conservation,
         )
         for ensemble in ("nve", "nvt", "npt")
     ),
-    Example("socket_client.py", ("socket_client.png",), "received and directly calculated", ("--steps", "1")),
+    Example(
+        "socket_client.py", ("socket_client.png",), "received and directly calculated", ("--steps", "1"), slow=True
+    ),
     Example("extrapolation.py", ("extrapolation.png",), "Warned at V/V0", calibrated=True),
     Example("relaxation.py", ("relaxation.png",), "C44 (GPa)", slow=True, check=check_lattice),
     Example(

@@ -50,6 +50,7 @@ def test_errors_on_structures_that_were_held_back(name: str, source: str) -> Non
     assert np.sqrt(np.mean([np.mean(snapshot.forces**2) for snapshot in small])) > 3e-3 * forces
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "energy", "forces"), [("be-close-pairs-test", 8.0, 120.0), ("be-disputed-test", 8.0, 100.0)]
 )

@@ -411,6 +411,7 @@ with open(f"of{communicator.size}rank{communicator.rank}.json", "w") as file:
 """
 
 
+@pytest.mark.slow
 def test_ranks_train_what_one_process_trains(toy: Recipe, be_model: LDOSModel) -> None:
     """The same steps on one rank and on two, of three snapshots, of one and of two; in float64 to 1e-10.
 

@@ -19,7 +19,6 @@ from ase_ldos.descriptors.solid_harmonics import degree_slices, solid_harmonics
 from ase_ldos.geometry.grid import Grid
 from ase_ldos.geometry.grid_blocks import iterate_blocks
 from ase_ldos.geometry.structure import Structure
-from ase_ldos.networks.registry import make_point_features
 
 
 def spectrum(species: tuple[int, ...] = (4,), cutoff: float = 3.5) -> PowerSpectrum:
@@ -189,34 +188,6 @@ def test_a_used_descriptor_can_be_copied() -> None:
     assert torch.equal(copy.deepcopy(descriptor)(points, atoms, 0 * kinds), expected)
 
 
-def test_a_point_on_a_nucleus_has_finite_derivatives() -> None:
-    descriptor = spectrum()
-    point = torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)
-    atoms = torch.zeros(1, 3, dtype=torch.float64)
-    (gradient,) = torch.autograd.grad(descriptor(point, atoms, torch.zeros(1, dtype=torch.int64)).sum(), point)
-    torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-14)
-
-
-def test_rotation_and_mirror() -> None:
-    descriptor = spectrum((4, 12))
-    points, atoms, kinds = surroundings()
-    matrix, _ = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2)))
-    expected = descriptor(points, atoms, kinds)
-    for turn in (matrix, -matrix):
-        found = descriptor(points @ turn.T, atoms @ turn.T, kinds)
-        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
-
-
-def test_translation_and_permutation() -> None:
-    descriptor = spectrum((4, 12))
-    points, atoms, kinds = surroundings()
-    expected = descriptor(points, atoms, kinds)
-    shift = torch.tensor([0.4, -0.3, 0.2], dtype=torch.float64)
-    torch.testing.assert_close(descriptor(points + shift, atoms + shift, kinds), expected, rtol=1e-9, atol=1e-9)
-    order = torch.randperm(len(atoms), generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(descriptor(points, atoms[order], kinds[order]), expected, rtol=1e-11, atol=1e-11)
-
-
 def test_supercell_repeats_the_features() -> None:
     descriptor = spectrum()
     one = on_grid(descriptor, rattled(), (4, 4, 6)).reshape(4, 4, 6, -1)
@@ -263,21 +234,6 @@ def test_smooth_at_the_cutoff(order: int) -> None:
     assert close > 0
 
 
-def test_float32_keeps_the_digits() -> None:
-    descriptor = spectrum()
-    points, atoms, kinds = surroundings()
-    double, single = descriptor(points, atoms, 0 * kinds), descriptor(points.float(), atoms.float(), 0 * kinds)
-    assert single.dtype == torch.float32
-    torch.testing.assert_close(single.double(), double, rtol=2e-4, atol=2e-4)
-
-
-def test_settings_build_the_same_descriptor() -> None:
-    descriptor = spectrum((4, 12))
-    again = make_point_features(descriptor.settings())
-    points, atoms, kinds = surroundings()
-    assert torch.equal(again(points, atoms, kinds), descriptor(points, atoms, kinds))
-
-
 @pytest.mark.parametrize(
     ("species", "options", "sentence"),
     [
@@ -292,20 +248,3 @@ def test_settings_build_the_same_descriptor() -> None:
 def test_bad_settings(species: tuple[int, ...], options: dict[str, float], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         PowerSpectrum(species, **options)  # type: ignore[arg-type]
-
-
-def test_bad_settings_of_the_factory() -> None:
-    with pytest.raises(ValueError, match="unknown descriptor kind 'tea leaves'"):
-        make_point_features({"kind": "tea leaves", "species": [4]})
-    with pytest.raises(ValueError, match="settings of descriptor 'power_spectrum' do not fit"):
-        make_point_features({"kind": "power_spectrum", "species": [4], "colour": "blue"})
-
-
-def test_mean_features() -> None:
-    """The first features summed over the grid of a crystal are what the integral says."""
-    descriptor = spectrum((4, 12))
-    features = on_grid(descriptor, rattled(), (24, 24, 36), 512)
-    structure = Structure.from_atoms(rattled())
-    known = descriptor.mean_features(structure.numbers, structure.volume)
-    assert descriptor.n_channels == len(known) == 6
-    torch.testing.assert_close(features[:, :6].mean(dim=0), known, rtol=1e-4, atol=1e-12)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ase_ldos.networks import aggregation
+from ase_ldos.networks.se3_transformer import aggregation
 from ase_ldos.networks.se3_transformer.aggregation import add_by_index, add_by_scatter, find_torch_scatter, sum_at
 
 INDEX = torch.tensor([2, 0, 2, 2, 4])

@@ -20,7 +20,8 @@ from ase_ldos.geometry.grid_blocks import iterate_blocks
 from ase_ldos.geometry.structure import Structure
 from ase_ldos.networks.se3_transformer.network import SE3Transformer
 
-LMAXES = range(5)
+#: One for the fast lane, all for the slow one.
+LMAXES = [2, *(pytest.param(lmax, marks=pytest.mark.slow) for lmax in (0, 1, 3, 4))]
 SMALL: dict[str, Any] = {
     "cutoff": 3.2,
     "atom_cutoff": 3.4,
