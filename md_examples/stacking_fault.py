@@ -19,11 +19,13 @@ from ase import Atoms
 
 from ase_ldos.communicator import Communicator
 from ase_ldos.dataset.snapshot import Snapshot
+from ase_ldos.files import atomic_write
+from ase_ldos.formats.cube import write_cube
 from ase_ldos.formats.openpmd import write_openpmd
 from ase_ldos.geometry.structure import Structure
 from ase_ldos.model.model_file import load_model
 from ase_ldos.prediction.predict import Prediction, predict
-from ase_ldos.simulation.plots import density_figure, whole_file, write_density
+from ase_ldos.simulation.plots import density_figure
 from ase_ldos.simulation.stacking import polytype
 
 A, C = 2.245, 3.531
@@ -63,14 +65,13 @@ def report(atoms: Atoms, found: Prediction, options: argparse.Namespace) -> None
     for axis, name in ((1, "across"), (2, "within")):
         figure = density_figure(atoms, density, axis=axis, position=0.0 if axis == 1 else 1 - 1 / height)
         figure.axes[0].set(xlim=(0, 14), ylim=(height - 14, height) if axis == 1 else (0, 14))
-        with whole_file(f"fault_{name}.png") as path:
-            figure.savefig(path, dpi=150)
+        with atomic_write(f"fault_{name}.png") as draft:
+            figure.savefig(draft, dpi=150)
     if found.forces is not None:
         np.save("forces.npy", found.forces.numpy())
         print(f"largest force {found.forces.norm(dim=1).max():.4f} eV/Å")
     if options.cube:
-        with whole_file("density.cube") as path:
-            write_density(path, atoms, density)
+        write_cube("density.cube", atoms, density, comment="electron density in e/bohr^3")
     if options.hdf5:
         arrays = (atoms.numbers, atoms.cell.array, atoms.positions)
         write_openpmd("density.h5", Snapshot("fault", *arrays, density=density))

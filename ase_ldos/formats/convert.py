@@ -13,7 +13,8 @@ from ase.io import read, write
 from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 
 from ase_ldos.dataset.folder import write_dataset
-from ase_ldos.dataset.npz import PathLike, Snapshot, load_snapshots, pack_snapshots, save_snapshot
+from ase_ldos.dataset.npz import Snapshot, load_snapshots, pack_snapshots, save_snapshot
+from ase_ldos.files import PathLike, atomic_write
 from ase_ldos.formats.cube import read_ldos_cubes, write_cube, write_ldos_cubes
 from ase_ldos.labelling.provenance import read_record, write_record
 
@@ -145,12 +146,8 @@ def _write_openpmd(out: Path, snapshots: Sequence[Snapshot]) -> None:
 
 
 def _write_extxyz(out: Path, snapshots: Sequence[Snapshot]) -> None:
-    temporary = out.with_name(f".{out.name}.part")
-    try:
-        write(temporary, [atoms_from_snapshot(snapshot) for snapshot in snapshots], format="extxyz")
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_write(out) as draft:
+        write(draft, [atoms_from_snapshot(snapshot) for snapshot in snapshots], format="extxyz")
 
 
 #: Formats that can be written.

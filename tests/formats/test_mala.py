@@ -15,8 +15,9 @@ import torch
 
 from ase_ldos.dataset.npz import Snapshot
 from ase_ldos.descriptors.snap.descriptor import SNAP
-from ase_ldos.formats.mala import read_mala_model, read_mala_snapshot, write_mala_snapshot
+from ase_ldos.formats.mala import read_mala_snapshot, write_mala_snapshot
 from ase_ldos.geometry.grid import Grid
+from ase_ldos.model.import_mala import read_mala_model
 from ase_ldos.model.model_file import load_model, save_model
 from ase_ldos.physics.occupation import fermi_level, occupation_weights
 from ase_ldos.prediction.predict import predict
