@@ -1,7 +1,6 @@
 """Local density of states by machine learning, as an ASE calculator.
 
-The names below are loaded on first use: importing the package does not import torch. The function ``predict`` is
-not among them, because the name belongs to its module: ``from ase_ldos.prediction.predict import predict``.
+The names below are the public ones. They are loaded on first use: importing the package does not import torch.
 """
 
 from __future__ import annotations
@@ -11,16 +10,53 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ase_ldos.calculator.calculator import LDOSCalculator
+    from ase_ldos.communicator import Communicator
+    from ase_ldos.dataset.npz import load_snapshots
+    from ase_ldos.dataset.snapshot import Snapshot
+    from ase_ldos.geometry.grid import Grid
+    from ase_ldos.geometry.structure import Structure
+    from ase_ldos.labelling.run import label_structures
     from ase_ldos.model.ldos_model import LDOSModel
-    from ase_ldos.prediction.predict import Prediction
+    from ase_ldos.model.model_file import list_models, load_model, save_model
+    from ase_ldos.prediction.predict import Prediction, predict
+    from ase_ldos.training.evaluate import evaluate_model
+    from ase_ldos.training.train import train_model
 
 __version__ = "0.1.0.dev0"
-__all__ = ["LDOSCalculator", "LDOSModel", "Prediction"]
+__all__ = [
+    "Communicator",
+    "Grid",
+    "LDOSCalculator",
+    "LDOSModel",
+    "Prediction",
+    "Snapshot",
+    "Structure",
+    "evaluate_model",
+    "label_structures",
+    "list_models",
+    "load_model",
+    "load_snapshots",
+    "predict",
+    "save_model",
+    "train_model",
+]
 
 _HOMES = {
+    "Communicator": "ase_ldos.communicator",
+    "Grid": "ase_ldos.geometry.grid",
     "LDOSCalculator": "ase_ldos.calculator.calculator",
     "LDOSModel": "ase_ldos.model.ldos_model",
     "Prediction": "ase_ldos.prediction.predict",
+    "Snapshot": "ase_ldos.dataset.snapshot",
+    "Structure": "ase_ldos.geometry.structure",
+    "evaluate_model": "ase_ldos.training.evaluate",
+    "label_structures": "ase_ldos.labelling.run",
+    "list_models": "ase_ldos.model.model_file",
+    "load_model": "ase_ldos.model.model_file",
+    "load_snapshots": "ase_ldos.dataset.npz",
+    "predict": "ase_ldos.prediction.predict",
+    "save_model": "ase_ldos.model.model_file",
+    "train_model": "ase_ldos.training.train",
 }
 
 

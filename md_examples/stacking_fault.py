@@ -4,8 +4,8 @@
     torchrun --nproc-per-node 2 stacking_fault.py   # the same on two processes
     python stacking_fault.py --size 8 8 8           # a small one first
 
-64 layers of hcp with the intrinsic fault I2 (h h … h c c): two layers have fcc surroundings. A killed run goes on
-from the folder ``stacking_fault.part`` when it is started again. Writes slices of the density about the fault.
+64 layers of hcp with the intrinsic fault I2 (h h … h c c): two layers have fcc surroundings. An interrupted run
+resumes from the folder ``stacking_fault.part`` when it is started again. Writes slices of the density about the fault.
 """
 
 import argparse
@@ -17,14 +17,10 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 
-from ase_ldos.communicator import Communicator
-from ase_ldos.dataset.snapshot import Snapshot
+from ase_ldos import Communicator, Prediction, Snapshot, Structure, load_model, predict
 from ase_ldos.files import atomic_write
 from ase_ldos.formats.cube import write_cube
 from ase_ldos.formats.openpmd import write_openpmd
-from ase_ldos.geometry.structure import Structure
-from ase_ldos.model.model_file import load_model
-from ase_ldos.prediction.predict import Prediction, predict
 from ase_ldos.simulation.plots import density_figure
 from ase_ldos.simulation.stacking import polytype
 
