@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Predict, print and write what is asked for."""
     atoms = read_structure(args.file, args.index)
-    _check_folders(path for path in (args.dos_plot, args.density_plot, args.cube) if path is not None)
+    _check_outputs((args.dos_plot, args.density_plot), (args.cube,))
     from ase_ldos.calculator.calculator import LDOSCalculator
     from ase_ldos.calculator.parallel import lead
 
@@ -66,13 +66,19 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check_folders(paths: Iterable[Path]) -> None:
+def _check_outputs(plots: Iterable[Path | None], others: Iterable[Path | None]) -> None:
     """Find out before the calculation that a file cannot be written."""
-    for path in paths:
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    known = FigureCanvasBase.get_supported_filetypes()
+    for path in (path for path in (*plots, *others) if path is not None):
         if not path.parent.is_dir():
             raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}")
         if path.is_dir():
             raise ValueError(f"cannot write {path}: it is a folder")
+    for path in (path for path in plots if path is not None):
+        if path.suffix[1:].lower() not in known:
+            raise ValueError(f"cannot draw {path}: its name must end in one of {', '.join(sorted(known))}")
 
 
 def _write_files(args: argparse.Namespace, atoms: Atoms, calculator: LDOSCalculator) -> None:

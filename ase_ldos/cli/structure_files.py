@@ -27,6 +27,8 @@ def read_structures(path: Path, index: str = ":") -> list[Atoms]:
         raise FileNotFoundError(f"no file {path}")
     try:
         found = read(path, index=index)
+    except (IndexError, StopIteration) as error:
+        raise ValueError(f"{path} has no structure {index}") from error
     except Exception as error:  # the readers of some seventy formats raise anything
         raise ValueError(f"ASE cannot read structure {index} of {path}: {type(error).__name__} {error}") from error
     return [found] if isinstance(found, Atoms) else list(found)

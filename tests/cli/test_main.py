@@ -258,6 +258,8 @@ def test_errors_are_one_sentence(
         "is damaged": ["predict", structure_file, "--model", str(tmp_path / "broken.safetensors"), *output],
         "must be a positive number of K": ["predict", structure_file, *model, "--temperature", "-1", *output],
         "no folder": ["predict", structure_file, *model, "--cube", str(tmp_path / "none" / "n.cube")],
+        "must end in one of": ["predict", structure_file, *model, "--density-plot", str(tmp_path / "density.doc")],
+        "has no structure 7": ["predict", structure_file, *model, "--index", "7"],
         "cannot be used": ["predict", structure_file, *model, "--device", "abacus"],
         "must be positive": ["demo", *model, "--steps", "0", "--output", str(tmp_path / "demo")],
         "no bundled model": ["demo", "--model", "no-such-model", "--output", str(tmp_path / "demo")],
