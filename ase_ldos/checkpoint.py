@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ase_ldos.files import atomic_write
+
 _HEADER = "ase_ldos_checkpoint"
 
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write ``state`` in one move: a run killed at any time leaves the old file or the new one, never half of one.
+    """Write ``state``; a run interrupted at any time leaves the old file or the new one, never half of one.
 
     Args:
         path: the file.
@@ -29,14 +30,8 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
     tensors: dict[str, Tensor] = {}
     header = json.dumps(_flatten(state, tensors, "state"))
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with atomic_write(path) as draft:
         save_file(tensors, draft, metadata={_HEADER: header})
-        with draft.open("rb") as file:
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from ase.io.xsf import read_xsf
 from ase.md.verlet import VelocityVerlet
 
 from ase_ldos import LDOSCalculator
-from ase_ldos.simulation.plots import density_figure, write_density
-from ase_ldos.units import BOHR
+from ase_ldos.formats.cube import write_cube
+from ase_ldos.simulation.plots import density_figure
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--model", default="be")
@@ -46,12 +46,14 @@ dynamics.run(options.steps)
 
 density, level = calculator.get_density(atoms), calculator.get_fermi_level()
 energies, ldos = calculator.prediction.energy_grid.numpy(), calculator.get_ldos()
+# linear between the two nodes of energy about the Fermi level
 node = int(np.searchsorted(energies, level))
 share = (energies[node] - level) / (energies[node] - energies[node - 1])
 at_level = share * ldos[..., node - 1] + (1 - share) * ldos[..., node]
-write_density("density.cube", atoms, density)
-write_density("change.cube", atoms, density - at_rest)
-write("fermi.cube", atoms, data=at_level * BOHR**3)
+# cube files hold numbers per bohr³
+write_cube("density.cube", atoms, density, comment="electron density in e/bohr^3")
+write_cube("change.cube", atoms, density - at_rest, comment="change of the electron density in e/bohr^3")
+write_cube("fermi.cube", atoms, at_level, comment="LDOS at the Fermi level in 1/(eV bohr^3)")
 # XSF grids hold the first points again at the far ends of the cell
 write("density.xsf", atoms, data=np.pad(density, (0, 1), mode="wrap"), span_vectors=atoms.cell)
 
@@ -59,7 +61,7 @@ voxel = calculator.prediction.grid.voxel_volume.item()
 print(f"{'file':18}{'integral':>12}  unit{'':6}{'largest error':>14}")
 fields = {"density.cube": (density, "e"), "change.cube": (density - at_rest, "e"), "fermi.cube": (at_level, "1/eV")}
 for name, (written, unit) in fields.items():
-    found = read_cube_data(name)[0] / BOHR**3
+    found = read_cube_data(name)[0] / units.Bohr**3  # ASE's reader, not our own
     print(f"{name:18}{found.sum() * voxel:12.6f}  {unit:10}{np.abs(found - written).max():14.1e}")
 with Path("density.xsf").open() as file:
     found = read_xsf(file, read_data=True)[0][:-1, :-1, :-1]

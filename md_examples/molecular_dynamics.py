@@ -1,7 +1,7 @@
 """Molecular dynamics with the electrons on record: NVE, NVT (Langevin) or NPT (Martyna-Tobias-Klein) of beryllium.
 
-Run: python molecular_dynamics.py --ensemble nve|nvt|npt. Kill it at any moment and run it again: it goes on from
-ENSEMBLE.npz with the numbers of a run that was never killed. Writes that file and pictures: ENSEMBLE_energy.png,
+Run: python molecular_dynamics.py --ensemble nve|nvt|npt. Interrupt it at any moment and run it again: it resumes from
+ENSEMBLE.npz with the numbers of a run that was never interrupted. Writes that file and pictures: ENSEMBLE_energy.png,
 ENSEMBLE_dos.png (density of states in time), ENSEMBLE_density.png (the last step's). Minutes.
 """
 
@@ -25,7 +25,7 @@ from ase_ldos.simulation.restart import load_run, save_run
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--model", default="be")
 parser.add_argument("--ensemble", choices=("nve", "nvt", "npt"), default="nve")
-parser.add_argument("--steps", type=int, default=200, help="of 1 fs, those before a kill included")
+parser.add_argument("--steps", type=int, default=200, help="of 1 fs, those before an interruption included")
 parser.add_argument("--interval", type=int, default=5, help="steps from one record to the next")
 options = parser.parse_args()
 name, random = options.ensemble, np.random.default_rng(1)

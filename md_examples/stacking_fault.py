@@ -4,8 +4,8 @@
     torchrun --nproc-per-node 2 stacking_fault.py   # the same on two processes
     python stacking_fault.py --size 8 8 8           # a small one first
 
-64 layers of hcp with the intrinsic fault I2 (h h … h c c): two layers have fcc surroundings. A killed run goes on
-from the folder ``stacking_fault.part`` when it is started again. Writes slices of the density about the fault.
+64 layers of hcp with the intrinsic fault I2 (h h … h c c): two layers have fcc surroundings. An interrupted run
+resumes from the folder ``stacking_fault.part`` when it is started again. Writes slices of the density about the fault.
 """
 
 import argparse
@@ -17,13 +17,11 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 
-from ase_ldos.communicator import Communicator
-from ase_ldos.dataset.snapshot import Snapshot
+from ase_ldos import Communicator, Prediction, Snapshot, Structure, load_model, predict
+from ase_ldos.files import atomic_write
+from ase_ldos.formats.cube import write_cube
 from ase_ldos.formats.openpmd import write_openpmd
-from ase_ldos.geometry.structure import Structure
-from ase_ldos.model.model_file import load_model
-from ase_ldos.prediction.predict import Prediction, predict
-from ase_ldos.simulation.plots import density_figure, whole_file, write_density
+from ase_ldos.simulation.plots import density_figure
 from ase_ldos.simulation.stacking import polytype
 
 A, C = 2.245, 3.531
@@ -61,14 +59,13 @@ def report(atoms: Atoms, found: Prediction, options: argparse.Namespace) -> None
     for axis, name in ((1, "across"), (2, "within")):
         figure = density_figure(atoms, density, axis=axis, position=0.0 if axis == 1 else 1 - 1 / height)
         figure.axes[0].set(xlim=(0, 14), ylim=(height - 14, height) if axis == 1 else (0, 14))
-        with whole_file(f"fault_{name}.png") as path:
-            figure.savefig(path, dpi=150)
+        with atomic_write(f"fault_{name}.png") as draft:
+            figure.savefig(draft, dpi=150)
     if found.forces is not None:
         np.save("forces.npy", found.forces.numpy())
         print(f"largest force {found.forces.norm(dim=1).max():.4f} eV/Å")
     if options.cube:
-        with whole_file("density.cube") as path:
-            write_density(path, atoms, density)
+        write_cube("density.cube", atoms, density, comment="electron density in e/bohr^3")
     if options.hdf5:
         arrays = (atoms.numbers, atoms.cell.array, atoms.positions)
         write_openpmd("density.h5", Snapshot("fault", *arrays, density=density))

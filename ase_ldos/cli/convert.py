@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 import numpy as np
 
@@ -37,10 +38,12 @@ def run(args: argparse.Namespace) -> int:
         if len(args.sources) != 1:
             raise ValueError(f"one model is converted at a time; {len(args.sources)} are given")
         save_model(read_mala_model(args.sources[0]), args.out)
+        sys.stdout.write(f"wrote {args.out}\n")
         return 0
     energies = None
     if args.energies is not None:
         first, spacing, number = args.energies
         energies = first + spacing * np.arange(int(number))
-    convert(args.sources, args.out, args.to, energies=energies, ldos_bits=args.ldos_bits)
+    written = convert(args.sources, args.out, args.to, energies=energies, ldos_bits=args.ldos_bits, progress=True)
+    sys.stdout.write(f"wrote {len(written)} structures to {args.out}\n")
     return 0

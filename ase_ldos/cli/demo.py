@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("steps and timestep must be positive, the temperature not negative")
     if args.output.exists() and not args.output.is_dir():
         raise FileExistsError(f"{args.output} exists and is not a folder; choose another --output")
-    from ase_ldos.calculator.calculator import LDOSCalculator
+    from ase_ldos import LDOSCalculator
 
     atoms = make_crystal(args.atoms, args.temperature, args.seed)
     atoms.calc = LDOSCalculator(args.model, device=args.device)
@@ -134,7 +134,8 @@ def _write_results(folder: Path, atoms: Atoms, record: _Record) -> None:
     """Table, plots and cube file of the last step, plot of the whole run."""
     import numpy as np
 
-    from ase_ldos.simulation.plots import density_figure, dos_figure, dos_history_figure, write_density
+    from ase_ldos.formats.cube import write_cube
+    from ase_ldos.simulation.plots import density_figure, dos_figure, dos_history_figure
 
     energies, last = atoms.calc.prediction.energy_grid.cpu().numpy(), record.dos[-1]
     temperature = atoms.calc.parameters["electronic_temperature"]
@@ -147,4 +148,4 @@ def _write_results(folder: Path, atoms: Atoms, record: _Record) -> None:
     history.savefig(folder / "dos-in-time.png", dpi=150)
     density = atoms.calc.get_density()
     density_figure(atoms, density, title=title).savefig(folder / "density-slice.png", dpi=150)
-    write_density(folder / "density.cube", atoms, density)
+    write_cube(folder / "density.cube", atoms, density, comment="electron density in e/bohr^3")

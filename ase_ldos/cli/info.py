@@ -1,13 +1,40 @@
-"""``ase-ldos info``: what a model is for and how good it is."""
+"""``ase-ldos info``: what a model is for and how good it is, on one screen."""
 
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ase_ldos.model.ldos_model import LDOSModel
+
+#: Quantity of ``training.evaluate.COLUMNS`` → its name for people, in the order of the table.
+_QUANTITIES = {
+    "energy": "free energy",
+    "energy_within_family": "  within one cell type",
+    "energy_ldos": "  from DFT's LDOS",
+    "forces": "forces",
+    "stress": "stress",
+    "density": "density",
+    "dos": "DOS",
+    "ldos": "LDOS",
+    "ldos_occupied": "  below the Fermi level",
+    "fermi_level": "Fermi level",
+}
+_FERMI_LEVEL_NOTE = (
+    "The Fermi level's error contains that of the labels: DFT's own moves by tenths of an eV from a\n"
+    "coarse mesh of k-points to a dense one."
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("model", metavar="MODEL", help="name of a bundled model (be) or path of a model file")
+    parser.add_argument(
+        "--provenance",
+        action="store_true",
+        help="list settings, data with their hashes, structures learned and held back",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -16,46 +43,70 @@ def run(args: argparse.Namespace) -> int:
 
     path = find_model(args.model)
     model = load_model(args.model)
-    metadata, energies = model.metadata, model.energies
-    network = model.network
-    layers = " - ".join(str(n) for n in (network.n_inputs, *network.hidden, network.n_outputs))
-    settings = {key: value for key, value in model.descriptor.settings().items() if key not in ("kind", "species")}
-    rows = {
-        "model": f"{metadata.name} ({path.name}, {path.stat().st_size / 1e6:.2f} MB)",
-        "valence electrons": ", ".join(f"{symbol} {charge:g}" for symbol, charge in metadata.valence.items()),
-        "functional": metadata.functional.upper(),
-        "electronic temperature": f"{metadata.electronic_temperature:g} K",
-        "energy grid": f"{energies[0]:g} to {energies[-1]:g} eV, {len(energies)} nodes",
-        "broadening of the LDOS": f"{metadata.broadening:g} eV (standard deviation)",
-        "grid spacing": f"{metadata.grid_spacing:g} Å",
-        "shortest distance": f"{metadata.minimum_distance:g} Å",
-        "descriptor": f"{model.descriptor.settings()['kind']}, {model.descriptor.n_features} features, "
-        + ", ".join(f"{key} {value}" for key, value in settings.items()),
-        "network": f"{layers}, {network.activation}" + (", linear skip" if network.skip else ""),
-        "parameters": f"{sum(p.numel() for p in model.parameters())}, {str(model.dtype).removeprefix('torch.')}",
-    }
-    ranges = metadata.extrapolation
-    rows["training range"] = (
-        f"distances up to {ranges['threshold']:.2f} on {ranges['structures']:.0f} held-back structures, warns beyond"
-        if ranges
-        else "not calibrated, no warning of extrapolation"
-    )
-    _print_rows(rows)
-    if metadata.errors:
-        print("\nerrors on held-back structures")
-        _print_rows({name: f"{value:.4g} {_unit(name)}" for name, value in metadata.errors.items()})
-    if metadata.provenance:
-        print("\nprovenance")
-        _print_rows({name: _readable(value) for name, value in metadata.provenance.items()})
+    if args.provenance:
+        parts = {"descriptor": model.descriptor.settings(), "network": model.network.settings()}
+        rows = {name: ", ".join(f"{key} {value}" for key, value in part.items()) for name, part in parts.items()}
+        _print_rows(rows | {name: _readable(value) for name, value in model.metadata.provenance.items()})
+        return 0
+    size = f"{path.name}, {path.stat().st_size / 1e6:.2f} MB"
+    _print_rows({"model": f"{model.metadata.name} ({size}, {_count_parameters(model)})", **_describe(model)})
+    errors = model.metadata.errors
+    if errors:
+        print()
+        _print_errors(errors)
+    if "fermi_level" in errors:
+        print(_FERMI_LEVEL_NOTE)
     return 0
 
 
-def _unit(name: str) -> str:
-    """Unit of an error; bias and spread have that of their quantity."""
+def _count_parameters(model: LDOSModel) -> str:
+    return f"{sum(p.numel() for p in model.parameters())} parameters, {str(model.dtype).removeprefix('torch.')}"
+
+
+def _describe(model: LDOSModel) -> dict[str, str]:
+    """One line for each of the things that a user of the model has to know."""
+    metadata, energies, network = model.metadata, model.energies, model.network
+    valence = ", ".join(f"{symbol} with {charge:g}" for symbol, charge in metadata.valence.items())
+    layers = " - ".join(map(str, (network.n_inputs, *network.hidden, network.n_outputs)))
+    ranges, learned = metadata.extrapolation, metadata.provenance
+    described = {
+        "elements": f"{valence} valence electrons, {metadata.functional.upper()}",
+        "electrons at": f"{metadata.electronic_temperature:g} K, another temperature may be asked for",
+        "energies": f"{energies[0]:g} to {energies[-1]:g} eV, {len(energies)} nodes, "
+        f"LDOS broadened by {metadata.broadening:g} eV (standard deviation)",
+        "grid": f"{metadata.grid_spacing:g} Å between points",
+        "atoms": f"at least {metadata.minimum_distance:g} Å apart",
+        "descriptor": f"{model.descriptor.settings()['kind']}, {model.descriptor.n_features} features, "
+        f"cutoff {model.descriptor.cutoff:g} Å",
+        "network": f"{layers}, {network.activation}" + (", linear skip" if network.skip else ""),
+    }
+    if "training" in learned:
+        described["learned from"] = (
+            f"{len(learned['training'])} structures, {len(learned.get('held back', []))} held back; "
+            f"'ase-ldos info MODEL --provenance' names them"
+        )
+    described["extrapolation"] = (
+        f"warns beyond distance {ranges['threshold']:.2f}, largest of {ranges['structures']:.0f} held-back structures"
+        if ranges
+        else "not calibrated, no warning"
+    )
+    return described
+
+
+def _print_errors(errors: dict[str, float]) -> None:
+    """A table with a line for each quantity; energies have a bias and a spread beside the root mean square."""
     from ase_ldos.training.evaluate import COLUMNS
 
-    quantity = max((key for key in COLUMNS if name.startswith(key)), key=len, default="")
-    return COLUMNS[quantity][1] if quantity else ""
+    print(f"{'errors on held-back structures':34}{'root mean square':>17}{'bias':>9}{'spread':>9}")
+    parts = ("", "_bias", "_spread")
+    known = {name + part for name in _QUANTITIES for part in parts}
+    for name in [*_QUANTITIES, *(name for name in errors if name not in known)]:
+        if name not in errors:
+            continue
+        values = "".join(f"{errors[name + part]:{w}.2f}" for part, w in zip(parts, (17, 9, 9)) if name + part in errors)
+        # the longest name that fits: ldos_occupied is no LDOS
+        column = max((key for key in COLUMNS if name.startswith(key)), key=len, default=None)
+        print(f"  {_QUANTITIES.get(name, name):24}{COLUMNS[column][1] if column else '':8}{values}")
 
 
 def _readable(value: object) -> str:
@@ -69,6 +120,6 @@ def _readable(value: object) -> str:
 
 
 def _print_rows(rows: dict[str, str]) -> None:
-    width = max(map(len, rows))
+    width = max(map(len, rows), default=0)
     for name, value in rows.items():
         print(f"{name:{width}}  {value}")

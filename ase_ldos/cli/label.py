@@ -7,10 +7,12 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from ase_ldos.cli.structure_files import read_structures
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``ase-ldos label``."""
-    parser.add_argument("structures", nargs="+", help="files that ASE reads; all frames are taken")
+    parser.add_argument("structures", nargs="+", type=Path, help="files that ASE reads; all frames are taken")
     parser.add_argument("--recipe", required=True, help="DFT set-up, a TOML file")
     parser.add_argument("--out", required=True, help="folder of the data set")
     parser.add_argument("--pseudo-dir", help="folder of the pseudopotentials (default: as the recipe says)")
@@ -29,7 +31,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Label; 1 if a structure failed."""
-    from ase.io import read
     from tqdm import tqdm
 
     from ase_ldos.labelling.dft_settings import load_recipe
@@ -38,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     recipe = load_recipe(args.recipe, pseudo_dir=args.pseudo_dir)
     if args.no_ldos:
         recipe = replace(recipe, ldos=None)
-    structures = [atoms for path in args.structures for atoms in read(path, ":")]
+    structures = [atoms for path in args.structures for atoms in read_structures(path)]
     names = name_structures(structures).keys()
     there = {name for name in names if (Path(args.out) / f"{name}.npz").exists()}
     given_up = set() if args.retry_failed else names & read_failures(Path(args.out)).keys()

@@ -1,30 +1,73 @@
 """The command ``ase-ldos``: finds the subcommand and turns its errors into one sentence.
 
 A subcommand is a module with ``add_arguments(parser)`` and ``run(args) -> int``; only the one that is asked for is
-imported, so that ``ase-ldos --help`` answers without loading torch.
+imported, so that ``ase-ldos --help`` answers without loading torch. Another package adds one by an entry point, see
+``COMMANDS``.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import import_module
+from typing import Protocol
 
 import ase_ldos
+from ase_ldos.registry import Registry
 
-#: Subcommand → its module and what it does.
-COMMANDS: dict[str, tuple[str, str]] = {
-    "demo": ("ase_ldos.cli.demo", "run molecular dynamics of beryllium and draw what came out"),
-    "predict": ("ase_ldos.cli.predict", "predict energies, forces, DOS and density of a structure file"),
-    "info": ("ase_ldos.cli.info", "tell what a model is for and how good it is"),
-    "train": ("ase_ldos.cli.train", "train a model from a recipe (TOML)"),
-    "evaluate": ("ase_ldos.cli.evaluate", "measure a model's errors on reference data"),
-    "calibrate": ("ase_ldos.cli.calibrate", "find the range of a model's training data, to warn beyond it"),
-    "label": ("ase_ldos.cli.label", "make reference data with Quantum ESPRESSO"),
-    "pseudo": ("ase_ldos.cli.pseudo", "write GTH pseudopotentials as UPF files for Quantum ESPRESSO"),
-    "convert": ("ase_ldos.cli.convert", "convert reference data of other programs"),
+
+class Command(Protocol):
+    """What a subcommand is, usually a module."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser, /) -> None:
+        """Declare the arguments."""
+
+    def run(self, args: argparse.Namespace, /) -> int:
+        """Do it; returns the exit code."""
+
+
+@dataclass(frozen=True)
+class LazyCommand:
+    """A command whose module is imported when it is used.
+
+    Attributes:
+        module: its full name.
+        purpose: what the command does, for the list in ``ase-ldos --help``.
+    """
+
+    module: str
+    purpose: str
+
+    def add_arguments(self, parser: argparse.ArgumentParser, /) -> None:
+        """Declare the module's arguments."""
+        parser.description = f"{self.purpose[0].upper()}{self.purpose[1:]}."
+        self._load().add_arguments(parser)
+
+    def run(self, args: argparse.Namespace, /) -> int:
+        """Run the module."""
+        return self._load().run(args)
+
+    def _load(self) -> Command:
+        return import_module(self.module)
+
+
+_OWN: dict[str, Command] = {
+    "demo": LazyCommand("ase_ldos.cli.demo", "run molecular dynamics of beryllium and draw what came out"),
+    "predict": LazyCommand("ase_ldos.cli.predict", "predict energies, forces, DOS and density of a structure file"),
+    "info": LazyCommand("ase_ldos.cli.info", "tell what a model is for and how good it is"),
+    "train": LazyCommand("ase_ldos.cli.train", "train a model from a recipe (TOML)"),
+    "evaluate": LazyCommand("ase_ldos.cli.evaluate", "measure a model's errors on reference data"),
+    "calibrate": LazyCommand("ase_ldos.cli.calibrate", "find the range of a model's training data, to warn beyond it"),
+    "label": LazyCommand("ase_ldos.cli.label", "make reference data with Quantum ESPRESSO"),
+    "pseudo": LazyCommand("ase_ldos.cli.pseudo", "write GTH pseudopotentials as UPF files for Quantum ESPRESSO"),
+    "convert": LazyCommand("ase_ldos.cli.convert", "convert reference data of other programs"),
 }
+#: Subcommands by name. Other packages add theirs by entry points of the group ``ase_ldos.commands``, each a module
+#: with ``add_arguments`` and ``run``.
+COMMANDS: Registry[Command] = Registry("command", "ase_ldos.commands", _OWN)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,15 +77,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         _main_parser().parse_args(argv or ["--help"])
         return 0
     name, arguments = argv[0], argv[1:]
-    module_name, purpose = COMMANDS[name]
     try:
-        module = import_module(module_name)
-        parser = argparse.ArgumentParser(prog=f"ase-ldos {name}", description=f"{purpose[0].upper()}{purpose[1:]}.")
-        module.add_arguments(parser)
-        return int(module.run(parser.parse_args(arguments)))
+        command = COMMANDS[name]
+        parser = argparse.ArgumentParser(prog=f"ase-ldos {name}")
+        command.add_arguments(parser)
+        return int(command.run(parser.parse_args(arguments)))
     except KeyboardInterrupt:
         print(f"ase-ldos {name}: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # the reader, such as head, has enough; Python would complain once more as it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Exception as error:
         if not _is_expected(error):
             raise
@@ -51,8 +96,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main_parser() -> argparse.ArgumentParser:
-    width = max(map(len, COMMANDS))
-    listing = "\n".join(f"  {name:{width}}  {purpose}" for name, (_, purpose) in COMMANDS.items())
+    # the package's own in their order; those of others are not loaded for the list
+    purposes = {name: command.purpose for name, command in _OWN.items() if isinstance(command, LazyCommand)}
+    purposes |= {name: "added by another package" for name in COMMANDS if name not in purposes}
+    width = max(map(len, purposes))
+    listing = "\n".join(f"  {name:{width}}  {purpose}" for name, purpose in purposes.items())
     parser = argparse.ArgumentParser(
         prog="ase-ldos",
         description="Local density of states by machine learning, for molecular dynamics with ASE.",
@@ -60,12 +108,12 @@ def _main_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"ase-ldos {ase_ldos.__version__}")
-    parser.add_argument("command", choices=list(COMMANDS), metavar="COMMAND", help="one of the commands below")
+    parser.add_argument("command", choices=list(purposes), metavar="COMMAND", help="one of the commands below")
     return parser
 
 
 def _is_expected(error: Exception) -> bool:
-    """Whether the error is the user's to mend: bad input or a file that cannot be had, not a bug."""
+    """Whether the user can mend the error: bad input, a file that cannot be read or written, a process that is lost."""
     from ase.calculators.calculator import CalculatorError
 
     lost = sys.modules.get("ase_ldos.communicator")

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ase_ldos.cli.structure_files import read_structure
+
 if TYPE_CHECKING:
     from ase import Atoms
 
@@ -32,15 +34,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--chunk-size", type=int, metavar="N", help="grid points that are handled at once")
     parser.add_argument("--device", default="auto", help="cpu, cuda, … (default: cuda where there is a device)")
     parser.add_argument("--dtype", choices=("float32", "float64"), help="number type of the network")
-    parser.add_argument("--dos", type=Path, metavar="PNG", help="draw the density of states")
-    parser.add_argument("--slice", type=Path, metavar="PNG", help="draw a slice of the density")
+    parser.add_argument("--dos-plot", type=Path, metavar="PNG", help="draw the density of states")
+    parser.add_argument("--density-plot", type=Path, metavar="PNG", help="draw the density in a plane")
     parser.add_argument("--cube", type=Path, metavar="FILE", help="write the density, e/bohr³")
 
 
 def run(args: argparse.Namespace) -> int:
     """Predict, print and write what is asked for."""
     atoms = read_structure(args.file, args.index)
-    _check_folders(path for path in (args.dos, args.slice, args.cube) if path is not None)
+    _check_outputs((args.dos_plot, args.density_plot), (args.cube,))
     from ase_ldos.calculator.calculator import LDOSCalculator
     from ase_ldos.calculator.parallel import lead
 
@@ -72,53 +74,39 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def read_structure(path: Path, index: str = "-1") -> Atoms:
-    """Read one structure.
-
-    Raises:
-        ValueError: ASE cannot make one structure of the file.
-        FileNotFoundError: there is no such file.
-    """
-    from ase import Atoms
-    from ase.io import read
-
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}")
-    try:
-        atoms = read(path, index=index)
-    except Exception as error:  # the readers of some seventy formats raise anything
-        raise ValueError(f"ASE cannot read structure {index} of {path}: {type(error).__name__} {error}") from error
-    if not isinstance(atoms, Atoms):
-        raise ValueError(f"index {index} of {path} gives {len(atoms)} structures; choose one")
-    return atoms
-
-
-def _check_folders(paths: Iterable[Path]) -> None:
+def _check_outputs(plots: Iterable[Path | None], others: Iterable[Path | None]) -> None:
     """Find out before the calculation that a file cannot be written."""
-    for path in paths:
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    known = FigureCanvasBase.get_supported_filetypes()
+    for path in (path for path in (*plots, *others) if path is not None):
         if not path.parent.is_dir():
             raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}")
         if path.is_dir():
             raise ValueError(f"cannot write {path}: it is a folder")
+    for path in (path for path in plots if path is not None):
+        if path.suffix[1:].lower() not in known:
+            raise ValueError(f"cannot draw {path}: its name must end in one of {', '.join(sorted(known))}")
 
 
 def _write_files(args: argparse.Namespace, atoms: Atoms, calculator: LDOSCalculator) -> None:
-    from ase_ldos.simulation.plots import density_figure, dos_figure, whole_file, write_density
+    from ase_ldos.files import atomic_write
+    from ase_ldos.formats.cube import write_cube
+    from ase_ldos.simulation.plots import density_figure, dos_figure
 
     prediction = calculator.prediction
     density = calculator.get_density()
-    if args.dos is not None:
+    if args.dos_plot is not None:
         energies, dos = prediction.energy_grid.cpu().numpy(), prediction.dos.cpu().numpy()
         temperature = calculator.parameters["electronic_temperature"]
         figure = dos_figure(energies, dos, prediction.fermi_level, temperature, title=atoms.get_chemical_formula())
-        with whole_file(args.dos) as path:
-            figure.savefig(path, dpi=150)
-    if args.slice is not None:
-        with whole_file(args.slice) as path:
-            density_figure(atoms, density).savefig(path, dpi=150)
+        with atomic_write(args.dos_plot) as draft:
+            figure.savefig(draft, dpi=150)
+    if args.density_plot is not None:
+        with atomic_write(args.density_plot) as draft:
+            density_figure(atoms, density).savefig(draft, dpi=150)
     if args.cube is not None:
-        with whole_file(args.cube) as path:
-            write_density(path, atoms, density)
+        write_cube(args.cube, atoms, density, comment="electron density in e/bohr^3")
 
 
 def _print_tables(atoms: Atoms, calculator: LDOSCalculator, wanted: list[str]) -> None:

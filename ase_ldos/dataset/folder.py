@@ -10,7 +10,6 @@ An array is read only where it is touched, so that a few points of a large LDOS 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterable
@@ -21,8 +20,7 @@ import numpy as np
 
 from ase_ldos.dataset.schema import SHAPES
 from ase_ldos.dataset.snapshot import Snapshot, snapshot_from_arrays, snapshot_to_arrays
-
-PathLike = str | os.PathLike[str]
+from ase_ldos.files import PathLike, read_json, write_json
 
 FORMAT = "ase-ldos dataset"
 VERSION = 1
@@ -51,7 +49,7 @@ def write_dataset(folder: PathLike, snapshots: Iterable[Snapshot]) -> None:
     if is_dataset(folder):
         _check_version(folder)
     else:
-        _write_json(folder / _INDEX, {"format": FORMAT, "version": VERSION})
+        write_json(folder / _INDEX, {"format": FORMAT, "version": VERSION})
     for snapshot in snapshots:
         target = folder / snapshot.name
         if target.exists() or not snapshot.name or "/" in snapshot.name or snapshot.name.startswith("."):
@@ -111,7 +109,7 @@ def check_hashes(folder: PathLike) -> None:
     folder = Path(folder)
     _check_version(folder)
     for name in snapshot_names(folder):
-        for key, entry in _read_json(folder / name / _ENTRY)["arrays"].items():
+        for key, entry in read_json(folder / name / _ENTRY)["arrays"].items():
             if file_hash(folder / name / f"{key}.npy") != entry["sha256"]:
                 raise ValueError(f"{folder / name / key}.npy is damaged: its hash is not that of its snapshot.json")
 
@@ -126,7 +124,7 @@ def _write_entry(folder: Path, snapshot: Snapshot) -> None:
         path = folder / f"{key}.npy"
         np.save(path, np.ascontiguousarray(array))
         arrays[key] = {"shape": list(array.shape), "dtype": array.dtype.str, "sha256": file_hash(path)}
-    _write_json(folder / _ENTRY, {"name": snapshot.name, "values": scalars, "arrays": arrays})
+    write_json(folder / _ENTRY, {"name": snapshot.name, "values": scalars, "arrays": arrays})
 
 
 def _load_entry(folder: Path, name: str) -> Snapshot:
@@ -134,7 +132,7 @@ def _load_entry(folder: Path, name: str) -> Snapshot:
     if not path.is_file():
         known = ", ".join(snapshot_names(folder)[:5])
         raise ValueError(f"{folder} has no snapshot {name!r}; it has {known} …")
-    entry = _read_json(path)
+    entry = read_json(path)
     arrays: dict[str, np.ndarray] = {key: np.array(value) for key, value in entry["values"].items()}
     for key, expected in entry["arrays"].items():
         file = path.parent / f"{key}.npy"
@@ -150,25 +148,12 @@ def _load_entry(folder: Path, name: str) -> Snapshot:
 def _check_version(folder: Path) -> None:
     if not is_dataset(folder):
         raise ValueError(f"{folder} is not a data set (it has no {_INDEX})")
-    index = _read_json(folder / _INDEX)
+    index = read_json(folder / _INDEX)
     if index.get("format") != FORMAT or index.get("version") != VERSION:
         raise ValueError(
             f"{folder} is {index.get('format')!r} of version {index.get('version')}; "
             f"this release reads {FORMAT!r} of version {VERSION}"
         )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(json.dumps(content, indent=1, sort_keys=True))
-    temporary.replace(path)
 
 
 def file_hash(path: Path) -> str:

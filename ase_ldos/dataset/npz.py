@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ase_ldos.dataset.folder import PathLike, is_dataset, load_dataset
+from ase_ldos.dataset.folder import is_dataset, load_dataset
 from ase_ldos.dataset.packed_npz import pack_records, unpack_records
 from ase_ldos.dataset.schema import SHAPES
 from ase_ldos.dataset.snapshot import Snapshot, snapshot_from_arrays, snapshot_to_arrays
+from ase_ldos.files import PathLike, atomic_write
 
 __all__ = [
     "PathLike",
@@ -126,11 +127,8 @@ def _write_arrays(path: PathLike, arrays: Mapping[str, np.ndarray]) -> None:
     path = Path(path)
     if path.suffix != ".npz":
         raise ValueError(f"a snapshot is written as .npz; the name given is {path.name!r}")
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.npz")
     try:
-        np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
-        temporary.replace(path)
+        with atomic_write(path) as draft:
+            np.savez_compressed(draft, **arrays)  # type: ignore[arg-type]
     except OSError as error:
         raise OSError(f"{path} could not be written: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +11,12 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
 from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
+from tqdm import tqdm
 
 from ase_ldos.dataset.folder import write_dataset
-from ase_ldos.dataset.npz import PathLike, Snapshot, load_snapshots, pack_snapshots, save_snapshot
+from ase_ldos.dataset.npz import Snapshot, load_snapshots, pack_snapshots, save_snapshot
 from ase_ldos.dataset.provenance import read_record, write_record
+from ase_ldos.files import PathLike, atomic_write
 from ase_ldos.formats.cube import read_ldos_cubes, write_cube, write_ldos_cubes
 
 
@@ -108,20 +110,20 @@ def _read_with_ase(path: Path) -> list[Snapshot]:
     ]
 
 
-def _write_folder(out: Path, snapshots: Sequence[Snapshot]) -> None:
+def _write_folder(out: Path, snapshots: Iterable[Snapshot]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for snapshot in snapshots:
         save_snapshot(out / f"{snapshot.name}.npz", snapshot)
 
 
-def _write_mala(out: Path, snapshots: Sequence[Snapshot]) -> None:
+def _write_mala(out: Path, snapshots: Iterable[Snapshot]) -> None:
     from ase_ldos.formats.mala import write_mala_snapshot
 
     for snapshot in snapshots:
         write_mala_snapshot(out, snapshot)
 
 
-def _write_densities(out: Path, snapshots: Sequence[Snapshot]) -> None:
+def _write_densities(out: Path, snapshots: Iterable[Snapshot]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for snapshot in snapshots:
         if snapshot.density is None:
@@ -131,12 +133,12 @@ def _write_densities(out: Path, snapshots: Sequence[Snapshot]) -> None:
         )
 
 
-def _write_ldos(out: Path, snapshots: Sequence[Snapshot]) -> None:
+def _write_ldos(out: Path, snapshots: Iterable[Snapshot]) -> None:
     for snapshot in snapshots:
         write_ldos_cubes(out / snapshot.name, snapshot)
 
 
-def _write_openpmd(out: Path, snapshots: Sequence[Snapshot]) -> None:
+def _write_openpmd(out: Path, snapshots: Iterable[Snapshot]) -> None:
     from ase_ldos.formats.openpmd import write_openpmd
 
     out.mkdir(parents=True, exist_ok=True)
@@ -144,17 +146,13 @@ def _write_openpmd(out: Path, snapshots: Sequence[Snapshot]) -> None:
         write_openpmd(out / f"{snapshot.name}.h5", snapshot)
 
 
-def _write_extxyz(out: Path, snapshots: Sequence[Snapshot]) -> None:
-    temporary = out.with_name(f".{out.name}.part")
-    try:
-        write(temporary, [atoms_from_snapshot(snapshot) for snapshot in snapshots], format="extxyz")
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _write_extxyz(out: Path, snapshots: Iterable[Snapshot]) -> None:
+    with atomic_write(out) as draft:
+        write(draft, [atoms_from_snapshot(snapshot) for snapshot in snapshots], format="extxyz")
 
 
 #: Formats that can be written.
-WRITERS: dict[str, Callable[[Path, Sequence[Snapshot]], None]] = {
+WRITERS: dict[str, Callable[[Path, Iterable[Snapshot]], None]] = {
     "npz": _write_folder,
     "packed": pack_snapshots,
     "dataset": write_dataset,
@@ -173,6 +171,7 @@ def convert(
     *,
     energies: np.ndarray | None = None,
     ldos_bits: int | None = None,
+    progress: bool = False,
 ) -> list[Snapshot]:
     """Read snapshots of any known format and write them in another.
 
@@ -182,6 +181,7 @@ def convert(
         to: a key of ``WRITERS``.
         energies: see :func:`read_any`.
         ldos_bits: keep so many bits of the LDOS' significand, of ten; files shrink by a tenth for each one dropped.
+        progress: show a bar.
 
     Returns:
         What was written.
@@ -197,7 +197,7 @@ def convert(
             snapshot if snapshot.ldos is None else replace(snapshot, ldos=round_significand(snapshot.ldos, ldos_bits))
             for snapshot in snapshots
         ]
-    WRITERS[to](Path(out), snapshots)
+    WRITERS[to](Path(out), tqdm(snapshots, unit="structure", disable=not progress))
     records = [record for source in sources if Path(source).is_dir() and (record := read_record(source))]
     # a mixture of set-ups has no single record
     if Path(out).is_dir() and records and all(record == records[0] for record in records[1:]):

@@ -1,8 +1,11 @@
-"""Gaussian cube files: densities out, densities and LDOS in."""
+"""Gaussian cube files: any field in any unit, and the LDOS as a series of them.
+
+A cube file holds numbers without a unit. Its lengths are in bohr, and densities are by convention in 1/bohr³, which
+VESTA, VMD and ASE expect; Quantum ESPRESSO's ``pp.x`` writes the LDOS in 1/(Ry bohr³).
+"""
 
 from __future__ import annotations
 
-import os
 import re
 import warnings
 from collections.abc import Sequence
@@ -14,43 +17,48 @@ from ase.io.cube import read_cube as _ase_read_cube
 from ase.io.cube import write_cube as _ase_write_cube
 
 from ase_ldos.dataset.npz import Snapshot
+from ase_ldos.files import PathLike, atomic_write
 from ase_ldos.geometry.fourier_resampling import resample
 from ase_ldos.units import BOHR, RYDBERG
 
-PathLike = str | os.PathLike[str]
-#: From 1/(Ry bohr³), in which Quantum ESPRESSO's pp.x writes the LDOS, to 1/(eV Å³).
+#: The unit 1/bohr³ of densities in cube files, in 1/Å³.
+DENSITY_UNIT = 1 / BOHR**3
+#: The unit 1/(Ry bohr³) in which Quantum ESPRESSO's pp.x writes the LDOS, in 1/(eV Å³).
 LDOS_UNIT = 1 / (RYDBERG * BOHR**3)
 
 
-def write_cube(path: PathLike, atoms: Atoms, field: np.ndarray, *, comment: str = "") -> None:
-    """Write a field per volume, given in 1/Å³, in 1/bohr³ as cube files have it.
+def write_cube(
+    path: PathLike, atoms: Atoms, field: np.ndarray, *, unit: float = DENSITY_UNIT, comment: str = ""
+) -> None:
+    """Write a field on a periodic grid; the file appears complete or not at all.
 
     Args:
         path: the file.
         atoms: the structure.
-        field: ``[nx, ny, nz]``, e.g. the density in e/Å³.
-        comment: first line of the file.
+        field: ``[nx, ny, nz]``, e.g. the density in e/Å³; point (i, j, k) lies at i/nx a₁ + j/ny a₂ + k/nz a₃.
+        unit: of the numbers in the file, in the field's unit: the file holds ``field / unit``. By default 1/bohr³
+            for a field in 1/Å³; 1 writes the numbers as they are.
+        comment: first line of the file; tell the unit there.
 
     Raises:
-        ValueError: the field has no three axes.
+        ValueError: the field does not have three axes.
+        OSError: the folder does not exist or cannot be written to.
     """
     if np.ndim(field) != 3:
         raise ValueError(f"a cube file holds a field with three axes; this one has shape {np.shape(field)}")
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        with temporary.open("w") as file:
-            _ase_write_cube(file, atoms, np.asarray(field, dtype=float) * BOHR**3, comment=comment or None)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_write(path) as draft, draft.open("w", encoding="utf-8") as file:
+        _ase_write_cube(file, atoms, np.asarray(field, dtype=float) / unit, comment=comment or None)
 
 
-def read_cube(path: PathLike) -> tuple[Atoms, np.ndarray]:
+def read_cube(path: PathLike, *, unit: float = DENSITY_UNIT) -> tuple[Atoms, np.ndarray]:
     """Read a cube file.
 
+    Args:
+        path: the file.
+        unit: of the numbers in the file, see :func:`write_cube`.
+
     Returns:
-        The atoms, periodic, and the field in 1/Å³, ``[nx, ny, nz]``.
+        The atoms, periodic, and the field, ``[nx, ny, nz]``; by default in 1/Å³.
 
     Raises:
         ValueError: no such file, or it is cut off.
@@ -66,7 +74,7 @@ def read_cube(path: PathLike) -> tuple[Atoms, np.ndarray]:
         raise ValueError(f"{path} is not a whole cube file: {error}") from error
     atoms, field = content["atoms"], np.asarray(content["data"], dtype=float)
     atoms.pbc = True
-    return atoms, field / BOHR**3
+    return atoms, field * unit
 
 
 def read_ldos_cubes(
@@ -94,14 +102,14 @@ def read_ldos_cubes(
     ordered = sorted((Path(path) for path in paths), key=_numbers_in_name)
     if len(ordered) != len(energies):
         raise ValueError(f"there are {len(ordered)} cube files and {len(energies)} energies; one file each is expected")
-    atoms, first = read_cube(ordered[0])
+    atoms, first = read_cube(ordered[0], unit=LDOS_UNIT)
     shape = first.shape if shape is None else shape
     ldos = np.empty((*shape, len(ordered)), dtype=np.float32)
     for i, path in enumerate(ordered):
-        other, field = read_cube(path) if i else (atoms, first)
+        other, field = read_cube(path, unit=LDOS_UNIT) if i else (atoms, first)
         if field.shape != first.shape or np.abs(other.positions - atoms.positions).max(initial=0) > 1e-4:
             raise ValueError(f"{path} has another grid or structure than {ordered[0]}; a series of one run is expected")
-        ldos[..., i] = resample(field, shape) * (BOHR**3 * LDOS_UNIT)
+        ldos[..., i] = resample(field, shape)
     volume = atoms.get_volume()
     return Snapshot(
         name=name,
@@ -128,8 +136,8 @@ def write_ldos_cubes(folder: PathLike, snapshot: Snapshot) -> list[Path]:
     paths = []
     for i, energy in enumerate(snapshot.energies if snapshot.energies is not None else ()):
         paths.append(folder / f"{snapshot.name}_{i + 1:03d}.cube")
-        field = ldos[..., i] / (LDOS_UNIT * BOHR**3)
-        write_cube(paths[-1], snapshot.to_atoms(), field, comment=f"LDOS in 1/(Ry bohr^3) at {energy:.4f} eV")
+        comment = f"LDOS in 1/(Ry bohr^3) at {energy:.4f} eV"
+        write_cube(paths[-1], snapshot.to_atoms(), ldos[..., i], unit=LDOS_UNIT, comment=comment)
     return paths
 
 

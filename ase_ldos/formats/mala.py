@@ -7,7 +7,6 @@ coordinates (Å) and then the SNAP columns.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,10 @@ import torch
 
 from ase_ldos.dataset.npz import Snapshot, snapshot_from_arrays
 from ase_ldos.descriptors.protocol import PointFeatures
+from ase_ldos.files import PathLike, atomic_write, write_json
 from ase_ldos.geometry.grid import Grid
 from ase_ldos.geometry.grid_blocks import iterate_blocks
 
-PathLike = str | os.PathLike[str]
 #: Keys of ``info.json`` and ours.
 _KEYS = {
     "total_energy_dft_calculation": "free_energy",
@@ -95,10 +94,13 @@ def write_mala_snapshot(folder: PathLike, snapshot: Snapshot, descriptor: PointF
             "pbc": [True, True, True],
         },
     }
-    np.save(folder / f"{snapshot.name}.out.npy", ldos)
+    with atomic_write(folder / f"{snapshot.name}.out.npy") as draft:
+        np.save(draft, ldos)
     if descriptor is not None:
-        np.save(folder / f"{snapshot.name}.in.npy", _descriptor_columns(snapshot, descriptor))
-    (folder / f"{snapshot.name}.info.json").write_text(json.dumps(table, indent=1))
+        with atomic_write(folder / f"{snapshot.name}.in.npy") as draft:
+            np.save(draft, _descriptor_columns(snapshot, descriptor))
+    # last, because it is what readers look for
+    write_json(folder / f"{snapshot.name}.info.json", table)
 
 
 def _descriptor_columns(snapshot: Snapshot, descriptor: PointFeatures) -> np.ndarray:

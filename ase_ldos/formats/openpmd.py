@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 import ase_ldos
-from ase_ldos.dataset.npz import PathLike, Snapshot
+from ase_ldos.dataset.snapshot import Snapshot
+from ase_ldos.files import PathLike, atomic_write
 from ase_ldos.units import ELECTRONVOLT
 
 _ANGSTROM = 1e-10  # m
@@ -39,9 +40,8 @@ def write_openpmd(path: PathLike, snapshot: Snapshot) -> None:
     if snapshot.density is None and snapshot.ldos is None:
         raise ValueError(f"{snapshot.name} has neither density nor LDOS")
     io = _openpmd()
-    temporary = path.with_name(f".{path.stem}.part.h5")
-    try:
-        series = io.Series(str(temporary), io.Access.create)
+    with atomic_write(path) as draft:
+        series = io.Series(str(draft), io.Access.create)
         series.set_software("ase-ldos", ase_ldos.__version__)
         iteration = series.iterations[0]
         iteration.set_attribute("name", snapshot.name)
@@ -59,9 +59,6 @@ def write_openpmd(path: PathLike, snapshot: Snapshot) -> None:
                 _store(io, mesh[str(i)], values, unit)
                 series.flush()
         series.close()
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _openpmd() -> ModuleType:

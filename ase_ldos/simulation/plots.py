@@ -1,21 +1,18 @@
-"""Pictures and cube files of predictions. Figures are made without pyplot: no windows, no global state."""
+"""Pictures of predictions. Figures are made without pyplot: no windows, no global state."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 from ase import Atoms
 from ase.data import covalent_radii
 from ase.data.colors import jmol_colors
-from ase.io.cube import write_cube
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from scipy.special import expit
 
-from ase_ldos.units import BOHR, BOLTZMANN
+from ase_ldos.units import BOLTZMANN
 
 #: Atoms this far (Å) from the plane of a slice are still drawn.
 SLICE_DEPTH = 0.7
@@ -119,25 +116,3 @@ def _atoms_near_plane(atoms: Atoms, scaled: np.ndarray, axis: int, place: float)
             inside = np.insert(np.delete(fractional, axis) % 1.0 + np.array(step) - 1, axis, 0.0)
             if np.all((inside > -0.05) & (inside < 1.05)):
                 yield int(number), inside @ atoms.cell[:]
-
-
-def write_density(path: str | Path, atoms: Atoms, density: np.ndarray) -> None:
-    """Write a cube file of the density (given in e/Å³; in the file e/bohr³, as the format has it)."""
-    with Path(path).open("w", encoding="utf-8") as file:
-        write_cube(file, atoms, density * BOHR**3, comment="electron density, e/bohr^3, by ase-ldos")
-
-
-@contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
-    """Give a path to write to; it becomes ``path`` at the end, or vanishes when an error is raised.
-
-    Raises:
-        OSError: the folder does not exist or is not writable.
-    """
-    path = Path(path)
-    partial = path.with_name(f".{path.stem}.part{path.suffix}")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Molecular dynamics that goes on after a kill with the numbers of a run that was never killed.
+"""Molecular dynamics that resumes after an interruption with the numbers of a run that was never interrupted.
 
 Forces depend on atoms, cell and grid alone, so what has to be kept is the state of the driver: positions, momenta and
 cell, the numbers of its thermostat and barostat, the state of its random generator, the step. They are gathered from
@@ -6,13 +6,13 @@ the driver itself: every number and array of it and of the parts that ASE's ``as
 must be numpy's ``Generator`` of the driver's own, not numpy's global one.
 
 The grid is chosen from the first cell of a process. Where the cell changes by more than
-``ase_ldos.calculator.grid_policy`` lets pass, fix it by ``LDOSCalculator.fix_grid``, before and after the kill.
+``ase_ldos.calculator.grid_policy`` lets pass, fix it by ``LDOSCalculator.fix_grid``, in the first run and in the
+resumed one.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,12 +23,14 @@ import numpy as np
 from ase.md.md import MolecularDynamics
 from numpy.typing import ArrayLike
 
+from ase_ldos.files import PathLike, atomic_write
+
 FORMAT = "ase-ldos run 1"
 #: What a run sets anew, or what is kept apart.
 _LEFT_OUT = frozenset({"atoms", "optimizable", "masses", "max_steps", "observers", "comm"})
 
 
-def save_run(path: str | Path, dynamics: MolecularDynamics, record: Mapping[str, Sequence[ArrayLike]]) -> None:
+def save_run(path: PathLike, dynamics: MolecularDynamics, record: Mapping[str, Sequence[ArrayLike]]) -> None:
     """Write the state of a run and what it has recorded so far; the file is whole at any moment.
 
     Args:
@@ -54,19 +56,11 @@ def save_run(path: str | Path, dynamics: MolecularDynamics, record: Mapping[str,
         else:
             arrays[f"state:{name}"] = value
     arrays |= {f"record:{name}": np.array(values) for name, values in record.items()}
-    path = Path(path)
-    partial = path.with_name(f".{path.stem}.part.npz")
-    try:
-        with partial.open("wb") as file:
-            np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_write(path) as draft, draft.open("wb") as file:  # open: the name need not end in .npz
+        np.savez(file, **arrays)
 
 
-def load_run(path: str | Path, dynamics: MolecularDynamics) -> dict[str, list[Any]]:
+def load_run(path: PathLike, dynamics: MolecularDynamics) -> dict[str, list[Any]]:
     """Put a driver, made as the first one was, into the state of the file; returns what was recorded.
 
     Raises:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +16,14 @@ import pytest
 from ase.build import bulk
 from ase.io import read, write
 
-from ase_ldos.calculator.calculator import LDOSCalculator
-from ase_ldos.cli.main import COMMANDS, main
+import ase_ldos
+from ase_ldos import LDOSCalculator
+from ase_ldos.cli.main import _OWN, COMMANDS, main
 from ase_ldos.model.ldos_model import LDOSModel
-from ase_ldos.model.model_file import save_model
+from ase_ldos.model.model_file import list_models, save_model
+from ase_ldos.registry import Registry
+
+PACKAGE = Path(ase_ldos.__file__).parent
 
 
 @pytest.fixture
@@ -85,6 +92,37 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
     assert f"usage: ase-ldos {name}" in capsys.readouterr().out
 
 
+def test_another_package_adds_a_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """By entry points alone: listed without being loaded, run by its name, one sentence where it cannot be loaded."""
+
+    class Measure:
+        @staticmethod
+        def add_arguments(parser: argparse.ArgumentParser) -> None:
+            parser.add_argument("length", type=float)
+
+        @staticmethod
+        def run(args: argparse.Namespace) -> int:
+            if args.length < 0:
+                raise ValueError("a length is not\nnegative")
+            print(f"{args.length} Å")
+            return 0
+
+    points = [
+        EntryPoint("measure", "someone.measure", COMMANDS.group or ""),
+        EntryPoint("broken", "no_such_package", COMMANDS.group or ""),
+    ]
+    monkeypatch.setattr("ase_ldos.registry.entry_points", lambda group: points if group == COMMANDS.group else [])
+    monkeypatch.setattr("ase_ldos.cli.main.COMMANDS", Registry("command", COMMANDS.group, dict(_OWN)))
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "  measure    added by another package" in capsys.readouterr().out
+    assert "command 'broken' of no_such_package cannot be loaded" in refuse(["broken"], capsys)
+    monkeypatch.setitem(sys.modules, "someone.measure", Measure)  # what is installed, as Python sees it
+    assert main(["measure", "2.5"]) == 0
+    assert capsys.readouterr().out == "2.5 Å\n"
+    assert "a length is not negative" in refuse(["measure", "-1"], capsys)
+
+
 def test_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         main(["levitate"])
@@ -95,8 +133,46 @@ def test_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
 def test_info(model_file: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", model_file]) == 0
     text = capsys.readouterr().out
-    for part in ("Be 2", "PBE", "3000 K", "-5 to 12 eV, 60 nodes", "power_spectrum", "10 - 16 - 16 - 60"):
+    for part in ("Be with 2 valence", "PBE", "3000 K", "-5 to 12 eV, 60 nodes", "power_spectrum", "10 - 16 - 16 - 60"):
         assert part in text
+    assert "errors" not in text
+
+
+def test_info_fits_one_screen(be_model: LDOSModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also with every error and hundreds of structures, which only --provenance names."""
+    names = [f"structure{i}" for i in range(300)]
+    errors = {"energy": 1.234, "energy_bias": -0.5, "energy_spread": 1.1, "energy_ldos": 2.0, "energy_ldos_bias": 1.0}
+    errors |= {"energy_ldos_spread": 1.7, "forces": 30.0, "stress": 0.5, "density": 0.6, "dos": 5.0, "ldos": 7.0}
+    errors |= {"ldos_occupied": 3.0, "fermi_level": 0.44, "energy_within_family": 0.9}
+    be_model.metadata = replace(
+        be_model.metadata,
+        errors=errors,
+        extrapolation={"threshold": 2.0, "median": 1.0, "structures": 47.0},
+        provenance={"recipe": "be.toml", "training": names, "held back": names[:47]},
+    )
+    path = str(tmp_path / "full.safetensors")
+    save_model(be_model, path)
+    assert main(["info", path]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 100
+    assert not [line for line in lines if "structure7" in line]
+    (energy,) = (line for line in lines if line.startswith("  free energy"))
+    assert energy.split()[2:] == ["meV/atom", "1.23", "-0.50", "1.10"]
+    (level,) = (line for line in lines if line.startswith("  Fermi level"))
+    assert level.split()[2:] == ["eV", "0.44"]
+    assert "contains that of the labels" in lines[-2]
+    assert main(["info", path, "--provenance"]) == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in names)
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_info_of_the_bundled_models_fits_one_screen(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", name]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 100
 
 
 def test_predict_prints_what_the_calculator_finds(
@@ -120,7 +196,9 @@ def test_predict_prints_what_the_calculator_finds(
 
 def test_predict_writes_files(model_file: str, structure_file: str, tmp_path: Path) -> None:
     paths = [tmp_path / name for name in ("dos.png", "slice.png", "n.cube")]
-    options = [text for option, path in zip(("--dos", "--slice", "--cube"), paths) for text in (option, str(path))]
+    options = [
+        text for option, path in zip(("--dos-plot", "--density-plot", "--cube"), paths) for text in (option, str(path))
+    ]
     assert main(["predict", structure_file, "--model", model_file, "--temperature", "5000", *options]) == 0
     assert all(path.stat().st_size > 1000 for path in paths)
 
@@ -168,17 +246,20 @@ def test_errors_are_one_sentence(
     (tmp_path / "broken.safetensors").write_bytes(b"nothing")
     (tmp_path / "broken.xyz").write_text("two\natoms\n")
     write(tmp_path / "mg.xyz", bulk("Mg"))
+    write(tmp_path / "two.xyz", [bulk("Be")] * 2)
     before = {path.name for path in tmp_path.iterdir()}
-    output = ["--cube", str(tmp_path / "n.cube"), "--dos", str(tmp_path / "dos.png")]
+    output = ["--cube", str(tmp_path / "n.cube"), "--dos-plot", str(tmp_path / "dos.png")]
     cases = {
         "no file": ["predict", str(tmp_path / "none.xyz"), *model],
         "cannot read structure": ["predict", str(tmp_path / "broken.xyz"), *model],
-        "choose one": ["predict", structure_file, "--index", ":", *model],
+        "gives 2 structures; choose one": ["predict", str(tmp_path / "two.xyz"), "--index", ":", *model],
         "atoms contain Mg": ["predict", str(tmp_path / "mg.xyz"), *model, *output],
         "no model file": ["predict", structure_file, "--model", "no-such-model", *output],
         "is damaged": ["predict", structure_file, "--model", str(tmp_path / "broken.safetensors"), *output],
         "must be a positive number of K": ["predict", structure_file, *model, "--temperature", "-1", *output],
         "no folder": ["predict", structure_file, *model, "--cube", str(tmp_path / "none" / "n.cube")],
+        "must end in one of": ["predict", structure_file, *model, "--density-plot", str(tmp_path / "density.doc")],
+        "has no structure 7": ["predict", structure_file, *model, "--index", "7"],
         "cannot be used": ["predict", structure_file, *model, "--device", "abacus"],
         "must be positive": ["demo", *model, "--steps", "0", "--output", str(tmp_path / "demo")],
         "no bundled model": ["demo", "--model", "no-such-model", "--output", str(tmp_path / "demo")],
@@ -187,6 +268,10 @@ def test_errors_are_one_sentence(
     for sentence, arguments in cases.items():
         assert sentence in refuse(arguments, capsys)
     assert "no bundled model" in refuse(["info", "no-such-model"], capsys)
+    recipe, out = ["--recipe", str(next(PACKAGE.rglob("*dft.toml")))], ["--out", str(tmp_path / "labels")]
+    assert "no file" in refuse(["label", str(tmp_path / "none.xyz"), *recipe, *out], capsys)
+    assert "cannot read structure" in refuse(["label", str(tmp_path / "broken.xyz"), *recipe, *out], capsys)
+    assert "no file or folder" in refuse(["convert", str(tmp_path / "none.xyz"), "--to", "npz", *out], capsys)
     assert {path.name for path in tmp_path.iterdir()} == before
 
 

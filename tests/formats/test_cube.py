@@ -63,6 +63,27 @@ def test_cube_in_the_layout_of_espresso(tmp_path: Path) -> None:
     np.testing.assert_allclose(series.positions / BOHR, [[3, 0.5, 5]], rtol=1e-6)
 
 
+def test_numbers_in_any_unit(tmp_path: Path) -> None:
+    """A potential is not a density: its numbers stay as they are."""
+    field = np.random.default_rng(2).normal(size=(3, 4, 5))
+    write_cube(tmp_path / "v.cube", bulk("Be"), field, unit=1.0, comment="eV")
+    first = (tmp_path / "v.cube").read_text().splitlines()[8].split()[0]  # after 2 + 1 + 3 lines and 2 atoms
+    assert float(first) == pytest.approx(field[0, 0, 0], rel=1e-4)
+    np.testing.assert_allclose(read_cube(tmp_path / "v.cube", unit=1.0)[1], field, rtol=1e-4)
+    np.testing.assert_allclose(read_cube(tmp_path / "v.cube")[1] * BOHR**3, field, rtol=1e-4)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    write_cube(tmp_path / "n.cube", bulk("Be"), np.ones((3, 4, 5)))
+    before = (tmp_path / "n.cube").read_bytes()
+    with pytest.raises(UnicodeEncodeError):  # stands for a full disk
+        write_cube(tmp_path / "n.cube", bulk("Be"), np.ones((3, 4, 5)), comment="\ud800")
+    with pytest.raises(FileNotFoundError):
+        write_cube(tmp_path / "none" / "n.cube", bulk("Be"), np.ones((3, 4, 5)))
+    assert (tmp_path / "n.cube").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["n.cube"]
+
+
 def test_series_survives_in_the_order_of_its_numbers(tmp_path: Path) -> None:
     paths = write_ldos_cubes(tmp_path / "cubes", snapshot())
     assert len(paths) == 12

@@ -12,10 +12,9 @@ import pytest
 from scipy.optimize import brentq
 from scipy.special import expit, xlogy
 
+from ase_ldos import load_model, predict
 from ase_ldos.dataset.npz import load_snapshot
-from ase_ldos.model.model_file import load_model
 from ase_ldos.physics.occupation import fermi_level, highest_temperature, occupation_weights
-from ase_ldos.prediction.predict import predict
 from ase_ldos.units import BOLTZMANN
 
 SCRIPT = Path(__file__).resolve().parents[2] / "md_examples" / "electron_temperature.py"

@@ -5,6 +5,7 @@ A new script needs one line in ``EXAMPLES``.
 
 from __future__ import annotations
 
+import ast
 import os
 import runpy
 import subprocess
@@ -19,7 +20,8 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 
-from ase_ldos.model.model_file import load_model
+import ase_ldos
+from ase_ldos import load_model
 
 FOLDER = Path(__file__).resolve().parents[2] / "md_examples"
 
@@ -79,6 +81,20 @@ def check_curve(names: dict[str, Any]) -> None:
     assert change[:4].max() < 0.2 * change.max()
 
 
+def check_electrons(names: dict[str, Any]) -> None:
+    """All electrons are in the layers, which lie as the density shows; the fault moves states in the middle alone."""
+    atoms, prediction = names["atoms"], names["calculator"].prediction
+    total = prediction.dos.numpy()
+    np.testing.assert_allclose(names["by_layer"].mean(axis=0) * len(atoms), total, rtol=1e-3, atol=1e-3)
+    assert names["density"].mean() * atoms.get_volume() == pytest.approx(2 * len(atoms), rel=1e-5)
+    # the valence density is lowest at the nuclei: in the plane that is drawn, all of them are dark spots
+    lowest = names["plane"] < 0.5 * names["plane"].mean()
+    assert lowest.any(axis=0).sum() > 10
+    change = np.abs(names["by_layer"] - names["crystal"]).sum(axis=1)
+    assert abs(names["height"][change.argmax()] - names["center"]) < names["C"] / 2
+    assert names["at_level"][1] > names["at_level"][0] > 0
+
+
 def check_aluminium(names: dict[str, Any]) -> None:
     """Measured: a 0.2 %, B 12 %, hcp 1.5 meV/atom, the intrinsic fault 0.4 %, the extrinsic one 25 %."""
     (a, modulus, hcp, *faults), answers = names["columns"]
@@ -101,6 +117,7 @@ def check_liquid(names: dict[str, Any]) -> None:
 
 EXAMPLES = [
     Example("aluminium.py", ("aluminium.png",), "intrinsic fault (mJ/m²)", slow=True, check=check_aluminium),
+    Example("fault_electrons.py", ("fault_electrons.png",), "8 layers", ("--layers", "8"), check=check_electrons),
     Example("liquid.py", ("liquid.png",), "neighbours", ("--steps", "6"), slow=True, check=check_liquid),
     Example("cost_vs_qe.py", ("cost_vs_qe.png",), "only the model is measured", ("--atoms", "2", "--steps", "2")),
     Example(
@@ -221,3 +238,15 @@ def test_torchrun_moves_the_atoms_alike(tmp_path: Path) -> None:
 
 def test_every_script_is_listed() -> None:
     assert {path.name for path in FOLDER.glob("*.py")} == {example.script for example in EXAMPLES}
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in FOLDER.glob("*.py")))
+def test_public_names_alone(script: str) -> None:
+    """What the package exports is taken from its top; nothing private from anywhere."""
+    tree = ast.parse((FOLDER / script).read_text(encoding="utf-8"))
+    imports = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and (n.module or "").startswith("ase_ldos")]
+    assert imports
+    for node in imports:
+        for name in (alias.name for alias in node.names):
+            assert not name.startswith("_")
+            assert node.module == "ase_ldos" or name not in ase_ldos.__all__, f"from ase_ldos import {name}"

@@ -1,4 +1,4 @@
-"""Figures and cube files."""
+"""Figures."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase.build import bulk
-from ase.io.cube import read_cube
 from matplotlib.figure import Figure
 
-from ase_ldos.simulation.plots import density_figure, dos_figure, dos_history_figure, whole_file, write_density
-from ase_ldos.units import BOHR
+from ase_ldos.simulation.plots import density_figure, dos_figure, dos_history_figure
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -67,28 +65,6 @@ def test_atoms_of_the_plane_are_drawn_with_their_images() -> None:
 def test_a_fourth_axis_is_refused() -> None:
     with pytest.raises(ValueError, match="axis is 3; it must be 0, 1 or 2"):
         density_figure(bulk("Be"), np.ones((4, 4, 4)), axis=3)
-
-
-def test_cube_file_holds_the_density_per_cubic_bohr(tmp_path: Path) -> None:
-    atoms = bulk("Be", "hcp", a=2.27, c=3.57)
-    density = np.random.default_rng(0).random((4, 5, 6))
-    write_density(tmp_path / "n.cube", atoms, density)
-    with (tmp_path / "n.cube").open() as file:
-        content = read_cube(file)
-    np.testing.assert_allclose(content["data"], density * BOHR**3, rtol=1e-5)
-    np.testing.assert_allclose(content["atoms"].cell, atoms.cell, atol=1e-5)
-
-
-def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
-    target = tmp_path / "old.txt"
-    target.write_text("old")
-    with pytest.raises(UnicodeEncodeError), whole_file(target) as path:
-        path.write_text("Ångström", encoding="ascii")
-    assert target.read_text() == "old"
-    assert [path.name for path in tmp_path.iterdir()] == ["old.txt"]
-    with whole_file(target) as path:
-        path.write_text("new")
-    assert target.read_text() == "new"
 
 
 def test_no_window_system_is_touched() -> None:

@@ -1,4 +1,4 @@
-"""A run that was killed goes on with the numbers of one that was not, whatever drives it."""
+"""An interrupted run resumes with the numbers of one that was not interrupted, whatever drives it."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_bad_files_are_named(be_model: LDOSModel, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("bundled")
-def test_example_goes_on_after_a_kill(tmp_path: Path) -> None:
+def test_example_resumes_after_a_kill(tmp_path: Path) -> None:
     """SIGKILL at any moment, from outside; then the numbers of the run that was left alone."""
     command = [sys.executable, str(SCRIPT), "--ensemble", "npt", "--steps", "2", "--interval", "1"]
     environment = os.environ | {"PYTHONPATH": str(SCRIPT.parents[1])}
