@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ase_ldos.files import atomic_write
+from ase_ldos.files import atomic_write, reading
 
 _HEADER = "ase_ldos_checkpoint"
 
@@ -40,16 +40,17 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: the file is damaged or no checkpoint.
     """
-    try:
+    with reading(path, "a checkpoint of ase-ldos"):
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get(_HEADER)
             if header is None:
-                raise ValueError(f"{path} is not a training checkpoint of ase-ldos")
+                raise ValueError("its header is missing")
             # copies lie aligned in memory as those of the run did, so that kernels round in the same way
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a dict
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or not a safetensors file: {error}") from error
-    return _restore(json.loads(header), tensors)
+        state = _restore(json.loads(header), tensors)
+        if not isinstance(state, dict):
+            raise ValueError("it holds no state")
+        return state
 
 
 def _flatten(value: object, tensors: dict[str, Tensor], name: str) -> object:

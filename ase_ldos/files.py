@@ -1,4 +1,4 @@
-"""One way of writing a file: it appears complete under its name, or not at all."""
+"""One way of writing a file (it appears complete under its name, or not at all) and of saying that one is damaged."""
 
 from __future__ import annotations
 
@@ -37,6 +37,43 @@ def atomic_write(path: PathLike) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
 
 
+@contextmanager
+def reading(path: PathLike, what: str) -> Iterator[None]:
+    """Turn whatever goes wrong while a file is read into one sentence with its name.
+
+    Files come from anywhere, and their readers raise errors of every type: of decompression, of parsers, of keys and
+    types that are not there. Errors of the machine (a file that is missing or may not be read) stay what they are.
+
+    Args:
+        path: the file.
+        what: what it should be, with its article: ``"a model of ase-ldos"``.
+
+    Raises:
+        ValueError: the file is not what it should be.
+        OSError: the machine's error.
+    """
+    try:
+        yield
+    except OSError as error:
+        # without a number it is a parser's word, not the machine's
+        if error.errno is not None:
+            raise
+        raise ValueError(f"{path} is not {what}, or is damaged: {_in_one_line(error)}") from error
+    except MemoryError as error:
+        raise ValueError(f"{path} asks for more memory than there is; is it damaged?") from error
+    except Exception as error:
+        text = _in_one_line(error)
+        if isinstance(error, ValueError) and str(path) in text:
+            raise ValueError(text) from error
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__} "
+        raise ValueError(f"{path} is not {what}, or is damaged: {kind}{text}") from error
+
+
+def _in_one_line(error: BaseException, longest: int = 300) -> str:
+    text = " ".join(str(error).replace("\0", " ").split())
+    return text if len(text) <= longest else f"{text[:longest]} …"
+
+
 def write_json(path: PathLike, content: dict[str, Any]) -> None:
     """Write a JSON file with sorted keys; it appears complete or not at all."""
     with atomic_write(path) as draft:
@@ -51,6 +88,7 @@ def read_json(path: PathLike) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        with reading(path, "a JSON file"):
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
         raise ValueError(f"{path} cannot be read: {error}") from error

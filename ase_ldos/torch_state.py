@@ -7,6 +7,7 @@ and device. Inside the guard all of these are torch's own; at its end they are w
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,6 +16,17 @@ import torch
 
 #: What is set for the whole process is set by one thread at a time; a thread may enter again.
 _LOCK = threading.RLock()
+
+
+def _after_fork() -> None:
+    """A forked child has neither the threads of torch's pool, for which it would wait for ever, nor a lock's owner."""
+    global _LOCK
+    _LOCK = threading.RLock()
+    torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 @contextmanager

@@ -12,8 +12,10 @@ from ase.calculators.calculator import CalculatorSetupError
 
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.model.model_file import load_model
+from ase_ldos.torch_state import standard_torch_state
 
 
+@standard_torch_state()
 def prepare_model(
     model: str | Path | LDOSModel, device: str | torch.device, dtype: str | torch.dtype | None
 ) -> LDOSModel:

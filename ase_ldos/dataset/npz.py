@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from ase_ldos.dataset.folder import is_dataset, load_dataset
 from ase_ldos.dataset.packed_npz import pack_records, unpack_records
 from ase_ldos.dataset.schema import SHAPES
 from ase_ldos.dataset.snapshot import Snapshot, snapshot_from_arrays, snapshot_to_arrays
-from ase_ldos.files import PathLike, atomic_write
+from ase_ldos.files import PathLike, atomic_write, reading
 
 __all__ = [
     "PathLike",
@@ -33,10 +32,11 @@ def load_snapshot(path: PathLike) -> Snapshot:
     Raises:
         ValueError: not a snapshot, a key is missing, misshaped or not finite, or the file is cut off.
     """
-    arrays = _read_arrays(path)
-    if "format" in arrays:
-        raise ValueError(f"{path} holds many snapshots; read it with load_snapshots")
-    return snapshot_from_arrays(Path(path).stem, arrays, str(path))
+    with reading(path, "a snapshot"):
+        arrays = _read_arrays(path)
+        if "format" in arrays:
+            raise ValueError(f"{path} holds many snapshots; read it with load_snapshots")
+        return snapshot_from_arrays(Path(path).stem, arrays, str(path))
 
 
 def load_snapshots(source: PathLike | Iterable[PathLike]) -> list[Snapshot]:
@@ -57,13 +57,14 @@ def load_snapshots(source: PathLike | Iterable[PathLike]) -> list[Snapshot]:
         if not files:
             raise ValueError(f"folder {path} has no .npz file; snapshots are expected there")
         return load_snapshots(files)
-    arrays = _read_arrays(path)
-    if "format" not in arrays:
-        return [snapshot_from_arrays(path.stem, arrays, str(path))]
-    records = unpack_records(arrays, arrays, str(path))
-    return [
-        snapshot_from_arrays(str(record.pop("name")), record, f"{path}, record {i}") for i, record in enumerate(records)
-    ]
+    with reading(path, "a file of snapshots"):
+        arrays = _read_arrays(path)
+        if "format" not in arrays:
+            return [snapshot_from_arrays(path.stem, arrays, str(path))]
+        records = unpack_records(arrays, arrays, str(path))
+        return [
+            snapshot_from_arrays(_name(record, i), record, f"{path}, record {i}") for i, record in enumerate(records)
+        ]
 
 
 def save_snapshot(path: PathLike, snapshot: Snapshot) -> None:
@@ -113,14 +114,26 @@ def pack_snapshots(
     _write_arrays(path, pack_records(records))
 
 
+def _name(record: dict[str, np.ndarray], number: int) -> str:
+    if "name" not in record:
+        raise ValueError(f"record {number} has no name")
+    return str(record.pop("name"))
+
+
 def _read_arrays(path: PathLike) -> dict[str, np.ndarray]:
+    """The arrays that a snapshot or a packed file may hold; others, however large, are not read."""
     if not Path(path).is_file():
         raise ValueError(f"there is no snapshot file {path}")
-    try:
-        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
-    except (zipfile.BadZipFile, EOFError, ValueError, OSError, AttributeError) as error:
-        raise ValueError(f"{path} is not a readable .npz file (cut off or of another kind): {error}") from error
+    known = {*SHAPES, "name"}
+    known |= {f"{key}.shape" for key in known} | {"format", "count"}
+    with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("it holds one array, not an archive of several")
+        arrays = {key: archive[key] for key in archive.files if key in known}
+    for key, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise ValueError(f"key {key!r} holds no array")
+    return arrays
 
 
 def _write_arrays(path: PathLike, arrays: Mapping[str, np.ndarray]) -> None:

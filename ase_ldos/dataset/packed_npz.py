@@ -7,6 +7,7 @@ shape, or zeros where the record lacks the key. So a few hundred labelled struct
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -48,14 +49,17 @@ def unpack_records(packed: Mapping[str, np.ndarray], keys: Iterable[str], source
     """
     if str(packed["format"]) != FORMAT:
         raise ValueError(f"{source} has the format {str(packed['format'])!r}; this version reads {FORMAT!r}")
-    count = int(packed["count"])
+    tables = {key: packed[key] for key in keys if key.endswith(".shape")}
+    count = _count(packed, tables, source)
     records: list[dict[str, np.ndarray]] = [{} for _ in range(count)]
     for key in keys:
         if key in ("format", "count") or key.endswith(".shape"):
             continue
-        flat, shapes = packed[key], packed[f"{key}.shape"]
-        sizes = [int(np.prod(row)) for row in shapes]
-        if len(shapes) != count or sum(sizes) != flat.size:
+        if f"{key}.shape" not in tables:
+            raise ValueError(f"{source}: key {key!r} has no shapes")
+        flat, shapes = packed[key], tables[f"{key}.shape"]
+        sizes = [math.prod(row) for row in shapes.tolist()]
+        if flat.ndim != 1 or len(shapes) != count or sum(sizes) != flat.size:
             raise ValueError(
                 f"{source}: key {key!r} holds {flat.size} values for {len(shapes)} records; its shapes ask for "
                 f"{sum(sizes)} values and {count} records (is the file cut off?)"
@@ -65,3 +69,17 @@ def unpack_records(packed: Mapping[str, np.ndarray], keys: Iterable[str], source
             if row[0] == 1:
                 record[key] = flat[end - size : end].reshape(tuple(int(n) for n in row[1:]))
     return records
+
+
+def _count(packed: Mapping[str, np.ndarray], tables: Mapping[str, np.ndarray], source: str) -> int:
+    """Number of records as the tables of shapes tell it, before anything is made of what the file says itself."""
+    for key, table in tables.items():
+        if table.ndim != 2 or table.dtype.kind not in "iu" or np.any(table < 0):
+            raise ValueError(
+                f"{source}: key {key!r} is {table.dtype} of shape {table.shape}; a table of sizes is expected"
+            )
+    count = max((len(table) for table in tables.values()), default=0)
+    said = packed.get("count")
+    if said is None or said.shape != () or said.dtype.kind not in "iu" or int(said) != count:
+        raise ValueError(f"{source}: the count is {said}, but there are {count} records (is the file cut off?)")
+    return count

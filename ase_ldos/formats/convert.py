@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -14,19 +15,21 @@ from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 from tqdm import tqdm
 
 from ase_ldos.dataset.folder import write_dataset
-from ase_ldos.dataset.npz import Snapshot, load_snapshots, pack_snapshots, save_snapshot
+from ase_ldos.dataset.npz import load_snapshots, pack_snapshots, save_snapshot
 from ase_ldos.dataset.provenance import read_record, write_record
-from ase_ldos.files import PathLike, atomic_write
+from ase_ldos.dataset.snapshot import Snapshot, snapshot_from_arrays
+from ase_ldos.files import PathLike, atomic_write, reading
 from ase_ldos.formats.cube import read_ldos_cubes, write_cube, write_ldos_cubes
 
 
 def snapshot_from_atoms(atoms: Atoms, name: str) -> Snapshot:
     """Energy, forces and stress that ASE atoms carry, as a snapshot without LDOS.
 
-    ``free_energy`` is taken where the atoms have it, else ``energy``.
+    ``free_energy`` is taken where the atoms have it, else ``energy``. Without a stress, one is made of a virial W in
+    ``atoms.info`` (eV, keys ``virial`` or ``virials``): σ = −W/V.
 
     Raises:
-        ValueError: the atoms carry no energy, or are not periodic.
+        ValueError: the atoms carry no energy, numbers that are not finite, or are not periodic.
     """
     from ase_ldos.geometry.structure import check_atoms
 
@@ -34,16 +37,26 @@ def snapshot_from_atoms(atoms: Atoms, name: str) -> Snapshot:
     results = {} if atoms.calc is None else atoms.calc.results
     if "energy" not in results and "free_energy" not in results:
         raise ValueError(f"structure {name} carries no energy; a label needs one")
+    arrays = {"numbers": atoms.numbers, "cell": atoms.cell.array, "positions": atoms.positions}
+    arrays["free_energy"] = np.asarray(results["free_energy"] if "free_energy" in results else results["energy"])
+    if "forces" in results:
+        arrays["forces"] = np.asarray(results["forces"])
+    stress = _stress(atoms, results)
+    if stress is not None:
+        arrays["stress"] = stress
+    return snapshot_from_arrays(name, arrays, f"structure {name}")
+
+
+def _stress(atoms: Atoms, results: Mapping[str, Any]) -> np.ndarray | None:
+    """Stress ``[3, 3]``, eV/Å³, of the atoms' results or of their virial."""
     stress = results.get("stress")
-    return Snapshot(
-        name=name,
-        numbers=atoms.numbers,
-        cell=atoms.cell.array,
-        positions=atoms.positions,
-        free_energy=float(results["free_energy"] if "free_energy" in results else results["energy"]),
-        forces=results.get("forces"),
-        stress=voigt_6_to_full_3x3_stress(stress) if stress is not None and len(stress) == 6 else stress,
-    )
+    if stress is None:
+        virial = next((atoms.info[key] for key in ("virial", "virials") if key in atoms.info), None)
+        if virial is None:
+            return None
+        stress = -np.asarray(virial, dtype=float) / atoms.get_volume()
+    stress = np.asarray(stress)
+    return voigt_6_to_full_3x3_stress(stress) if stress.size == 6 else stress.reshape(3, 3)
 
 
 def atoms_from_snapshot(snapshot: Snapshot) -> Atoms:
@@ -100,14 +113,12 @@ def _needed(energies: np.ndarray | None, what: str) -> np.ndarray:
 
 
 def _read_with_ase(path: Path) -> list[Snapshot]:
-    try:
-        frames = read(path, ":")
-    except Exception as error:  # ASE's readers raise whatever they meet
-        raise ValueError(f"{path} cannot be read: {error}") from error
     name = path.stem
-    return [
-        snapshot_from_atoms(atoms, str(atoms.info.get("name", f"{name}_{i:04d}"))) for i, atoms in enumerate(frames)
-    ]
+    with reading(path, "a file of structures with energies that ASE reads"):
+        frames = read(path, ":")
+        return [
+            snapshot_from_atoms(atoms, str(atoms.info.get("name", f"{name}_{i:04d}"))) for i, atoms in enumerate(frames)
+        ]
 
 
 def _write_folder(out: Path, snapshots: Iterable[Snapshot]) -> None:

@@ -6,6 +6,8 @@ VESTA, VMD and ASE expect; Quantum ESPRESSO's ``pp.x`` writes the LDOS in 1/(Ry 
 
 from __future__ import annotations
 
+import io
+import math
 import re
 import warnings
 from collections.abc import Sequence
@@ -17,7 +19,7 @@ from ase.io.cube import read_cube as _ase_read_cube
 from ase.io.cube import write_cube as _ase_write_cube
 
 from ase_ldos.dataset.npz import Snapshot
-from ase_ldos.files import PathLike, atomic_write
+from ase_ldos.files import PathLike, atomic_write, reading
 from ase_ldos.geometry.fourier_resampling import resample
 from ase_ldos.units import BOHR, RYDBERG
 
@@ -58,23 +60,51 @@ def read_cube(path: PathLike, *, unit: float = DENSITY_UNIT) -> tuple[Atoms, np.
         unit: of the numbers in the file, see :func:`write_cube`.
 
     Returns:
-        The atoms, periodic, and the field, ``[nx, ny, nz]``; by default in 1/Å³.
+        The atoms, periodic, about the first point of the grid (a file whose grid begins elsewhere is shifted), and the
+        field, ``[nx, ny, nz]``; by default in 1/Å³.
 
     Raises:
-        ValueError: no such file, or it is cut off.
+        ValueError: no such file, it is cut off, holds orbitals, or numbers that are not finite.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"there is no cube file {path}")
-    try:
-        with path.open() as file, warnings.catch_warnings():
+    with reading(path, "a whole cube file"):
+        text = _in_bohr(path.read_text(encoding="utf-8"))
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            content = _ase_read_cube(file, read_data=True)
-    except (ValueError, IndexError, StopIteration, KeyError, AssertionError) as error:
-        raise ValueError(f"{path} is not a whole cube file: {error}") from error
-    atoms, field = content["atoms"], np.asarray(content["data"], dtype=float)
-    atoms.pbc = True
-    return atoms, field * unit
+            content = _ase_read_cube(io.StringIO(text), read_data=True)
+        atoms, field = content["atoms"], np.asarray(content["data"], dtype=float)
+        atoms.positions -= np.asarray(content.get("origin", np.zeros(3)))
+        atoms.pbc = True
+        if not all(np.all(np.isfinite(array)) for array in (field, atoms.positions, atoms.cell.array)):
+            raise ValueError("it holds numbers that are not finite")
+        return atoms, field * unit
+
+
+def _in_bohr(text: str) -> str:
+    """The text with lengths in bohr: negative numbers of points say that they are in Å, and ASE does not read these."""
+    lines = text.splitlines()
+    if len(lines) < 7:
+        raise ValueError(f"it has {len(lines)} lines; a header alone has 6 and one for each atom")
+    n_atoms = int(lines[2].split()[0])
+    if n_atoms < 0:
+        raise ValueError("it holds orbitals (a negative number of atoms); fields alone are read")
+    counts = [int(line.split()[0]) for line in lines[3:6]]
+    if 0 in counts or len(lines) < 7 + n_atoms or len({count < 0 for count in counts}) > 1:
+        raise ValueError(f"its header tells {n_atoms} atoms and {counts} points, which do not fit the file")
+    points = abs(math.prod(counts))
+    # a point takes two characters at the least: a header that tells more of them would cost memory in vain
+    if points > len(text):
+        raise ValueError(f"its header tells {points} points, more than the file can hold")
+    if counts[0] > 0:
+        return text
+    for place, start in ((2, 1), *((n, 1) for n in (3, 4, 5)), *((6 + n, 2) for n in range(n_atoms))):
+        words = lines[place].split()
+        lengths = [f"{float(word) / BOHR:.12f}" for word in words[start : start + 3]]
+        words = [str(abs(int(words[0]))), *words[1:start], *lengths, *words[start + 3 :]]
+        lines[place] = " ".join(words)
+    return "\n".join(lines) + "\n"
 
 
 def read_ldos_cubes(

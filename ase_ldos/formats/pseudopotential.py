@@ -13,6 +13,7 @@ import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
 from scipy.integrate import simpson
 
+from ase_ldos.files import reading
 from ase_ldos.physics.core_charge import CoreCharge
 from ase_ldos.physics.exchange_correlation import FUNCTIONALS
 from ase_ldos.units import BOHR
@@ -102,13 +103,11 @@ def read_pseudopotential(path: str | os.PathLike[str]) -> Pseudopotential:
     content = path.read_bytes()
     text = content.decode("utf-8", errors="replace")
     digest = hashlib.sha256(content).hexdigest()
-    try:
+    with reading(path, "a pseudopotential"):
         if "<PP_HEADER" in text:
             return _parse_upf(text, digest)
         if path.suffix.lower() == ".gth":
             return _parse_gth(text, digest)
-    except (ValueError, IndexError, AttributeError, KeyError) as error:
-        raise ValueError(f"{path} cannot be read as a pseudopotential: {error}") from error
     raise ValueError(f"{path} is neither UPF (it has no PP_HEADER) nor a .gth file; give one of these")
 
 
@@ -131,9 +130,13 @@ def _parse_upf(text: str, digest: str) -> Pseudopotential:
         size = 2 * ((size + 1) // 2) - 1
         core = _core_charge(radii[:size] * BOHR, steps[:size] * BOHR, values[:size] / BOHR**3)
     valence = float(_decimal(header["z_valence"]))
+    _check_valence(valence)
+    return Pseudopotential(symbol, valence, functional_name(header["functional"]), kind, digest, core)
+
+
+def _check_valence(valence: float) -> None:
     if not 0 < valence < 200:
         raise ValueError(f"its number of valence electrons is {valence:g}")
-    return Pseudopotential(symbol, valence, functional_name(header["functional"]), kind, digest, core)
 
 
 def _core_charge(radii: np.ndarray, steps: np.ndarray, values: np.ndarray) -> CoreCharge:
@@ -166,9 +169,13 @@ class _Sections:
         if tag not in self.texts:
             raise ValueError(f"it has no {tag}")
         try:
-            return np.array(_decimal(self.texts[tag]).split(), dtype=float)
+            found = np.array(_decimal(self.texts[tag]).split(), dtype=float)
         except ValueError as error:
             raise ValueError(f"its {tag} holds something else than numbers") from error
+        # beyond what a float32 could hold, squares and products of numbers are no longer finite
+        if not np.all(np.abs(found) < 1e30):
+            raise ValueError(f"its {tag} holds numbers that are not finite")
+        return found
 
 
 def _xml_sections(text: str) -> _Sections:
@@ -237,6 +244,9 @@ def functional_name(name: str) -> str:
 def _parse_gth(text: str, digest: str) -> Pseudopotential:
     lines = text.splitlines()
     number, valence = (float(word) for word in lines[1].split()[:2])
+    if number not in range(1, len(chemical_symbols)):
+        raise ValueError(f"its atomic number is {number:g}")
+    _check_valence(valence)
     code, functional, largest = (int(word) for word in lines[2].split()[:3])
     if code not in (2, 3, 10):
         raise ValueError(f"its pspcod is {code}; 2, 3 or 10 (GTH and HGH) are expected")

@@ -13,6 +13,9 @@ import torch
 from scipy.fft import next_fast_len
 from torch import Tensor
 
+#: Points of the largest grid: some seven million atoms at 600 points each.
+MAXIMUM_POINTS = 4e9
+
 
 class BlockRange(NamedTuple):
     """Which points of the grid a block holds.
@@ -153,11 +156,17 @@ def grid_shape(cell: np.ndarray, spacing: float) -> tuple[int, int, int]:
     length/spacing is taken.
 
     Raises:
-        ValueError: the spacing is not positive.
+        ValueError: the spacing is not positive, or asks for more points than can be handled.
     """
     if not spacing > 0:
         raise ValueError(f"grid spacing is {spacing} Å; it must be positive")
     lengths = np.linalg.norm(cell, axis=1)
+    points = math.prod(max(1.0, float(length) / spacing) for length in lengths)
+    if not points <= MAXIMUM_POINTS:
+        raise ValueError(
+            f"a grid spacing of {spacing:g} Å asks for some {points:.2g} points in a cell of "
+            f"{' x '.join(f'{length:.4g}' for length in lengths)} Å; at most {MAXIMUM_POINTS:.0e} can be handled"
+        )
     half = [next_fast_len(max(1, math.ceil(0.97 * length / spacing / 2)), real=True) for length in lengths]
     return (2 * half[0], 2 * half[1], 2 * half[2])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,9 @@ from torch import Tensor
 from vesin import NeighborList
 
 from ase_ldos.geometry.structure import Structure
+
+#: So many atoms and images, or pairs, are searched for at most; 100 million atoms with their images fit.
+MAXIMUM_IMAGES = 2e8
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ def find_pairs(structure: Structure, cutoff: float, *, full: bool = False) -> Pa
 
     Distances are built again in torch from i, j and the cell shifts, so that gradients reach positions and cell.
     """
+    density = len(structure) / float(structure.volume.detach())
+    _refuse_too_many(len(structure) * density * 4 / 3 * math.pi * cutoff**3, f"in pairs closer than {cutoff:g} Å")
     search = NeighborList(cutoff=cutoff, full_list=full)
     first, second, shifts = search.compute(
         points=structure.positions.detach().cpu().double().numpy(),
@@ -69,6 +75,19 @@ def check_distances(structure: Structure, minimum: float) -> None:
         )
 
 
+def _refuse_too_many(count: float, where: str) -> None:
+    """Refuse a search by the number of what it would find, before lists are built.
+
+    Raises:
+        ValueError: more than memory holds, or not a number.
+    """
+    if not count <= MAXIMUM_IMAGES:
+        raise ValueError(
+            f"some {count:.2g} atoms and images lie {where}; at most {MAXIMUM_IMAGES:.0e} can be handled: is a cutoff "
+            "or the cell wrong (lengths are in Å)?"
+        )
+
+
 class Images:
     """All atoms and periodic images that lie within ``reach`` of the cell, searchable by position.
 
@@ -89,6 +108,9 @@ class Images:
         heights = 1 / np.linalg.norm(np.linalg.inv(cell), axis=0)
         pad = reach / heights
         base = np.floor(fractional)
+        _refuse_too_many(
+            len(positions) * math.prod(1 + 2 * float(part) for part in pad), f"within {reach:g} Å of the cell"
+        )
         atoms, shifts = [], []
         for step in np.ndindex(*(2 * np.ceil(pad).astype(int) + 1)):
             offset = np.array(step) - np.ceil(pad)

@@ -23,6 +23,7 @@ from ase_ldos.geometry.grid_blocks import Block
 from ase_ldos.geometry.neighbours import Images
 from ase_ldos.geometry.structure import Structure, species_indices
 from ase_ldos.model.ldos_model import LDOSModel
+from ase_ldos.torch_state import standard_torch_state
 
 #: Edge of the boxes whose atoms are handled at once, Å.
 BOX = 6.0
@@ -81,6 +82,7 @@ def describe(distances: Tensor, structure: Structure, threshold: float, name: st
     )
 
 
+@standard_torch_state()
 def atom_distances(model: LDOSModel, structure: Structure) -> Tensor:
     """Distance d of each atom's surroundings from the training data (see the module), float64 ``[atom]``.
 
@@ -101,6 +103,7 @@ def atom_distances(model: LDOSModel, structure: Structure) -> Tensor:
     return distances
 
 
+@standard_torch_state()
 def atom_inputs(model: LDOSModel, structure: Structure) -> Tensor:
     """The network's inputs at the atoms' places, float64 ``[atom, input]``, found box by box.
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
+
+from ase.data import atomic_numbers
 
 from ase_ldos.physics.core_charge import CoreCharge
 from ase_ldos.physics.exchange_correlation import FUNCTIONALS
@@ -29,7 +32,8 @@ class ModelMetadata:
         provenance: data, recipe, versions; for people.
 
     Raises:
-        ValueError: a functional that is not known: its energies would be those of another one.
+        ValueError: a functional that is not known (its energies would be those of another one), an element that is
+            none, or a number that is not finite or out of range.
     """
 
     name: str
@@ -48,3 +52,30 @@ class ModelMetadata:
     def __post_init__(self) -> None:
         """Refuse what cannot be predicted."""
         FUNCTIONALS[self.functional]
+        _check_numbers("valence", self.valence, least=0)
+        unknown = sorted(set(self.valence) - set(atomic_numbers))
+        if unknown:
+            raise ValueError(f"valence names {unknown[0]!r}, which is no chemical element")
+        for name in ("electronic_temperature", "grid_spacing"):
+            _check_number(name, getattr(self, name), above=0)
+        for name in ("broadening", "minimum_distance"):
+            _check_number(name, getattr(self, name), least=0)
+        _check_number("fermi_level", self.fermi_level)
+        for name in ("errors", "extrapolation"):
+            _check_numbers(name, getattr(self, name))
+        if self.extrapolation and not {"threshold", "median", "structures"} <= self.extrapolation.keys():
+            raise ValueError(f"extrapolation has {', '.join(self.extrapolation)}, not threshold, median and structures")
+
+
+def _check_numbers(name: str, table: object, least: float = -math.inf) -> None:
+    if not isinstance(table, dict):
+        raise ValueError(f"{name} is {table!r}; a table of numbers is expected")
+    for key, value in table.items():
+        _check_number(f"{name} of {key}", value, least=least)
+
+
+def _check_number(name: str, value: object, least: float = -math.inf, above: float = -math.inf) -> None:
+    fits = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not fits or not (value >= least and value > above):  # type: ignore[operator]
+        bound = f" of at least {least:g}" if least > -math.inf else f" above {above:g}" if above > -math.inf else ""
+        raise ValueError(f"{name} is {value!r}; it must be a finite number{bound}")

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ase_ldos.files import PathLike, atomic_write
+from ase_ldos.files import PathLike, atomic_write, reading
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.model.metadata import ModelMetadata
 from ase_ldos.networks.mlp import MLP
 from ase_ldos.networks.registry import make_point_features
 from ase_ldos.physics.core_charge import CoreCharge
+from ase_ldos.torch_state import standard_torch_state
 
 FORMAT = "ase-ldos model"
 VERSION = 2
+#: Widest layer of a network that is read.
+_WIDEST = 65536
 #: One folder for each model that comes with the package: its file, its card, how it was made.
 BUNDLED = Path(__file__).parents[1] / "models"
 #: Names in files of version 1, and today's.
@@ -44,6 +50,7 @@ def save_model(model: LDOSModel, path: PathLike) -> None:
         save_file(tensors, draft, metadata={"ase_ldos": json.dumps(header)})
 
 
+@standard_torch_state()
 def load_model(name: PathLike) -> LDOSModel:
     """Read a bundled model by its name (``"be"``) or a model file by its path.
 
@@ -52,8 +59,9 @@ def load_model(name: PathLike) -> LDOSModel:
         ValueError: the file is damaged, not a model of this package, or of another version.
     """
     path = find_model(name)
-    tensors, header = _read(path)
-    try:
+    with reading(path, "a model of ase-ldos"):
+        tensors, header = _read(path)
+        _check(tensors, header)
         dtype = tensors["mean"].dtype
         known = {item.name for item in fields(ModelMetadata)}
         table = {key: value for key, value in header["metadata"].items() if key in known}
@@ -71,9 +79,7 @@ def load_model(name: PathLike) -> LDOSModel:
             model.extrapolation_mean = tensors["extrapolation_mean"]
             model.extrapolation_whitening = tensors["extrapolation_whitening"]
         model.load_state_dict(tensors)
-    except (KeyError, TypeError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{path} is a damaged model file: {error}") from error
-    return model.eval()
+        return model.eval()
 
 
 def list_models() -> list[str]:
@@ -96,13 +102,10 @@ def find_model(name: PathLike) -> Path:
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and header of a model file in today's names, with one clear message for everything that can be wrong."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-            header = json.loads((file.metadata() or {}).get("ase_ldos", "{}"))
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not a model file of ase-ldos, or is damaged: {error}") from error
+    """Tensors and header of a model file in today's names."""
+    with safe_open(path, framework="pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+        header = json.loads((file.metadata() or {}).get("ase_ldos", "{}"))
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise ValueError(f"{path} is a safetensors file, but not a model of ase-ldos")
     if header.get("version") == 1:
@@ -114,3 +117,24 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path} has model format {header.get('version')}; this version of ase-ldos reads 1 to {VERSION}"
         )
     return tensors, header
+
+
+def _check(tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+    """Refuse numbers that are not finite, and layers that the file does not hold before memory is taken for them.
+
+    Raises:
+        ValueError: the message says which.
+    """
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"its tensor {name!r} has values that are not finite numbers")
+    network, scale = header["network"], header["ldos_scale"]
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale < math.inf:
+        raise ValueError(f"its ldos_scale is {scale!r}; it must be a positive number")
+    widths = [network["n_inputs"], *network["hidden"], network["n_outputs"]]
+    if not all(isinstance(width, int) and 0 < width <= _WIDEST for width in widths):
+        raise ValueError(f"its layers have the widths {widths}; integers up to {_WIDEST} are expected")
+    held = sum(tensor.numel() for name, tensor in tensors.items() if name.startswith("network."))
+    wanted = sum((n_in + 1) * n_out for n_in, n_out in pairwise(widths[:-1]))
+    if wanted > held:
+        raise ValueError(f"its layers need {wanted} weights, the file holds {held}")

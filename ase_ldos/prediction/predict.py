@@ -29,6 +29,7 @@ from ase_ldos.prediction.free_energy_gradient import Electrons, find_gradient
 from ase_ldos.prediction.gather import gather_fields
 from ase_ldos.prediction.grid_pass import GridEvaluator, choose_strategy
 from ase_ldos.prediction.request import PredictionRequest, Thresholds, check_structure
+from ase_ldos.torch_state import standard_torch_state
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class Prediction:
         return float(self.energies.free_energy)
 
 
+@standard_torch_state()
 def predict(
     model: LDOSModel,
     atoms: Atoms | Structure,
@@ -116,6 +118,7 @@ def predict(
     return fulfil_request(model, request, communicator=communicator, checkpoint=checkpoint, progress=progress)
 
 
+@standard_torch_state()
 def fulfil_request(
     model: LDOSModel,
     request: PredictionRequest,
@@ -146,7 +149,7 @@ def fulfil_request(
     if request.needs_gradient:
         with record_function("ase_ldos::forces"):
             forces, stress = pull_back(evaluator, gradient, strained=request.stress)
-    return Prediction(
+    found = Prediction(
         energies=Energies.from_terms(gradient.terms, len(request.structure)),
         fermi_level=fermi_level,
         electronic_temperature=request.electronic_temperature,
@@ -157,8 +160,31 @@ def fulfil_request(
         forces=forces if request.forces else None,
         stress=stress if request.stress else None,
     )
+    _refuse_non_finite(found)
+    return found
 
 
+def _refuse_non_finite(found: Prediction) -> None:
+    """The one place where numbers that are none are stopped, wherever they came from.
+
+    Raises:
+        ValueError: which quantity it is.
+    """
+    quantities = {
+        "energy terms": found.energies.terms(),
+        "DOS": found.dos,
+        "forces": found.forces,
+        "stress": found.stress,
+    }
+    for name, value in quantities.items():
+        if value is not None and not bool(torch.isfinite(value).all()):
+            raise ValueError(
+                f"the {name} predicted at {found.electronic_temperature:g} K are not finite numbers: the model, the "
+                "electronic temperature or the structure is out of all bounds"
+            )
+
+
+@standard_torch_state()
 def predict_ldos(
     model: LDOSModel,
     structure: Structure,

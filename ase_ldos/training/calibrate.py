@@ -13,11 +13,13 @@ from ase_ldos.dataset.snapshot import Snapshot
 from ase_ldos.geometry.structure import Structure, species_indices
 from ase_ldos.model.extrapolation import atom_distances, atom_inputs
 from ase_ldos.model.ldos_model import LDOSModel
+from ase_ldos.torch_state import standard_torch_state
 
 #: Variances below this part of the largest count as this: directions in which the training set hardly differs.
 VARIANCE_FLOOR = 1e-5
 
 
+@standard_torch_state()
 def calibrate(
     model: LDOSModel, training: Sequence[Snapshot], held_back: Sequence[Snapshot], *, progress: bool = True
 ) -> None:

@@ -20,6 +20,7 @@ from ase_ldos.physics.free_energy import Energies
 from ase_ldos.physics.ldos import density_of_states, electron_density
 from ase_ldos.physics.occupation import fermi_level, occupation_weights
 from ase_ldos.prediction.predict import Prediction, predict, predict_ldos
+from ase_ldos.torch_state import standard_torch_state
 from ase_ldos.units import BOLTZMANN, GIGAPASCAL
 
 #: Name → (heading, unit, digits) of every error, in the order of the table.
@@ -53,6 +54,7 @@ class SnapshotErrors:
     values: dict[str, float]
 
 
+@standard_torch_state()
 def evaluate_model(model: LDOSModel, snapshots: Iterable[Snapshot], *, progress: bool = True) -> list[SnapshotErrors]:
     """Predict every snapshot on its own grid and compare."""
     items = list(snapshots)

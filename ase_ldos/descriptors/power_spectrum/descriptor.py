@@ -30,6 +30,9 @@ from ase_ldos.descriptors.protocol import Descriptor
 from ase_ldos.descriptors.solid_harmonics import degree_slices, solid_harmonics, translation_tensor
 from ase_ldos.geometry.grid_blocks import Block
 
+#: The narrowest bell of so many functions is far below any grid's spacing.
+MAXIMUM_RADIAL = 16
+
 
 class PowerSpectrum(Descriptor):
     """Power spectrum of the atoms around grid points (see the module's formula).
@@ -41,16 +44,18 @@ class PowerSpectrum(Descriptor):
         lmax: highest degree, 0 to 4.
 
     Raises:
-        ValueError: no or repeated species, cutoff ≤ 0, n_radial < 1, lmax outside 0 … 4.
+        ValueError: no or repeated species, cutoff ≤ 0, n_radial outside 1 … 16, lmax outside 0 … 4.
     """
 
     def __init__(self, species: tuple[int, ...], *, cutoff: float = 6.0, n_radial: int = 6, lmax: int = 4) -> None:
         if not species or len(set(species)) != len(species):
             raise ValueError(f"species are {species}; give each atomic number once, at least one")
-        if not cutoff > 0:
+        if not 0 < cutoff < math.inf:
             raise ValueError(f"cutoff is {cutoff} Å; it must be positive")
-        if n_radial < 1:
-            raise ValueError(f"n_radial is {n_radial}; at least one radial function is needed")
+        if n_radial != int(n_radial) or not 1 <= n_radial <= MAXIMUM_RADIAL:
+            raise ValueError(f"n_radial is {n_radial}; it must be a whole number from 1 to {MAXIMUM_RADIAL}")
+        if lmax != int(lmax):
+            raise ValueError(f"lmax is {lmax}; it must be a whole number")
         self.species = tuple(int(number) for number in species)
         self.cutoff = float(cutoff)
         self.n_radial = int(n_radial)
