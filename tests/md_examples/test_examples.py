@@ -115,10 +115,11 @@ def check_liquid(names: dict[str, Any]) -> None:
     assert np.average(g, weights=r**2) == pytest.approx(1, abs=0.1)
 
 
+# slow: seconds of CPU time, or a quick test of the same script stands in a file of its own
 EXAMPLES = [
     Example("aluminium.py", ("aluminium.png",), "intrinsic fault (mJ/m²)", slow=True, check=check_aluminium),
     Example("fault_electrons.py", ("fault_electrons.png",), "8 layers", ("--layers", "8"), check=check_electrons),
-    Example("liquid.py", ("liquid.png",), "neighbours", ("--steps", "6"), check=check_liquid),
+    Example("liquid.py", ("liquid.png",), "neighbours", ("--steps", "6"), slow=True, check=check_liquid),
     Example("cost_vs_qe.py", ("cost_vs_qe.png",), "only the model is measured", ("--atoms", "2", "--steps", "2")),
     Example(
         "learning_primitives.py", ("perceptron.png", "colors.png", "confusion.png"), "held-out colours 0.", slow=True
@@ -128,12 +129,14 @@ EXAMPLES = [
         ("electron_temperature.png",),
         "of dE_b/dT = T dS/dT",
         ("--frames", "1", "--interval", "1"),
+        slow=True,
     ),
     Example(
         "export.py",
         ("trajectory.extxyz", "density.cube", "density.xsf", "change.cube", "fermi.cube", "export.png"),
         "trajectory.extxyz: 1 frames",
         ("--steps", "1"),
+        slow=True,
     ),
     *(
         Example(
@@ -141,11 +144,14 @@ EXAMPLES = [
             tuple(ensemble + end for end in (".npz", "_energy.png", "_dos.png", "_density.png")),
             "means of the second half",
             ("--ensemble", ensemble, "--steps", "2", "--interval", "1"),
+            slow=ensemble != "nve",
             check=check_conservation,
         )
         for ensemble in ("nve", "nvt", "npt")
     ),
-    Example("socket_client.py", ("socket_client.png",), "received and directly calculated", ("--steps", "1")),
+    Example(
+        "socket_client.py", ("socket_client.png",), "received and directly calculated", ("--steps", "1"), slow=True
+    ),
     Example("extrapolation.py", ("extrapolation.png",), "Warned at V/V0", calibrated=True),
     Example("relaxation.py", ("relaxation.png",), "C44 (GPa)", slow=True, check=check_lattice),
     Example(
@@ -172,7 +178,9 @@ EXAMPLES = [
         "processes: 1, 2 atoms",
         ("--repeat", "1", "1", "1", "--steps", "2"),
     ),
-    Example("phonons.py", ("phonons.png",), "no imaginary modes", ("--supercell", "2", "2", "1"), needs="phonopy"),
+    Example(
+        "phonons.py", ("phonons.png",), "no imaginary modes", ("--supercell", "2", "2", "1"), slow=True, needs="phonopy"
+    ),
 ]
 
 
