@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ase_ldos.calculator.calculator import LDOSCalculator
+    from ase_ldos.calculator.parallel import lead
     from ase_ldos.communicator import Communicator
     from ase_ldos.dataset.npz import load_snapshots
     from ase_ldos.dataset.snapshot import Snapshot
     from ase_ldos.geometry.grid import Grid
     from ase_ldos.geometry.structure import Structure
     from ase_ldos.labelling.run import label_structures
+    from ase_ldos.model.extrapolation import ExtrapolationWarning
     from ase_ldos.model.ldos_model import LDOSModel
     from ase_ldos.model.model_file import list_models, load_model, save_model
     from ase_ldos.prediction.predict import Prediction, predict
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0.dev0"
 __all__ = [
     "Communicator",
+    "ExtrapolationWarning",
     "Grid",
     "LDOSCalculator",
     "LDOSModel",
@@ -33,6 +36,7 @@ __all__ = [
     "Structure",
     "evaluate_model",
     "label_structures",
+    "lead",
     "list_models",
     "load_model",
     "load_snapshots",
@@ -43,6 +47,7 @@ __all__ = [
 
 _HOMES = {
     "Communicator": "ase_ldos.communicator",
+    "ExtrapolationWarning": "ase_ldos.model.extrapolation",
     "Grid": "ase_ldos.geometry.grid",
     "LDOSCalculator": "ase_ldos.calculator.calculator",
     "LDOSModel": "ase_ldos.model.ldos_model",
@@ -51,6 +56,7 @@ _HOMES = {
     "Structure": "ase_ldos.geometry.structure",
     "evaluate_model": "ase_ldos.training.evaluate",
     "label_structures": "ase_ldos.labelling.run",
+    "lead": "ase_ldos.calculator.parallel",
     "list_models": "ase_ldos.model.model_file",
     "load_model": "ase_ldos.model.model_file",
     "load_snapshots": "ase_ldos.dataset.npz",
@@ -64,3 +70,7 @@ def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'ase_ldos' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -14,8 +14,7 @@ from ase.build import bulk
 from ase.md.verlet import VelocityVerlet
 from matplotlib.figure import Figure
 
-from ase_ldos import LDOSCalculator
-from ase_ldos.calculator.parallel import lead
+from ase_ldos import LDOSCalculator, lead
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--repeat", type=int, nargs=3, default=(3, 3, 2), help="cells of two atoms along each axis")
