@@ -14,9 +14,8 @@ from ase.build import bulk
 from ase.calculators.calculator import InputError
 from matplotlib.figure import Figure
 
-from ase_ldos import LDOSCalculator
+from ase_ldos import ExtrapolationWarning, LDOSCalculator
 from ase_ldos.labelling.reference_labels import reference_labels
-from ase_ldos.model.extrapolation import ExtrapolationWarning
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--model", default="be")

@@ -115,6 +115,7 @@ def check_liquid(names: dict[str, Any]) -> None:
     assert np.average(g, weights=r**2) == pytest.approx(1, abs=0.1)
 
 
+# slow: seconds of CPU time, or a quick test of the same script stands in a file of its own
 EXAMPLES = [
     Example("aluminium.py", ("aluminium.png",), "intrinsic fault (mJ/m²)", slow=True, check=check_aluminium),
     Example("fault_electrons.py", ("fault_electrons.png",), "8 layers", ("--layers", "8"), check=check_electrons),
@@ -135,6 +136,7 @@ EXAMPLES = [
         ("trajectory.extxyz", "density.cube", "density.xsf", "change.cube", "fermi.cube", "export.png"),
         "trajectory.extxyz: 1 frames",
         ("--steps", "1"),
+        slow=True,
     ),
     *(
         Example(
@@ -142,7 +144,7 @@ EXAMPLES = [
             tuple(ensemble + end for end in (".npz", "_energy.png", "_dos.png", "_density.png")),
             "means of the second half",
             ("--ensemble", ensemble, "--steps", "2", "--interval", "1"),
-            slow=ensemble == "npt",
+            slow=ensemble != "nve",
             check=check_conservation,
         )
         for ensemble in ("nve", "nvt", "npt")
@@ -176,7 +178,9 @@ EXAMPLES = [
         "processes: 1, 2 atoms",
         ("--repeat", "1", "1", "1", "--steps", "2"),
     ),
-    Example("phonons.py", ("phonons.png",), "no imaginary modes", ("--supercell", "2", "2", "1"), needs="phonopy"),
+    Example(
+        "phonons.py", ("phonons.png",), "no imaginary modes", ("--supercell", "2", "2", "1"), slow=True, needs="phonopy"
+    ),
 ]
 
 

@@ -16,6 +16,7 @@ from ase_ldos.training.calibrate import calibrate
 SCRIPT = Path(__file__).resolve().parents[2] / "md_examples" / "extrapolation.py"
 
 
+@pytest.mark.slow
 def test_compressed_beryllium(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bundled: str) -> None:
     """With the bundled model, calibrated on the small cells of the package whatever its own file says."""
     items = sorted(load_snapshots(RECIPES / "be-small-cells.npz"), key=lambda item: item.name)
