@@ -46,5 +46,5 @@ class ModelMetadata:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be predicted."""
+        """Refuse what cannot be predicted: the registry's error names the functionals that are known."""
         FUNCTIONALS[self.functional]
