@@ -3,7 +3,7 @@
     torchrun --nproc-per-node 4 -m ase_ldos predict be.xyz --forces
 
 Every rank runs the same code on its share; sums meet by ``all_reduce`` (gloo between CPUs, NCCL between GPUs). What
-only one process should do, rank 0 does: it leads. Without torchrun there is one rank, and nothing here costs anything.
+only one process should do, rank 0 does. Without torchrun there is one rank, and nothing here costs anything.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Communicator:
         return tensor
 
     def send(self, tensor: Tensor) -> None:
-        """Give a tensor to rank 0, which calls ``receive``."""
+        """Send a tensor to rank 0, which calls ``receive``."""
         with _lost_ranks():
             dist.send(tensor.contiguous(), 0)
 
@@ -107,7 +107,7 @@ class Communicator:
         self.broadcast(torch.zeros(1, dtype=torch.int64))
 
     def close(self) -> None:
-        """Say goodbye; to be called once, at the end of a run in which nothing failed."""
+        """Leave the group of processes; to be called once, at the end of a run in which nothing failed."""
         if self.size > 1 and dist.is_initialized():
             dist.destroy_process_group()
 

@@ -1,4 +1,4 @@
-"""Many ranks by torchrun: the numbers of one process, one driver with servants, and the end when a rank dies."""
+"""Many ranks by torchrun: the numbers of one process, a script on rank 0 alone, and the end when a rank dies."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def dynamics(calculator):
 lead(dynamics, LDOSCalculator(model, device="cpu", chunk_size=60))
 """
 
-#: Serves until it is killed.
+#: Calculates until it is killed.
 ENDLESS = """
 import os
 from ase.io import read

@@ -244,16 +244,11 @@ class LDOSCalculator(Calculator):
     @standard_torch_state()
     def get_ldos(self, atoms: Atoms | None = None) -> np.ndarray:
         """The local density of states, 1/(eV Å³), ``[nx, ny, nz, energy]``: large, and evaluated at every call."""
-        prediction = self._current(atoms)
-        structure, shape = check_structure(self._model, self.get_atoms()), prediction.grid.shape
-        request = PredictionRequest(
-            structure, shape, prediction.electronic_temperature, chunk_size=self.parameters["chunk_size"]
-        )
 
-        def run() -> Tensor:
-            return predict_ldos(self._model, structure, shape, chunk_size=request.chunk_size)
+        def evaluate(request: PredictionRequest) -> Tensor:
+            return predict_ldos(self._model, request.structure, request.grid_shape, chunk_size=request.chunk_size)
 
-        return self._within_memory(run, request).cpu().numpy()
+        return self._evaluate_again(evaluate, atoms)
 
     def get_quantity(self, name: str, atoms: Atoms | None = None) -> float | np.ndarray:
         """A derived quantity by its name, in the unit that ``prediction.quantities.QUANTITIES`` tells.
@@ -281,6 +276,17 @@ class LDOSCalculator(Calculator):
         if atoms is not None:
             self.get_property("energy", atoms)
         return self.prediction
+
+    def _evaluate_again(self, evaluate: Callable[[PredictionRequest], Tensor], atoms: Atoms | None) -> np.ndarray:
+        """What a function gives for the atoms (default: the last calculation's) on the grid of their prediction."""
+        prediction = self._current(atoms)
+        request = PredictionRequest(
+            check_structure(self._model, self.get_atoms()),
+            prediction.grid.shape,
+            prediction.electronic_temperature,
+            chunk_size=self.parameters["chunk_size"],
+        )
+        return self._within_memory(lambda: evaluate(request), request).cpu().numpy()
 
     def _within_memory(self, run: Callable[[], Result], request: PredictionRequest) -> Result:
         """Call ``run``; turn a failed allocation into an error that says which ``chunk_size`` fits."""

@@ -50,5 +50,5 @@ def _serve(calculator: LDOSCalculator, communicator: Communicator) -> None:
         try:
             fulfil_request(calculator.model, request, communicator=communicator)
         except ValueError:
-            # it is about the input: rank 0 raises the same, and its caller decides whether to go on
+            # it is about the input: rank 0 raises the same, and its caller decides what to do
             continue

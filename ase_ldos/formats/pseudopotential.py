@@ -82,11 +82,11 @@ def check_functional(source: str, functional: str, expected: str | None = None) 
     known = ", ".join(FUNCTIONALS)
     if functional not in FUNCTIONALS:
         raise ValueError(
-            f"{source} is made for the exchange-correlation functional {functional!r}, which is unknown; known: {known}"
+            f"{source} has the exchange-correlation functional {functional!r}, which is unknown; known: {known}"
         )
     if expected is not None and functional != expected:
         raise ValueError(
-            f"{source} is made for the exchange-correlation functional {functional!r}, the model for {expected!r}; "
+            f"{source} has the exchange-correlation functional {functional!r}, the model {expected!r}; "
             f"they must agree (known: {known})"
         )
 

@@ -50,7 +50,7 @@ class ModelMetadata:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be predicted."""
+        """Refuse what cannot be predicted: the registry's error names the functionals that are known."""
         FUNCTIONALS[self.functional]
         _check_numbers("valence", self.valence, least=0)
         unknown = sorted(set(self.valence) - set(atomic_numbers))

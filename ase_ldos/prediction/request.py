@@ -45,7 +45,7 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class PredictionRequest:
-    """One prediction; made by ``for_model``, which fills in what a model knows better.
+    """One prediction; ``for_model`` fills in what a model knows better.
 
     Attributes:
         structure: the atoms, float64.
@@ -55,7 +55,10 @@ class PredictionRequest:
         forces: wanted?
         stress: wanted?
         fermi_guess: a Fermi level near the right one, eV, such as the last step's; None: there is none.
-        thresholds: see there.
+        thresholds: sizes from which on large systems are handled in other ways.
+
+    Raises:
+        ValueError: a grid or blocks without points.
     """
 
     structure: Structure
@@ -66,6 +69,13 @@ class PredictionRequest:
     stress: bool = False
     fermi_guess: float | None = None
     thresholds: Thresholds = field(default_factory=Thresholds)
+
+    def __post_init__(self) -> None:
+        """Refuse a grid or blocks without points."""
+        if len(self.grid_shape) != 3 or min(self.grid_shape) < 1:
+            raise ValueError(f"grid_shape is {self.grid_shape}; it must be three positive integers")
+        if self.chunk_size < 1:
+            raise ValueError(f"chunk_size is {self.chunk_size}; it must be a positive number of grid points")
 
     @classmethod
     def for_model(

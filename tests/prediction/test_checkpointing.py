@@ -52,17 +52,17 @@ def run(folder: Path, stage: str, count: int) -> subprocess.CompletedProcess[str
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
-def test_killed_twice_and_started_again(be_model: LDOSModel, tmp_path: Path) -> None:
+def test_interrupted_twice_and_resumed(be_model: LDOSModel, tmp_path: Path) -> None:
     atoms = bulk("Be", "hcp", a=2.27, c=3.57)
     atoms.rattle(0.08, seed=3)
     results = {}
-    for name in ("killed", "whole"):
+    for name in ("interrupted", "whole"):
         folder = tmp_path / name
         folder.mkdir()
         save_model(be_model, folder / "model.safetensors")
         write(folder / "atoms.traj", atoms)
         (folder / "script.py").write_text(SCRIPT, encoding="utf-8")
-        if name == "killed":
+        if name == "interrupted":
             assert run(folder, "sums", 4).returncode == -signal.SIGKILL
             assert run(folder, "forces", 3).returncode == -signal.SIGKILL
         last = run(folder, "nothing", 1)
@@ -70,9 +70,9 @@ def test_killed_twice_and_started_again(be_model: LDOSModel, tmp_path: Path) -> 
         with np.load(folder / "found.npz") as found:
             results[name] = {**found, "blocks": int(last.stdout.split()[-1])}
     for name in ("forces", "density", "dos", "energy"):
-        assert np.array_equal(results["killed"][name], results["whole"][name]), name
+        assert np.array_equal(results["interrupted"][name], results["whole"][name]), name
     # the sums and three blocks of the forces were done: what is left is less than half
-    assert results["killed"]["blocks"] < results["whole"]["blocks"] / 2
+    assert results["interrupted"]["blocks"] < results["whole"]["blocks"] / 2
     # without a checkpoint the density is not interpolated: the same but for that
     plain = predict(be_model, Structure.from_atoms(atoms), forces=True, chunk_size=40)
     assert plain.forces is not None

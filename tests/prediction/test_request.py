@@ -92,3 +92,33 @@ def test_atoms_are_checked(be_model: LDOSModel) -> None:
         predict(be_model, close)
     with pytest.raises(ValueError, match="periodic boundary conditions"):
         predict(be_model, Atoms("Be", cell=[3, 3, 3]))
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 4), (4, 4), (-1, 2, 3)])
+def test_grids_and_blocks_without_points_are_refused(be_model: LDOSModel, shape: tuple[int, int, int]) -> None:
+    atoms = bulk("Be", "hcp", a=2.27, c=3.57)
+    with pytest.raises(ValueError, match=r"grid_shape is .*; it must be three positive integers"):
+        predict(be_model, atoms, grid_shape=shape)
+    with pytest.raises(ValueError, match="chunk_size is 0; it must be a positive number of grid points"):
+        predict(be_model, atoms, chunk_size=0)
+
+
+def test_a_functional_that_is_not_known_makes_no_model(be_model: LDOSModel) -> None:
+    with pytest.raises(ValueError, match="unknown exchange-correlation functional 'PBEsol'; known: lda, pbe, pbesol"):
+        replace(be_model.metadata, functional="PBEsol")
+
+
+@pytest.mark.parametrize("functional", ["lda", "pbesol"])
+def test_forces_are_derivatives_with_every_functional(be_model: LDOSModel, functional: str) -> None:
+    be_model.metadata = replace(be_model.metadata, functional=functional)
+    atoms = bulk("Be", "hcp", a=2.27, c=3.57)
+    atoms.rattle(0.08, seed=3)
+    shape, step = (5, 6, 8), 1e-3
+    found = predict(be_model, atoms, forces=True, grid_shape=shape)
+    assert found.forces is not None
+    ends = []
+    for sign in (1, -1):
+        moved = atoms.copy()
+        moved.positions[1, 2] += sign * step
+        ends.append(predict(be_model, moved, grid_shape=shape).free_energy)
+    assert float(found.forces[1, 2]) == pytest.approx((ends[1] - ends[0]) / (2 * step), rel=1e-4, abs=1e-5)

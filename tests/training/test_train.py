@@ -364,10 +364,10 @@ def test_core_charge_of_the_labels_must_be_in_the_recipe(toy: Recipe) -> None:
     assert describe_sources(ready)["pseudopotentials"] == [
         {"name": "Mg.UPF", "sha256": read_pseudopotential(files["Mg"]).sha256}
     ]
-    with pytest.raises(ValueError, match=r"functional 'pbe', the model for 'lda'; they must agree"):
+    with pytest.raises(ValueError, match=r"functional 'pbe', the model 'lda'; they must agree"):
         core_charges(replace(ready, model=replace(ready.model, functional="lda")))
     write_record(toy.folder / "data", {"pseudopotentials": {"Mg": pseudo | {"functional": "blyp"}}})
-    with pytest.raises(ValueError, match=r"data \(Mg\.pz-n-vbc\.UPF\) is made for .* 'blyp', which is unknown"):
+    with pytest.raises(ValueError, match=r"data \(Mg\.pz-n-vbc\.UPF\) has .* 'blyp', which is unknown"):
         describe_sources(ready)
     with pytest.raises(ValueError, match="unknown exchange-correlation functional 'nonsense'; known: lda, pbe, pbesol"):
         replace(toy.model, functional="nonsense")
