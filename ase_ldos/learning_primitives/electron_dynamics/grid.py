@@ -61,7 +61,8 @@ class Grid1D:
         wave = (1j * self.wave_numbers) ** order
         if order % 2:  # the highest wave has no odd derivative at the points
             wave[self.n_points // 2] = 0
-        result = torch.fft.ifft(wave * torch.fft.fft(values))
+        transform = torch.fft.fft(values)
+        result = torch.fft.ifft(wave.to(transform.dtype) * transform)
         return result if values.is_complex() else result.real
 
     def interpolate(self, values: Tensor, points: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ The residual bounds the error. Without interaction, the equation is linear and i
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -120,6 +121,8 @@ class OrbitalNetwork(nn.Module):
         self._middle = self._prepare(self.ranges.mean(dim=1)[None])
         self.grid, n_orbitals = self._middle.start.system.grid, self._middle.initial.shape[-2]
         self.network = MLP(2 + len(parameters), 2 * n_orbitals, hidden, "tanh", generator=generator).double()
+        with torch.no_grad():
+            self.network.head.weight *= 0.1  # training starts near the initial state at rest
 
     @torch.no_grad()
     def orbitals(self, times: Tensor, parameters: Tensor | None = None) -> Tensor:
@@ -132,7 +135,11 @@ class OrbitalNetwork(nn.Module):
         Raises:
             ValueError: parameters of another shape.
         """
-        constants, jet = self._parts(times, self._checked(times, parameters))
+        parameters = self._checked(times, parameters)
+        latest = times.argmax()
+        if times[latest] > self.duration * (1 + 1e-12):
+            self._warn(float(times[latest]), parameters[latest : latest + 1])
+        constants, jet = self._parts(times, parameters)
         return torch.exp(-1j * constants.energy * times[:, None])[..., None] * jet.value
 
     def density(self, times: Tensor, parameters: Tensor | None = None) -> Tensor:
@@ -157,6 +164,16 @@ class OrbitalNetwork(nn.Module):
         steps = torch.diff(times, prepend=times.new_zeros(1))
         before = torch.cat((norm[:1], norm[:-1]))
         return torch.cumsum(steps * (norm + before) / 2, dim=0)
+
+    def _warn(self, time: float, parameters: Tensor) -> None:
+        ends = torch.tensor([self.duration, time], dtype=torch.float64)
+        residual = self.residual(ends, parameters.expand(2, -1))
+        known, there = self.grid.integrate(residual.abs().square().sum(dim=-2)).sqrt().tolist()
+        warnings.warn(
+            f"asked for time {time:g}, trained up to {self.duration:g}: the equation is violated by {known:.3g} at "
+            f"{self.duration:g}, by {there:.3g} at {time:g}, and the error grows as the integral of that",
+            stacklevel=3,
+        )
 
     def _parts(self, times: Tensor, parameters: Tensor) -> tuple[_Constants, Jet]:
         """χ = φ_0 + t b N and its derivatives, complex ``[S, orbital, N]``."""
@@ -217,7 +234,7 @@ def train_orbitals(
     epochs: int = 40,
     steps: int = 50,
     n_times: int = 24,
-    learning_rate: float = 3e-3,
+    learning_rate: float = 1e-2,
     causality: float = 0.0,
     generator: torch.Generator | None = None,
     progress: bool = False,
