@@ -135,10 +135,9 @@ def fno(weights: Path | None) -> None:
         bonds = low + (high - low) * torch.rand(16, generator=generator, dtype=torch.float64)
         pulses = random_pulses(16, 60.0, generator, area)
         strange = simulate_diatomics(fine, bonds, pulses, n_intervals=120, edge_tolerance=0.1).thinned(2)
-        still = density_error(strange.ground[:, None], strange.density).mean()
-        print(
-            f"outside what was learned, {name}: mean {float(block_errors(model, strange).mean()):.2%} (at rest {still:.2%})"
-        )
+        still = float(density_error(strange.ground[:, None], strange.density).mean())
+        error = float(block_errors(model, strange).mean())
+        print(f"outside what was learned, {name}: mean {error:.2%} (at rest {still:.2%})")
     bonds, pulses = long
     assert isinstance(bonds, Tensor)
     assert isinstance(pulses, Pulse)
@@ -150,7 +149,7 @@ def fno(weights: Path | None) -> None:
     relative = float((dipoles[0] - dipoles[1]).norm() / dipoles[1].norm())
     lines = [main_frequency(dipole, coarse.interval) for dipole in dipoles]
     print(
-        f"dipole wrong by {relative:.1%}; strongest frequency in it, mean difference {float((lines[0] - lines[1]).abs().mean()):.4f} "
+        f"dipole wrong by {relative:.1%}; its strongest frequency by {float((lines[0] - lines[1]).abs().mean()):.4f} "
         f"hartree (of 0.2 ... 0.5; resolution {2 * math.pi / 60:.2f})"
     )
     print(f"{'':36}{'mean error':>12}{'last block':>12}{'ms per time, one':>18}{'32 at once':>12}")
