@@ -1,6 +1,7 @@
-"""How the LDOS networks learn, on two models small enough to look at: a perceptron and a network that names colours.
+"""How the LDOS networks learn, on models small enough to look at: a perceptron, and networks for colours.
 
-Run: python learning_primitives.py [FOLDER]. Writes perceptron.png, colors.png and confusion.png (under a minute).
+Run: python learning_primitives.py [FOLDER]. Writes perceptron.png, colors.png, confusion.png and color_regression.png
+(under a minute).
 """
 
 import sys
@@ -10,6 +11,7 @@ import matplotlib.pyplot as plt
 import torch
 from matplotlib.colors import hsv_to_rgb, to_rgb
 
+from ase_ldos.learning_primitives.color_regression import rgb_to_cmyk, train_regressor
 from ase_ldos.learning_primitives.colors import FAMILIES, color_families, compare, nearest_names, train_colors
 from ase_ldos.learning_primitives.perceptron import train_perceptron
 
@@ -70,4 +72,32 @@ for row, saturation in zip(rows, (1.0, 0.4)):
 for axes, title in zip(rows[0], ("colour", "the network's answer", "nearest survey colour (CIELAB)")):
     axes.set_title(title)
 figure.savefig(folder / "colors.png", dpi=150)
-print(f"Pictures: {', '.join(str(folder / name) for name in ('perceptron.png', 'confusion.png', 'colors.png'))}")
+
+# Colours as numbers: RGB to itself, through many hidden units and through two, and RGB to the inks of a printer.
+square = torch.stack(torch.meshgrid(torch.linspace(0, 1, 120), torch.linspace(0, 1, 120), indexing="xy"), dim=-1)
+slice_ = torch.cat((square, torch.full((120, 120, 1), 0.3)), dim=-1).reshape(-1, 3)  # all red and green, blue 0.3
+figure, axes = plt.subplots(2, 4, figsize=(11, 5.6), layout="constrained")
+pictures = {"RGB, blue 0.3": slice_}
+for name, target, hidden in (
+    ("identity", "rgb", (16,)),
+    ("through two units", "rgb", (2,)),
+    ("inks", "cmyk", (32, 32)),
+):
+    regressor, history = train_regressor(target, hidden=hidden, epochs=15, generator=random, progress=True)
+    print(f"Colours to {target}, hidden units {hidden}: root mean square error {history.best:.4f}")
+    with torch.no_grad():
+        pictures[name] = regressor(slice_).clamp(0, 1)
+inks = pictures.pop("inks")
+for axis, (title, picture) in zip(axes[0], pictures.items()):
+    axis.imshow(picture.reshape(120, 120, 3).numpy(), origin="lower", extent=(0, 1, 0, 1))
+    axis.set(xlabel="red", ylabel="green", title=title)
+axes[0, 3].axis("off")
+for axis, title, right_ink, ink in zip(axes[1], "CMYK", rgb_to_cmyk(slice_).T, inks.T):
+    axis.imshow(ink.reshape(120, 120).numpy(), origin="lower", extent=(0, 1, 0, 1), cmap="Greys", vmin=0, vmax=1)
+    axis.contour(
+        *square.permute(2, 0, 1).numpy(), right_ink.reshape(120, 120).numpy(), levels=(0.25, 0.5, 0.75), colors="C3"
+    )
+    axis.set(xlabel="red", ylabel="green", title=f"{title} of the network (lines: exact)")
+figure.savefig(folder / "color_regression.png", dpi=150)
+names = ("perceptron.png", "confusion.png", "colors.png", "color_regression.png")
+print(f"Pictures: {', '.join(str(folder / name) for name in names)}")

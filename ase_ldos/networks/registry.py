@@ -10,15 +10,23 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 
 from ase_ldos.descriptors.protocol import PointFeatures
 from ase_ldos.descriptors.registry import DESCRIPTORS
+from ase_ldos.networks.density_operator import DensityOperator
+from ase_ldos.networks.fno import FourierNeuralOperator
 from ase_ldos.networks.se3_transformer.network import SE3Transformer
 from ase_ldos.registry import Registry
 
 #: Called with the species, ``generator`` and the settings as keyword arguments; modules of torch.
 NETWORKS: Registry[Callable[..., PointFeatures]] = Registry(
     "network", "ase_ldos.networks", {"se3_transformer": SE3Transformer}
+)
+
+#: Networks that act on whole grids instead of points; called with their settings and ``generator``.
+GRID_NETWORKS: Registry[Callable[..., nn.Module]] = Registry(
+    "grid network", "ase_ldos.grid_networks", {"fno": FourierNeuralOperator, "density_operator": DensityOperator}
 )
 
 

@@ -51,6 +51,13 @@ def check_conservation(names: dict[str, Any]) -> None:
     assert (np.ptp(names["volume"]) > 0) == (names["name"] == "npt")
 
 
+def check_electrons(names: dict[str, Any]) -> None:
+    """What needs no training: the solver."""
+    assert names["found"] == pytest.approx(float(names["lines"].energies[0]), abs=2e-3)
+    assert names["drift"][0] < 1e-12
+    assert names["drift"][1] < 1e-6
+
+
 def check_lattice(names: dict[str, Any]) -> None:
     """Measured: a and c/a to 1e-3, B 11 %, C11, C33, C44, C66 to 6 %."""
     found, dft = np.array(names["model"]), names["answers"]
@@ -122,7 +129,18 @@ EXAMPLES = [
     Example("liquid.py", ("liquid.png",), "neighbours", ("--steps", "6"), slow=True, check=check_liquid),
     Example("cost_vs_qe.py", ("cost_vs_qe.png",), "only the model is measured", ("--atoms", "2", "--steps", "2")),
     Example(
-        "learning_primitives.py", ("perceptron.png", "colors.png", "confusion.png"), "held-out colours 0.", slow=True
+        "learning_primitives.py",
+        ("perceptron.png", "colors.png", "confusion.png", "color_regression.png"),
+        "held-out colours 0.",
+        slow=True,
+    ),
+    Example(
+        "electron_dynamics.py",
+        ("electron_dynamics.png", "electron_pinn.png", "electron_film.gif"),
+        "by linear response 0.4265",
+        ("--pinn-epochs", "1", "--propagator-epochs", "1", "--trajectories", "8"),
+        slow=True,
+        check=check_electrons,
     ),
     Example(
         "electron_temperature.py",
