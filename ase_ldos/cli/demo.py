@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("steps and timestep must be positive, the temperature not negative")
     if args.output.exists() and not args.output.is_dir():
         raise FileExistsError(f"{args.output} exists and is not a folder; choose another --output")
-    from ase_ldos import LDOSCalculator
+    from ase_ldos.calculator.calculator import LDOSCalculator
 
     atoms = make_crystal(args.atoms, args.temperature, args.seed)
     atoms.calc = LDOSCalculator(args.model, device=args.device)

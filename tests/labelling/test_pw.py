@@ -379,7 +379,7 @@ def test_setup_is_checked_before_the_run(pseudo_folder: Path, tmp_path: Path, mo
     (tmp_path / "Be.UPF").write_text(paw.replace("PAW", "NC").replace("PBE", "BLYP"))
     with pytest.raises(ValueError, match=r"Be\.UPF has .* functional 'blyp', which is unknown; known: lda, pbe,"):
         check_setup(["Be"], replace(recipe(tmp_path), pseudopotentials={"Be": "Be.UPF"}))
-    chosen = replace(recipe(dft_folder), options={"system": {"input_dft": "tpss"}})
+    chosen = replace(recipe(pseudo_folder), options={"system": {"input_dft": "tpss"}})
     with pytest.raises(ValueError, match=r"the recipe's input_dft has .* functional 'tpss', which is unknown"):
         check_setup(["Be"], chosen)
     check_setup(["Be"], replace(chosen, options={"system": {"input_dft": "PBESOL"}}))

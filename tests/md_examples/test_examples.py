@@ -88,7 +88,7 @@ def check_curve(names: dict[str, Any]) -> None:
     assert change[:4].max() < 0.2 * change.max()
 
 
-def check_electrons(names: dict[str, Any]) -> None:
+def check_fault_electrons(names: dict[str, Any]) -> None:
     """All electrons are in the layers, which lie as the density shows; the fault moves states in the middle alone."""
     atoms, prediction = names["atoms"], names["calculator"].prediction
     total = prediction.dos.numpy()
@@ -125,7 +125,7 @@ def check_liquid(names: dict[str, Any]) -> None:
 # slow: seconds of CPU time, or a quick test of the same script stands in a file of its own
 EXAMPLES = [
     Example("aluminium.py", ("aluminium.png",), "intrinsic fault (mJ/m²)", slow=True, check=check_aluminium),
-    Example("fault_electrons.py", ("fault_electrons.png",), "8 layers", ("--layers", "8"), check=check_electrons),
+    Example("fault_electrons.py", ("fault_electrons.png",), "8 layers", ("--layers", "8"), check=check_fault_electrons),
     Example("liquid.py", ("liquid.png",), "neighbours", ("--steps", "6"), slow=True, check=check_liquid),
     Example("cost_vs_qe.py", ("cost_vs_qe.png",), "only the model is measured", ("--atoms", "2", "--steps", "2")),
     Example(
