@@ -35,6 +35,7 @@ from ase_ldos.geometry.neighbours import check_distances
 from ase_ldos.geometry.structure import Structure, species_indices
 from ase_ldos.model.extrapolation import ExtrapolationWatch, atom_distances
 from ase_ldos.model.ldos_model import LDOSModel
+from ase_ldos.prediction.local_density import atomic_dos, local_density
 from ase_ldos.prediction.memory import is_out_of_memory, largest_fitting_block
 from ase_ldos.prediction.predict import Prediction, predict_ldos
 from ase_ldos.prediction.request import Order
@@ -228,6 +229,35 @@ class LDOSCalculator(Calculator):
 
         def run() -> Tensor:
             return predict_ldos(self._model, structure, prediction.grid, chunk_size=self.parameters["chunk_size"])
+
+        return self._within_memory(run, structure, prediction.grid, backward=False).cpu().numpy()
+
+    def get_local_density(self, window: tuple[float, float], atoms: Atoms | None = None) -> np.ndarray:
+        """LDOS integrated over an energy window (eV), states/Å³, spins summed, ``[nx, ny, nz]``.
+
+        Evaluated at every call, without the array grid × energy. A narrow window about the Fermi level is what a
+        scanning tunnelling microscope sees.
+
+        Raises:
+            InputError: the window's ends are in the wrong order, or it lies outside the model's energies.
+        """
+        prediction = self._current(atoms)
+        structure = self._structure(self.get_atoms())
+
+        def run() -> Tensor:
+            chunk_size = self.parameters["chunk_size"]
+            return local_density(self._model, structure, prediction.grid, window, chunk_size=chunk_size)
+
+        with _input_errors():
+            return self._within_memory(run, structure, prediction.grid, backward=False).cpu().numpy()
+
+    def get_atomic_dos(self, atoms: Atoms | None = None) -> np.ndarray:
+        """Density of states of each atom's Voronoi cell, 1/eV, ``[atom, energy]``; evaluated at every call."""
+        prediction = self._current(atoms)
+        structure = self._structure(self.get_atoms())
+
+        def run() -> Tensor:
+            return atomic_dos(self._model, structure, prediction.grid, chunk_size=self.parameters["chunk_size"])
 
         return self._within_memory(run, structure, prediction.grid, backward=False).cpu().numpy()
 
