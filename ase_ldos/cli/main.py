@@ -22,6 +22,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("ase_ldos.cli.evaluate", "measure a model's errors on reference data"),
     "calibrate": ("ase_ldos.cli.calibrate", "find the range of a model's training data, to warn beyond it"),
     "label": ("ase_ldos.cli.label", "make reference data with Quantum ESPRESSO"),
+    "serve": ("ase_ldos.cli.serve", "show a page in the browser to try models and look at predictions"),
+    "report": ("ase_ldos.cli.report", "write a prediction or a trajectory as one HTML file to look at"),
     "convert": ("ase_ldos.cli.convert", "convert reference data of other programs"),
 }
 
