@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -270,6 +271,16 @@ class LDOSCalculator(Calculator):
         with _input_errors():
             structure = self._structure(self.get_atoms() if atoms is None else atoms)
             return atom_distances(self._model, structure).cpu().numpy()
+
+    def view(self, atoms: Atoms | None = None) -> object:
+        """A page to look at density, DOS and states in space, shown by Jupyter below the cell, offline.
+
+        Args:
+            atoms: default: the last calculation's.
+        """
+        # by name, because the viewer is built upon the calculator
+        viewer = import_module("ase_ldos.web.notebook")
+        return viewer.view(self, self.get_atoms() if atoms is None else atoms)
 
     def _current(self, atoms: Atoms | None) -> Prediction:
         """The prediction of the atoms, or the last one."""

@@ -32,12 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dos", type=Path, metavar="PNG", help="draw the density of states")
     parser.add_argument("--slice", type=Path, metavar="PNG", help="draw a slice of the density")
     parser.add_argument("--cube", type=Path, metavar="FILE", help="write the density, e/bohr³")
+    parser.add_argument("--report", type=Path, metavar="HTML", help="write one HTML file to look at everything")
 
 
 def run(args: argparse.Namespace) -> int:
     """Predict, print and write what is asked for."""
     atoms = read_structure(args.file, args.index)
-    _check_folders(path for path in (args.dos, args.slice, args.cube) if path is not None)
+    _check_folders(path for path in (args.dos, args.slice, args.cube, args.report) if path is not None)
     from ase_ldos.calculator.calculator import LDOSCalculator
     from ase_ldos.calculator.parallel import lead
 
@@ -111,6 +112,10 @@ def _write_files(args: argparse.Namespace, atoms: Atoms, calculator: LDOSCalcula
     if args.cube is not None:
         with whole_file(args.cube) as path:
             write_density(path, atoms, density)
+    if args.report is not None:
+        from ase_ldos.web.report import write_report
+
+        write_report(args.report, atoms, calculator, source=args.file.name)
 
 
 def _print_tables(atoms: Atoms, calculator: LDOSCalculator, wanted: list[str]) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from ase_ldos.geometry.fourier_resampling import resample
 from ase_ldos.geometry.grid import grid_shape
 
 
@@ -56,28 +55,18 @@ def decode(array: dict[str, Any]) -> np.ndarray:
     return np.asarray(offset + scale * codes)
 
 
-def coarse_shape(cell: np.ndarray, shape: tuple[int, int, int], points: int) -> tuple[int, int, int]:
-    """The shape itself, or that of a grid with about the same spacing in all directions and at most ``points`` points.
+def drawn_shape(cell: np.ndarray, spacing: float, points: int) -> tuple[int, int, int]:
+    """Numbers of points of the grid on which a field is drawn.
 
     Args:
         cell: rows are the lattice vectors, Å, ``[3, 3]``.
-        shape: numbers of points of the full grid.
+        spacing: distance of points that is wanted, Å; larger where there would be too many points.
         points: at most.
     """
-    if math.prod(shape) <= points:
-        return shape
-    spacing = (abs(float(np.linalg.det(cell))) / points) ** (1 / 3)
-    while True:
-        a, b, c = (min(n, full) for n, full in zip(grid_shape(cell, spacing), shape))
-        if a * b * c <= points or (a, b, c) == (2, 2, 2):
-            return a, b, c
+    spacing = max(spacing, 0.9 * (abs(float(np.linalg.det(cell))) / points) ** (1 / 3))
+    while math.prod(shape := grid_shape(cell, spacing)) > points and shape != (2, 2, 2):
         spacing *= 1.05
-
-
-def coarsen(field: np.ndarray, cell: np.ndarray, points: int) -> np.ndarray:
-    """The field on a grid of at most ``points`` points, by leaving out its shortest waves."""
-    shape = coarse_shape(cell, (field.shape[0], field.shape[1], field.shape[2]), points)
-    return resample(field, shape)
+    return shape
 
 
 def _codes(values: np.ndarray, low: float, high: float, bits: int) -> tuple[np.ndarray, float]:

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-_HEAD = '''"""Made by `ase-ldos serve`: needs structure.extxyz beside it."""
+_HEAD = '''"""Made by ase-ldos: does again what was shown. Reads the structure from the file named below."""
 
 from ase.io import read
 from ase_ldos import LDOSCalculator
 '''
 
 
-def make_script(kind: str, model: str, settings: dict[str, Any]) -> str:
+def make_script(kind: str, model: str, settings: dict[str, Any], *, source: str = "structure.extxyz") -> str:
     """Python source for one job.
 
     Args:
         kind: predict, relax or md.
         model: name of a bundled model or of a file.
         settings: ``temperature`` (electronic, K), ``spacing`` (Å), ``forces``, and those of the run.
+        source: file that the script reads; its last structure is taken.
     """
     imports, body = {"predict": _predict, "relax": _relax, "md": _dynamics}[kind](settings)
-    options = [f'"{model}"']
+    options = [json.dumps(model)]
     if settings.get("temperature") is not None:
         options.append(f"electronic_temperature={settings['temperature']:g}")
     if settings.get("spacing") is not None:
         options.append(f"grid_spacing={settings['spacing']:g}")
     head = _HEAD.replace("from ase.io import read\n", "".join(sorted(["from ase.io import read\n", *imports])))
     return (
-        f'{head}\natoms = read("structure.extxyz")\natoms.calc = LDOSCalculator({", ".join(options)})\n{body}'
+        f"{head}\natoms = read({json.dumps(source)})\natoms.calc = LDOSCalculator({', '.join(options)})\n{body}"
         "print(atoms.calc.prediction.energies)\n"
         'print("Fermi level", atoms.calc.get_fermi_level(), "eV")\n'
         "density = atoms.calc.get_density()  # e/Å³\n"

@@ -38,6 +38,7 @@ def standalone_page(documents: Sequence[dict[str, Any]], title: str = "") -> str
 <meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="{_POLICY}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,">
 <title>{html.escape(title)} – ase-ldos</title>
 <style>{_inline(read_asset("uPlot.min.css"))}</style>
 <style>{_inline(read_asset("style.css"))}</style>

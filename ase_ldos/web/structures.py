@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.build import bulk, make_supercell
-from ase.data import atomic_numbers, chemical_symbols, reference_states
+from ase.data import atomic_numbers, chemical_symbols, covalent_radii, reference_states
 
 from ase_ldos.simulation.stacking import polytype
 from ase_ldos.web.limits import Limits
@@ -195,12 +195,10 @@ def default_constants(element: str, lattice: str) -> tuple[float, float]:
     known = LATTICE_CONSTANTS.get((element, lattice))
     if known is not None:
         return known
-    state: dict[str, Any] = reference_states[atomic_numbers[element]] or {}
+    state: Any = reference_states[atomic_numbers[element]] or {}
     if state.get("symmetry") == lattice and "a" in state:
         a = float(state["a"])
-        return a, a * float(state.get("c/a", np.sqrt(8 / 3)))
-    from ase.data import covalent_radii
-
+        return a, a * float(state.get("c/a") or np.sqrt(8 / 3))
     neighbours = {"hcp": 1.0, "fcc": np.sqrt(2), "bcc": 2 / np.sqrt(3), "sc": 1.0, "diamond": 4 / np.sqrt(3)}
     a = float(2 * covalent_radii[atomic_numbers[element]] * neighbours[lattice])
     return a, a * float(np.sqrt(8 / 3))

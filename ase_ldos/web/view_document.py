@@ -1,6 +1,8 @@
 """What the viewer shows, as one JSON document: the same for the server's page, the one-file report and a Jupyter cell.
 
-Fields are coarsened to what a page can draw; the full ones are for the downloads.
+Fields are brought to a grid that a page can draw, coarser than the prediction's for many atoms and finer for few; the
+full ones are for the downloads. Windows of energy are added up on the page from bins, which are exact integrals at the
+points of the drawn grid.
 """
 
 from __future__ import annotations
@@ -24,11 +26,13 @@ from ase_ldos.geometry.grid import Grid
 from ase_ldos.geometry.structure import Structure
 from ase_ldos.model.extrapolation import ExtrapolationWarning, describe
 from ase_ldos.prediction.local_density import atomic_dos, sum_over_energies, window_weights
-from ase_ldos.web.arrays import coarse_shape, coarsen, encode_field, encode_fields, encode_floats
+from ase_ldos.web.arrays import drawn_shape, encode_field, encode_fields, encode_floats
 
 FORMAT, VERSION = "ase-ldos view", 1
 #: Grid points of the density, of each energy bin, and of the density of one picture of a film, at most.
 DENSITY_POINTS, BIN_POINTS, FILM_POINTS = 200_000, 27_000, 8_000
+#: Distance of the points that a field is drawn on where there are not too many of them, Å.
+DRAWN_SPACING = 0.15
 #: Energy bins are this wide, eV, or wider where there would be more than so many.
 BIN_WIDTH, BINS = 0.25, 100
 #: Up to so many atoms the DOS is told by atom, and by species.
@@ -65,7 +69,7 @@ def view_document(
         calculator.get_property("energy", atoms)
     prediction, metadata = calculator.prediction, calculator.model.metadata
     density = calculator.get_density()
-    shown = coarsen(density, atoms.cell.array, DENSITY_POINTS)
+    shown = resample(density, drawn_shape(atoms.cell.array, DRAWN_SPACING, DENSITY_POINTS))
     energies = prediction.energy_grid.cpu().numpy()
     numbers = np.unique(atoms.numbers)
     return {
@@ -137,8 +141,7 @@ class Film:
         prediction = self._calculator.prediction
         density = self._calculator.get_density()
         if self._shape is None:
-            shape = (density.shape[0], density.shape[1], density.shape[2])
-            self._shape = coarse_shape(atoms.cell.array, shape, FILM_POINTS)
+            self._shape = drawn_shape(atoms.cell.array, DRAWN_SPACING, FILM_POINTS)
         forces = self._calculator.results.get("forces")
         self._pictures.append(
             {
@@ -191,14 +194,14 @@ def _energy_rows(calculator: LDOSCalculator, n_atoms: int) -> list[dict[str, Any
 
 def _energy_bins(atoms: Atoms, calculator: LDOSCalculator) -> dict[str, Any]:
     """Local density of states in bins of energy, of which the page adds up any window: states/Å³ of each bin."""
-    model, grid = calculator.model, calculator.prediction.grid
+    model = calculator.model
     energies = model.energies
     low, high = float(energies[0]), float(energies[-1])
     count = max(1, min(BINS, math.ceil((high - low) / BIN_WIDTH)))
     edges = np.linspace(low, high, count + 1)
     weights = torch.stack([window_weights(energies, (a, b)) for a, b in pairwise(edges.tolist())])
     structure = Structure.from_atoms(atoms, device=model.device)
-    coarse = Grid(structure.cell, coarse_shape(atoms.cell.array, grid.shape, BIN_POINTS))
+    coarse = Grid(structure.cell, drawn_shape(atoms.cell.array, DRAWN_SPACING, BIN_POINTS))
     fields = sum_over_energies(model, structure, coarse, weights, chunk_size=calculator.parameters["chunk_size"])
     return {"edges": edges.tolist(), "fields": encode_fields(fields.cpu().numpy(), 8)}
 

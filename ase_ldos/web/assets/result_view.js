@@ -180,7 +180,7 @@ export class ResultView {
     }[kind];
     const shape = (this.frame === null ? this.#field().shape : this.result.film.density.shape.slice(1)).join(" × ");
     const full = d.grid.join(" × ");
-    const grid = shape === full ? `grid ${full}` : `drawn on ${shape} of ${full} points`;
+    const grid = shape === full ? `grid ${full}` : `drawn on ${shape} points, predicted on ${full}`;
     const cells = repeats[0] * repeats[1] * repeats[2] > 1 ? `, ${repeats.join(" × ")} cells` : "";
     this.status.textContent = `Shown: ${what}, surface at ${level.toPrecision(3)} ${this.#unit()}; ${grid}${cells}.`;
   }
@@ -234,7 +234,7 @@ export class ResultView {
     const { document: d, forces } = this.result;
     const redraw = () => this.draw();
     this.showInput = choice(
-      [["density", "valence electron density"], ["window", "states in the chosen window", { disabled: true }], ["difference", "difference to another run", { disabled: true }]],
+      [["density", "density"], ["window", "states in window", { disabled: true }], ["difference", "difference", { disabled: true }]],
       { onchange: () => { this.#resetLevel(); this.draw(); } },
     );
     this.surfaceInput = element("input", { type: "checkbox", checked: true, onchange: redraw });
