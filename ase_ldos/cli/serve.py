@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import logging
 import secrets
+import signal
 import socket
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import FrameType
 
 from ase_ldos.web.limits import Limits
 
@@ -89,11 +92,27 @@ def run(args: argparse.Namespace) -> int:
             timeout_graceful_shutdown=3,
             h11_max_incomplete_event_size=64 * 1024,
         )
-        uvicorn.Server(config).run(sockets=[listener])
+        server = uvicorn.Server(config)
+        # its own way raises the signal again at the end, which would leave the temporary folder behind
+        server.capture_signals = lambda: _ends_by_signal(server.handle_exit)  # type: ignore[method-assign]
+        server.run(sockets=[listener])
     return 0
 
 
+@contextmanager
+def _ends_by_signal(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Let Ctrl-C and a polite kill end the server in order."""
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
 def _limits(args: argparse.Namespace) -> Limits:
+    if not args.max_memory >= 0.5:
+        raise ValueError("max-memory must be at least 0.5 GiB: the program itself needs some 0.3")
     return Limits(
         atoms=args.max_atoms,
         steps=args.max_steps,

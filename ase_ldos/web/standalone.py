@@ -43,7 +43,7 @@ def standalone_page(documents: Sequence[dict[str, Any]], title: str = "") -> str
 <style>{_inline(read_asset("uPlot.min.css"))}</style>
 <style>{_inline(read_asset("style.css"))}</style>
 </head>
-<body class="report">
+<body class="report{" single" if len(documents) == 1 else ""}">
 <header><h1>{html.escape(title)}</h1></header>
 <main id="report"><noscript>This report needs JavaScript to draw.</noscript></main>
 <footer><p>Made by {html.escape(str(documents[0]["program"]))}. Drawn with 3Dmol.js (BSD-3-Clause, University of

@@ -1,7 +1,8 @@
 """What a worker does for a job: structures, predictions, relaxations, dynamics, fields of a window of energies.
 
 A task gets its request (checked here, since it comes from outside), a folder of its own that the server chose, and the
-means to tell how far it is; it leaves files of fixed names in the folder and returns what the page lists.
+means to tell how far it is; it leaves files of fixed names in the folder and returns what the page lists. What needs
+torch is imported where it is used: the worker that only reads structures does without.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ import numpy as np
 from ase import Atoms
 
 from ase_ldos.files import atomic_write
-from ase_ldos.geometry.grid import grid_shape
 from ase_ldos.web.limits import Limits
 from ase_ldos.web.request_fields import take_choice, take_integer, take_number, take_object
 from ase_ldos.web.script import make_script
@@ -106,6 +106,8 @@ class Workshop:
         Raises:
             ValueError: more than this server takes.
         """
+        from ase_ldos.geometry.grid import grid_shape
+
         points = int(np.prod([float(n) for n in grid_shape(atoms.cell.array, spacing)]))
         if points > self.limits.grid_points:
             raise ValueError(
@@ -348,6 +350,7 @@ def _write_results(
     prediction = calculator.prediction
     script = make_script(kind, settings["model"], settings)
     document = view_document(atoms, calculator, kind=kind, film=film, script=script, remarks=remarks)
+    atoms.calc = calculator
     _write_structure(folder, _with_results(atoms))
     density = calculator.get_density()
     write_cube(folder / "density.cube", atoms, density, comment="electron density, e/bohr^3, by ase-ldos")

@@ -444,6 +444,8 @@ export class ResultView {
 
 function drawDosMap(canvas, film, energies, frame) {
   const context = canvas.getContext("2d");
+  canvas.width = Math.max(240, canvas.clientWidth);
+  canvas.height = Math.max(120, canvas.clientHeight);
   const [times, nodes] = film.dos.shape;
   let top = 0;
   for (const value of film.dos.data) top = Math.max(top, value);
@@ -465,11 +467,19 @@ function drawDosMap(canvas, film, energies, frame) {
   context.stroke();
   context.setLineDash([]);
   if (frame !== null) context.strokeRect((frame * canvas.width) / times, 0, Math.max(2, canvas.width / times), canvas.height);
-  context.fillStyle = "white";
   context.font = "13px system-ui, sans-serif";
-  context.fillText(`${high} eV`, 4, 14);
-  context.fillText(`${low} eV`, 4, canvas.height - 5);
-  context.fillText(`${film.time[times - 1]} ${film.unit}`, canvas.width - 60, canvas.height - 5);
+  const write = (text, x, y) => {
+    const { width } = context.measureText(text);
+    context.fillStyle = "rgba(0, 0, 0, 0.65)";
+    context.fillRect(x - 3, y - 13, width + 6, 18);
+    context.fillStyle = "white";
+    context.fillText(text, x, y);
+    return width;
+  };
+  write(`${high} eV`, 5, 16);
+  write(`${low} eV`, 5, canvas.height - 7);
+  const end = `${film.time[times - 1]} ${film.unit}`;
+  write(end, canvas.width - context.measureText(end).width - 5, canvas.height - 7);
 }
 
 function drawEnergies(frame, film, atoms) {
