@@ -162,7 +162,7 @@ def _build(spec: Mapping[str, Any], limits: Limits) -> Atoms:
     fault = take_choice(spec, "fault", "none", FAULTS)
     default_a, default_c = default_constants(element, lattice)
     a = take_number(spec, "a", default_a, 1.0, 20.0, unit=" Å")
-    c = take_number(spec, "c", default_c if lattice == "hcp" else a * np.sqrt(8 / 3), 1.0, 60.0, unit=" Å")
+    c = take_number(spec, "c", a * default_c / default_a, 1.0, 60.0, unit=" Å")
     sizes = spec.get("supercell", [1, 1, 1])
     if not isinstance(sizes, list) or len(sizes) != 3:
         raise ValueError("supercell must be three whole numbers")

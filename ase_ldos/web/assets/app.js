@@ -291,42 +291,57 @@ async function refresh() {
   }
 }
 
+// items of the list are kept as long as nothing but the progress changes: a button must not vanish under a click
+const items = new Map();
+
 function drawJobs() {
-  const focused = document.activeElement && document.activeElement.dataset.key;
-  const list = element("ul", { class: "jobs" });
-  for (const job of state.jobs.filter(({ kind }) => kind !== "window")) list.append(jobItem(job));
-  $("jobs").replaceChildren(state.jobs.length ? list : element("p", { class: "hint" }, "Nothing has been run yet."));
-  if (focused) {
-    const again = list.querySelector(`[data-key="${focused}"]`);
-    if (again) again.focus();
-  }
+  const list = $("jobs").querySelector("ul") || element("ul", { class: "jobs" });
+  const shown = state.jobs.filter(({ kind }) => kind !== "window");
+  const made = shown.map((job) => {
+    const signature = JSON.stringify([job.title, job.state, job.error]);
+    if (!items.has(job.number) || items.get(job.number).signature !== signature) items.set(job.number, { signature, ...jobItem(job) });
+    const { item, update } = items.get(job.number);
+    item.classList.toggle("current", job.number === state.shown);
+    update(job);
+    return item;
+  });
+  for (const number of items.keys()) if (!shown.some((job) => job.number === number)) items.delete(number);
+  if (made.length !== list.children.length || made.some((item, i) => list.children[i] !== item)) list.replaceChildren(...made);
+  if (!shown.length) $("jobs").replaceChildren(element("p", { class: "hint" }, "Nothing has been run yet."));
+  else if (!list.isConnected) $("jobs").replaceChildren(list);
 }
 
+/** An item of the list, and a function that tells it how far the job is. */
 function jobItem(job) {
   const act = (method, path) => async () => {
     await call(method, path).catch(() => {});
     await refresh();
   };
-  const key = (name) => ({ "data-key": `${name}-${job.number}`, class: `job-${name}` });
   const parts = [element("span", { class: "title" }, job.title)];
+  const cancel = () => button("Cancel", act("POST", `api/jobs/${job.number}/cancel`), { class: "job-cancel", "aria-label": `Cancel ${job.title}` });
+  const remove = () => button("Remove", act("DELETE", `api/jobs/${job.number}`), { class: "job-remove", "aria-label": `Remove ${job.title}` });
+  let update = () => {};
   if (job.state === "queued") {
-    parts.push(element("p", {}, `waiting, ${job.ahead} before this one`), button("Cancel", act("POST", `api/jobs/${job.number}/cancel`), key("cancel")));
+    const text = element("p", {});
+    parts.push(text, cancel());
+    update = ({ ahead }) => { text.textContent = `waiting, ${ahead} before this one`; };
   } else if (job.state === "running") {
-    const remaining = job.remaining === null ? "" : `, about ${duration(job.remaining)} left`;
-    parts.push(
-      element("progress", { max: 1, value: job.part, "aria-label": `progress of ${job.title}` }),
-      element("p", {}, `${job.text || "starting"}${remaining}`),
-      button("Cancel", act("POST", `api/jobs/${job.number}/cancel`), key("cancel")),
-    );
+    const bar = element("progress", { max: 1, value: job.part, "aria-label": `progress of ${job.title}` });
+    const text = element("p", {});
+    parts.push(bar, text, cancel());
+    update = (now) => {
+      bar.value = now.part;
+      text.textContent = `${now.text || "starting"}${now.remaining === null ? "" : `, about ${duration(now.remaining)} left`}`;
+    };
   } else if (job.state === "done") {
     parts.push(
       element("p", {}, `${job.result.n_atoms} atoms, ${show(job.result.free_energy_per_atom, 4)} eV/atom, took ${duration(job.finished - job.started)}`),
-      element("div", { class: "buttons" }, button("Show", () => open(job), key("show")), button("Remove", act("DELETE", `api/jobs/${job.number}`), key("remove"))),
+      element("div", { class: "buttons" }, button("Show", () => open(job), { class: "job-show", "aria-label": `Show ${job.title}` }), remove()),
     );
   } else {
-    parts.push(element("p", { class: job.state === "cancelled" ? null : "problem" }, `${job.state}${job.error ? `: ${job.error}` : ""}`), button("Remove", act("DELETE", `api/jobs/${job.number}`), key("remove")));
+    parts.push(element("p", { class: job.state === "cancelled" ? null : "problem" }, `${job.state}${job.error ? `: ${job.error}` : ""}`), remove());
   }
-  return element("li", { class: job.number === state.shown ? "current" : null, "data-state": job.state }, ...parts);
+  return { item: element("li", { "data-state": job.state }, ...parts), update };
 }
 
 function duration(seconds) {
@@ -376,7 +391,7 @@ function downloads(job, getWindow) {
   const told = element("span", { class: "status", role: "status" });
   const cube = button("States of the window (cube, full grid)", async () => {
     const window_ = getWindow();
-    if (!window_) {
+    if (!window_ || window_[0] === window_[1]) {
       told.textContent = "Choose a window of energies on the DOS plot first.";
       return;
     }

@@ -71,6 +71,14 @@ export function windowField(bins, fields, low, high) {
   return { shape, data };
 }
 
+/** LDOS at an energy, 1/(eV Å³): the mean of the bin that it lies in. */
+export function energyField(bins, fields, energy) {
+  const k = Math.max(0, Math.min(bins.length - 2, bins.findIndex((edge) => edge > energy) - 1));
+  const size = fields.shape.slice(1).reduce((a, b) => a * b, 1);
+  const width = bins[k + 1] - bins[k];
+  return { shape: fields.shape.slice(1), data: fields.data.slice(k * size, (k + 1) * size).map((value) => value / width) };
+}
+
 /** a − b at the points of a; b may have another grid (fractional coordinates are compared). */
 export function difference(a, b) {
   const [nx, ny, nz] = a.shape;

@@ -3,7 +3,7 @@
 import { decode, item } from "./arrays.js";
 import { DosPlot } from "./dos_plot.js";
 import { button, choice, cssColor, element, labelled, number, range, saveAs, show, table } from "./elements.js";
-import { difference, extremes, norm, quantile, volume, windowField } from "./fields.js";
+import { difference, energyField, extremes, norm, quantile, volume, windowField } from "./fields.js";
 import { Scene } from "./scene.js";
 
 const GPA = 160.21766; // of 1 eV/Å³
@@ -119,12 +119,19 @@ export class ResultView {
   #field() {
     const kind = this.showInput.value;
     const { result } = this;
+    if (kind === "window" && this.#isEnergy()) return energyField(result.document.bins.edges, result.bins, this.window[0]);
     if (kind === "window" && this.window) return windowField(result.document.bins.edges, result.bins, ...this.window);
     if (kind === "difference" && this.other) return difference(result.density, this.other.density);
     return this.frame === null ? result.density : item(result.film.density, this.frame);
   }
 
+  /** Whether one energy is chosen instead of a window. */
+  #isEnergy() {
+    return this.window !== null && this.window[0] === this.window[1];
+  }
+
   #unit() {
+    if (this.showInput.value === "window" && this.#isEnergy()) return "1/(eV Å³)";
     return { window: "states/Å³", difference: "e/Å³ (difference)" }[this.showInput.value] || "e/Å³";
   }
 
@@ -175,7 +182,7 @@ export class ResultView {
     const { document: d } = this.result;
     const what = {
       density: "valence electron density",
-      window: this.window ? `states between ${show(this.window[0], 2)} and ${show(this.window[1], 2)} eV` : "",
+      window: this.#isEnergy() ? `local density of states at ${show(this.window[0], 2)} eV (mean of a bin of ${show(d.bins.edges[1] - d.bins.edges[0], 2)} eV)` : this.window ? `states between ${show(this.window[0], 2)} and ${show(this.window[1], 2)} eV` : "",
       difference: this.other ? `density minus that of ${this.other.document.title}` : "",
     }[kind];
     const shape = (this.frame === null ? this.#field().shape : this.result.film.density.shape.slice(1)).join(" × ");
@@ -294,7 +301,7 @@ export class ResultView {
     const { document: d } = this.result;
     const typed = () => {
       const [low, high] = [this.lowInput.value, this.highInput.value].map(Number);
-      if (this.lowInput.value !== "" && this.highInput.value !== "" && low < high) this.setWindow(low, high);
+      if (this.lowInput.value !== "" && this.highInput.value !== "" && low <= high) this.setWindow(low, high);
     };
     this.lowInput = number("", { onchange: typed, class: "window-low" });
     this.highInput = number("", { onchange: typed, class: "window-high" });
@@ -305,7 +312,7 @@ export class ResultView {
     return element(
       "div",
       { class: "controls" },
-      element("p", { class: "hint" }, "Drag over the plot, or type: the states between two energies are then drawn in space."),
+      element("p", { class: "hint" }, "Drag over the plot, or type: the states between two energies are then drawn in space; with twice the same energy, the LDOS at it."),
       labelled("From (eV)", this.lowInput),
       labelled("to (eV)", this.highInput),
       button("1 eV below μ", () => this.setWindow(d.fermi_level - 1, d.fermi_level)),

@@ -167,14 +167,20 @@ export class Scene {
     if (faceArr.length) this.viewer.addCustom({ vertexArr, normalArr, faceArr, color });
   }
 
-  #drawForces({ atoms, forces }) {
+  #drawForces({ atoms, forces, cell, repeats }) {
     const largest = Math.max(...forces.map(norm), 1e-12);
     const shape = this.viewer.addShape({ color: cssColor("--force") });
-    atoms.slice(0, MOST_ARROWS).forEach(({ position }, i) => {
-      if (norm(forces[i]) < 0.02 * largest) return;
-      const end = position.map((p, k) => p + (1.8 * forces[i][k]) / largest);
-      shape.addArrow({ start: point(position), end: point(end), radius: 0.07, radiusRatio: 2.2, mid: 0.72 });
-    });
+    let count = 0;
+    for (let c = 0; c < repeats[0] * repeats[1] * repeats[2]; c += 1) {
+      const shift = combine(cell, c % repeats[0], Math.floor(c / repeats[0]) % repeats[1], Math.floor(c / (repeats[0] * repeats[1])));
+      for (const [i, { position }] of atoms.entries()) {
+        if (norm(forces[i]) < 0.02 * largest || count >= MOST_ARROWS) continue;
+        const start = position.map((p, k) => p + shift[k]);
+        const end = start.map((p, k) => p + (1.8 * forces[i][k]) / largest);
+        shape.addArrow({ start: point(start), end: point(end), radius: 0.07, radiusRatio: 2.2, mid: 0.72 });
+        count += 1;
+      }
+    }
   }
 }
 
