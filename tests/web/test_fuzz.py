@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import random
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,22 +14,11 @@ from ase.build import bulk
 from ase.io import write
 
 SEED = 20
-WORDS = [
-    "structure",
-    "predict",
-    "md",
-    "window",
-    "be",
-    "file",
-    "build",
-    "example",
-    "be-hcp",
-    "Be",
-    "hcp",
-    "",
-    "\ud800",
-    "\0",
-]
+WORDS = ["structure", "predict", "md", "window", "be", "file", "build", "example", "be-hcp", "Be", "hcp", ""]
+WORDS += ["\ud800", "\0"]
+TYPES = ["application/json"] * 5 + ["text/plain", "multipart/form-data; boundary=x"]
+DAMAGES = [b"nan", b"1e400", b"-1", b"99999999999", b"\0\0", b"\xff\xfe", b"\n\n"]
+FILES = {"a.xyz": "extxyz", "POSCAR": "vasp", "a.cif": "cif", "a.cube": "cube", "a.traj": "traj", "a.xsf": "xsf"}
 KEYS = [
     *("kind", "of", "model", "structure", "source", "name", "content", "index", "element", "lattice", "supercell"),
     *("fault", "rattle", "seed", "a", "c", "temperature", "spacing", "steps", "low", "high", "title"),
@@ -105,12 +94,11 @@ def test_random_requests_to_every_endpoint(client: Any) -> None:
 
 
 @pytest.mark.parametrize(("name", "written"), FILES.items())
-def test_damaged_files_are_answered_in_words(client: Any, name: str, written: str) -> None:
+def test_damaged_files_are_answered_in_words(client: Any, name: str, written: str, tmp_path: Path) -> None:
     dice = random.Random(SEED)
     atoms = bulk("Be", "hcp", a=2.245, c=3.531)
-    file: Any = io.BytesIO() if written == "traj" else io.StringIO()
-    write(file, atoms, format=written)
-    whole = file.getvalue() if written == "traj" else file.getvalue().encode()
+    write(tmp_path / "whole", atoms, format=written)
+    whole = (tmp_path / "whole").read_bytes()
     ends = []
     for _ in range(25):
         content = bytearray(whole)
@@ -123,9 +111,7 @@ def test_damaged_files_are_answered_in_words(client: Any, name: str, written: st
                 del content[place:]
                 content += b"\n"
             elif change == 2:
-                content[place:place] = dice.choice(
-                    [b"nan", b"1e400", b"-1", b"99999999999", b"\0\0", b"\xff\xfe", b"\n\n"]
-                )
+                content[place:place] = dice.choice(DAMAGES)
             else:
                 del content[place : place + dice.randrange(1, 40)]
             if not content:
