@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,6 +34,7 @@ from ase_ldos.communicator import Communicator
 from ase_ldos.geometry.grid_blocks import DEFAULT_BLOCK
 from ase_ldos.model.extrapolation import ExtrapolationWatch, atom_distances
 from ase_ldos.model.ldos_model import LDOSModel
+from ase_ldos.prediction.local_density import atomic_dos, local_density
 from ase_ldos.prediction.memory import is_out_of_memory, largest_fitting_block
 from ase_ldos.prediction.predict import Prediction, fulfil_request, predict_ldos
 from ase_ldos.prediction.quantities import evaluate_quantity
@@ -261,6 +263,33 @@ class LDOSCalculator(Calculator):
         return evaluate_quantity(name, self._model, self._current(atoms))
 
     @standard_torch_state()
+    def get_local_density(self, window: tuple[float, float], atoms: Atoms | None = None) -> np.ndarray:
+        """LDOS integrated over an energy window (eV), states/Å³, spins summed, ``[nx, ny, nz]``.
+
+        Evaluated at every call, without the array grid × energy. A narrow window about the Fermi level is what a
+        scanning tunnelling microscope sees.
+
+        Raises:
+            InputError: the window's ends are in the wrong order, or it lies outside the model's energies.
+        """
+
+        def evaluate(request: PredictionRequest) -> Tensor:
+            structure, grid = request.structure, request.grid
+            return local_density(self._model, structure, grid, window, chunk_size=request.chunk_size)
+
+        with _input_errors():
+            return self._evaluate_again(evaluate, atoms)
+
+    @standard_torch_state()
+    def get_atomic_dos(self, atoms: Atoms | None = None) -> np.ndarray:
+        """Density of states of each atom's Voronoi cell, 1/eV, ``[atom, energy]``; evaluated at every call."""
+
+        def evaluate(request: PredictionRequest) -> Tensor:
+            return atomic_dos(self._model, request.structure, request.grid, chunk_size=request.chunk_size)
+
+        return self._evaluate_again(evaluate, atoms)
+
+    @standard_torch_state()
     def get_extrapolation(self, atoms: Atoms | None = None) -> np.ndarray:
         """Distance of each atom's surroundings from the training data, ``[atom]``; see ``model.extrapolation``.
 
@@ -270,6 +299,16 @@ class LDOSCalculator(Calculator):
         with _input_errors():
             structure = check_structure(self._model, self.get_atoms() if atoms is None else atoms)
             return atom_distances(self._model, structure).cpu().numpy()
+
+    def view(self, atoms: Atoms | None = None) -> object:
+        """A page to look at density, DOS and states in space, shown by Jupyter below the cell, offline.
+
+        Args:
+            atoms: default: the last calculation's.
+        """
+        # by name, because the viewer is built upon the calculator
+        viewer = import_module("ase_ldos.web.notebook")
+        return viewer.view(self, self.get_atoms() if atoms is None else atoms)
 
     def _current(self, atoms: Atoms | None) -> Prediction:
         """The prediction of the atoms, or the last one."""

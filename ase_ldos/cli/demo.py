@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import numpy as np
     from ase import Atoms
 
+    from ase_ldos.web.view_document import Film
+
 #: Supercells of the two-atom hcp cell.
 SUPERCELLS = {16: (2, 2, 2), 36: (3, 3, 2), 128: (4, 4, 4)}
 #: Lattice constants a and c of beryllium, Å: the equilibrium of the DFT set-up behind the bundled model.
@@ -43,6 +45,7 @@ class _Record:
     rows: list[str] = field(default_factory=list)
     dos: list[np.ndarray] = field(default_factory=list)
     fermi_levels: list[float] = field(default_factory=list)
+    film: Film | None = None
 
 
 def run(args: argparse.Namespace) -> int:
@@ -98,7 +101,9 @@ def _run_dynamics(atoms: Atoms, steps: int, timestep: float, trajectory: Path) -
     from tqdm import tqdm
 
     atoms.get_forces()  # before the clock starts: the first call also sets up libraries
-    record, every = _Record(), max(1, steps // 10)
+    from ase_ldos.web.view_document import Film
+
+    record, every, film_every = _Record(film=Film(atoms.calc)), max(1, steps // 10), max(1, steps // 50)
     dynamics = VelocityVerlet(atoms, timestep=timestep * fs)
     print(f"{atoms.get_chemical_formula()}, {steps} steps of {timestep:g} fs at constant energy\n")
     print(f"{_HEADER}\n{_UNITS}")
@@ -107,6 +112,8 @@ def _run_dynamics(atoms: Atoms, steps: int, timestep: float, trajectory: Path) -
         def observe() -> None:
             _observe(record, atoms, dynamics.nsteps * timestep)
             file.write()
+            if dynamics.nsteps % film_every == 0 and record.film is not None:
+                record.film.add(atoms, dynamics.nsteps * timestep)
             if dynamics.nsteps % every == 0:
                 tqdm.write(record.rows[-1])
             if dynamics.nsteps:
@@ -131,7 +138,7 @@ def _observe(record: _Record, atoms: Atoms, now: float) -> None:
 
 
 def _write_results(folder: Path, atoms: Atoms, record: _Record) -> None:
-    """Table, plots and cube file of the last step, plot of the whole run."""
+    """Table, plots and cube file of the last step, plot and report of the whole run."""
     import numpy as np
 
     from ase_ldos.formats.cube import write_cube
@@ -149,3 +156,6 @@ def _write_results(folder: Path, atoms: Atoms, record: _Record) -> None:
     density = atoms.calc.get_density()
     density_figure(atoms, density, title=title).savefig(folder / "density-slice.png", dpi=150)
     write_cube(folder / "density.cube", atoms, density, comment="electron density in e/bohr^3")
+    from ase_ldos.web.report import write_report
+
+    write_report(folder / "report.html", atoms, atoms.calc, title=title, film=record.film, film_unit="fs")

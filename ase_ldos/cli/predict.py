@@ -37,12 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dos-plot", type=Path, metavar="PNG", help="draw the density of states")
     parser.add_argument("--density-plot", type=Path, metavar="PNG", help="draw the density in a plane")
     parser.add_argument("--cube", type=Path, metavar="FILE", help="write the density, e/bohr³")
+    parser.add_argument("--report", type=Path, metavar="HTML", help="write one HTML file to look at everything")
 
 
 def run(args: argparse.Namespace) -> int:
     """Predict, print and write what is asked for."""
     atoms = read_structure(args.file, args.index)
-    _check_outputs((args.dos_plot, args.density_plot), (args.cube,))
+    _check_outputs((args.dos_plot, args.density_plot), (args.cube, args.report))
     from ase_ldos.calculator.calculator import LDOSCalculator
     from ase_ldos.calculator.parallel import lead
 
@@ -107,6 +108,10 @@ def _write_files(args: argparse.Namespace, atoms: Atoms, calculator: LDOSCalcula
             density_figure(atoms, density).savefig(draft, dpi=150)
     if args.cube is not None:
         write_cube(args.cube, atoms, density, comment="electron density in e/bohr^3")
+    if args.report is not None:
+        from ase_ldos.web.report import write_report
+
+        write_report(args.report, atoms, calculator, source=args.file.name)
 
 
 def _print_tables(atoms: Atoms, calculator: LDOSCalculator, wanted: list[str]) -> None:
