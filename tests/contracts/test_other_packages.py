@@ -6,13 +6,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-
-from ase_ldos.registry import Registry
 
 ENTRY_POINTS = """
 [ase_ldos.descriptors]
@@ -203,19 +199,12 @@ def run(tmp_path: Path) -> Run:
     return start
 
 
-def needs_registry(module: str, name: str) -> None:
-    """Skip where the registry of a kind is not there yet."""
-    if find_spec(module) is None or not isinstance(getattr(import_module(module), name, None), Registry):
-        pytest.skip(f"{module}.{name} is no registry yet")
-
-
 @pytest.mark.parametrize("kind", ["bell", "learned_bell"])
 def test_a_descriptor_and_a_network(run: Run, tmp_path: Path, kind: str) -> None:
     assert float(run("-c", USE_FEATURES, kind, "pbe", str(tmp_path / "model.safetensors")))
 
 
 def test_a_functional(run: Run, tmp_path: Path) -> None:
-    needs_registry("ase_ldos.physics.exchange_correlation", "FUNCTIONALS")
     arguments = ("-c", USE_FEATURES, "bell")
     slater, lda = (float(run(*arguments, name, str(tmp_path / "model.safetensors"))) for name in ("slater", "lda"))
     # correlation is missing: an eV or so per atom, counted by E_xc − ∫ n v_xc
@@ -223,12 +212,10 @@ def test_a_functional(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_command(run: Run) -> None:
-    needs_registry("ase_ldos.cli.main", "COMMANDS")
     assert run("-m", "ase_ldos", "count", "one", "two") == "2 words\n"
     assert "count" in run("-m", "ase_ldos", "--help")
 
 
 def test_a_quantity(run: Run) -> None:
-    needs_registry("ase_ldos.prediction.quantities", "QUANTITIES")
     found, largest = map(float, run("-c", USE_QUANTITY).split())
     assert found == pytest.approx(largest, rel=1e-6)
