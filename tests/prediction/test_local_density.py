@@ -44,7 +44,7 @@ def test_a_window_that_makes_no_sense_is_refused(window: tuple[float, float]) ->
 def test_the_local_density_is_the_integral_of_the_whole_ldos(be_atoms: Atoms, either_model: LDOSModel) -> None:
     structure = Structure.from_atoms(be_atoms)
     grid = Grid(structure.cell, (6, 5, 8))
-    ldos = predict_ldos(either_model, structure, grid)
+    ldos = predict_ldos(either_model, structure, grid.shape)
     found = local_density(either_model, structure, grid, (-1.3, 3.1), chunk_size=70)
     assert found.shape == grid.shape
     torch.testing.assert_close(found, ldos @ window_weights(either_model.energies, (-1.3, 3.1)), rtol=0, atol=1e-10)
@@ -77,7 +77,7 @@ def test_the_dos_of_atoms_is_that_of_their_nearest_points(be_atoms: Atoms, eithe
     images = (structure.positions.numpy()[:, None] + shifts @ be_atoms.cell[:]).reshape(-1, 3)
     distances = torch.cdist(grid.points(), torch.from_numpy(images))
     nearest = distances.argmin(dim=1) // len(shifts)
-    ldos = predict_ldos(either_model, structure, grid).reshape(grid.n_points, -1)
+    ldos = predict_ldos(either_model, structure, grid.shape).reshape(grid.n_points, -1)
     expected = torch.zeros_like(found).index_add_(0, nearest, ldos) * grid.voxel_volume
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
 
