@@ -13,6 +13,7 @@ import pytest
 from ase.build import bulk
 from ase.io import write
 
+pytestmark = pytest.mark.slow  # workers are processes that load torch
 SEED = 20
 WORDS = ["structure", "predict", "md", "window", "be", "file", "build", "example", "be-hcp", "Be", "hcp", ""]
 WORDS += ["\ud800", "\0"]

@@ -12,6 +12,7 @@ import pytest
 from ase_ldos.web.jobs import FINAL, Job, JobQueue, QueueFullError
 from ase_ldos.web.limits import Limits
 
+pytestmark = pytest.mark.slow  # workers are processes that load torch
 EXAMPLE = {"structure": {"source": "example", "name": "be-hcp"}}
 
 

@@ -24,6 +24,7 @@ from ase.io import read, write
 from ase_ldos.calculator.calculator import LDOSCalculator
 from ase_ldos.formats.cube import read_cube
 
+pytestmark = pytest.mark.slow  # workers are processes that load torch
 API = ["/api/info", "/api/jobs", "/api/jobs/0123456789abcdef", "/api/jobs/0123456789abcdef/files/view.json"]
 
 

@@ -129,6 +129,7 @@ def test_frames_of_other_atoms_are_no_film(be_model: LDOSModel, atoms: Atoms) ->
         film_of_trajectory([atoms, atoms.repeat((2, 1, 1))], LDOSCalculator(be_model))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "settings"),
     [
