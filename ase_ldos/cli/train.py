@@ -19,7 +19,7 @@ from ase_ldos.training.train import train_model
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``ase-ldos train``."""
-    parser.add_argument("recipe", help="TOML file; see ase_ldos/models/recipes/be.toml")
+    parser.add_argument("recipe", help="TOML file; see ase_ldos/models/be/training.toml")
     parser.add_argument("--out", help="model file (default: the recipe's name with .safetensors)")
     parser.add_argument("--data", nargs="+", help="snapshot files or folders instead of the recipe's")
     parser.add_argument("--start", metavar="MODEL", help="go on from this model's weights")

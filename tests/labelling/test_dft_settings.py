@@ -10,7 +10,7 @@ import pytest
 import ase_ldos
 from ase_ldos.labelling.dft_settings import load_recipe
 
-SHIPPED = Path(ase_ldos.__file__).parent / "models/recipes/be-dft.toml"
+SHIPPED = Path(ase_ldos.__file__).parent / "models/be/dft.toml"
 MINIMAL = """
 pseudopotentials = { Be = "Be.gth" }
 cutoff = 30

@@ -120,7 +120,7 @@ def test_a_killed_run_goes_on_where_it_was(recipe: Recipe, dft_folder: Path, tmp
 def test_reference_label_is_reproduced(be_files: list[Path], dft_folder: Path, tmp_path: Path) -> None:
     import ase_ldos
 
-    recipe_file = Path(ase_ldos.__file__).parent / "models/recipes/be-dft.toml"
+    recipe_file = Path(ase_ldos.__file__).parent / "models/be/dft.toml"
     reference = load_snapshot(be_files[0].parent / "fcc12_1.npz")
     setup = load_recipe(recipe_file, pseudo_dir=dft_folder)
     # half the time for the dense mesh: its states to 1e-4 eV

@@ -18,7 +18,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "md_examples" / "extrapolation.py
 
 def test_compressed_beryllium(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bundled: str) -> None:
     """With the bundled model, calibrated on the small cells of the package whatever its own file says."""
-    items = sorted(load_snapshots(BUNDLED / "recipes" / "be-small-cells.npz"), key=lambda item: item.name)
+    items = sorted(load_snapshots(BUNDLED / "be" / "labels" / "small-cells.npz"), key=lambda item: item.name)
     model = load_model(bundled)
     calibrate(model, [item for i, item in enumerate(items) if i % 6 != 5], items[5::6], progress=False)
     save_model(model, tmp_path / "calibrated.safetensors")
