@@ -145,7 +145,7 @@ def _convert(value: Any, hint: Any, where: str) -> Any:  # noqa: ANN401 - values
     if origin in (dict, Mapping):
         _expect(isinstance(value, Mapping), value, "a table", where)
         return {key: _convert(item, parts[1], f"{where}, {key!r},") for key, item in value.items()}
-    if is_dataclass(hint):
+    if inspect.isclass(hint) and is_dataclass(hint):
         return value if isinstance(value, hint) else build(hint, value, where.rstrip(",").replace(": key ", ", table "))
     return _convert_scalar(value, hint, where)
 

@@ -51,7 +51,8 @@ def test_errors_on_structures_that_were_held_back(name: str, source: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("source", "energy", "forces"), [("be/labels/close-pairs-test", 8.0, 120.0), ("be/labels/disputed-test", 8.0, 100.0)]
+    ("source", "energy", "forces"),
+    [("be/labels/close-pairs-test", 8.0, 120.0), ("be/labels/disputed-test", 8.0, 100.0)],
 )
 def test_structures_that_no_model_has_seen(source: str, energy: float, forces: float) -> None:
     """Labelled after both models were trained; used since only to turn down weights that had been trained further."""
