@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from ase_ldos import LDOSCalculator
-from ase_ldos.labelling.reference_labels import RECIPES, reference_labels
+from ase_ldos.labelling.reference_labels import MODELS, reference_labels
 from ase_ldos.simulation.stacking import fault_energy, polytype
 
 A = 4.05  # Å, where stackings are compared
@@ -33,7 +33,7 @@ stackings = {name: polytype("Al", A / 2**0.5, 2 * A / 3**0.5, layers) for name, 
 for name, atoms in (crystals | stackings).items():
     atoms.info["name"] = name
 cells = [*crystals.values(), *stackings.values()]
-dft = reference_labels(cells, recipe=RECIPES / "al-reference.toml", pseudo_dir=options.pseudo_dir)
+dft = reference_labels(cells, recipe=MODELS / "al" / "reference.toml", pseudo_dir=options.pseudo_dir)
 for atoms in tqdm(cells, desc="model"):
     atoms.calc = LDOSCalculator(options.model)
     # one grid for all volumes, and the same distances of grid points in all stackings

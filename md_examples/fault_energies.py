@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from ase_ldos import LDOSCalculator
-from ase_ldos.labelling.reference_labels import RECIPES, reference_labels
+from ase_ldos.labelling.reference_labels import MODELS, reference_labels
 from ase_ldos.simulation.stacking import fault_energy, polytype, relax_normal
 
 FAULTS = {  # layers, and the crystal they are a fault of
@@ -40,7 +40,7 @@ for name, atoms in cells.items():
     atoms.info["name"] = f"fault_{name}" if name in FAULTS else name
     atoms.calc = LDOSCalculator(options.model)
     atoms.calc.fix_grid((9, 9, 7 * len(atoms)))  # the same distances of grid points in all cells
-labels = reference_labels(list(cells.values()), recipe=RECIPES / "be-faults.toml", pseudo_dir=options.pseudo_dir)
+labels = reference_labels(list(cells.values()), recipe=MODELS / "be" / "faults.toml", pseudo_dir=options.pseudo_dir)
 dft = {name: labels[atoms.info["name"]] for name, atoms in cells.items() if atoms.info["name"] in labels}
 
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from ase_ldos import LDOSCalculator
-from ase_ldos.labelling.reference_labels import RECIPES, reference_labels
+from ase_ldos.labelling.reference_labels import MODELS, reference_labels
 from ase_ldos.simulation.plots import density_figure
 from ase_ldos.simulation.stacking import fault_energy, relax_normal, stacking_fault
 
@@ -38,8 +38,8 @@ def make(slide: float, name: str = "gsf") -> Atoms:
 hcp, rigid, relaxed = make(0.0), [make(slide) for slide in options.slides], [make(s, "relaxed") for s in options.slides]
 for atoms in tqdm(relaxed, desc="relaxing"):
     relax_normal(atoms)
-dft = reference_labels([hcp, *rigid], recipe=RECIPES / "be-faults.toml", pseudo_dir=options.pseudo_dir)
-dft |= reference_labels(relaxed, exact=False, recipe=RECIPES / "be-faults.toml", pseudo_dir=options.pseudo_dir)
+dft = reference_labels([hcp, *rigid], recipe=MODELS / "be" / "faults.toml", pseudo_dir=options.pseudo_dir)
+dft |= reference_labels(relaxed, exact=False, recipe=MODELS / "be" / "faults.toml", pseudo_dir=options.pseudo_dir)
 print("mJ/m²: rigid; relaxed by this model; at the places of DFT's labels of relaxed cells")
 print(f"{'slide':>6}{'rigid':>10}{'DFT':>8}{'relaxed':>12}{'at labels':>12}{'DFT':>8}")
 rows = [(0.0,) * 6]

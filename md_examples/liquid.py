@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ase_ldos import LDOSCalculator
 from ase_ldos.dataset.broadening import broaden
-from ase_ldos.labelling.reference_labels import RECIPES
+from ase_ldos.labelling.reference_labels import MODELS
 
 KEYS = ("cell", "positions", "energies", "dos", "sigma", "known")
 
@@ -27,7 +27,7 @@ parser.add_argument("--repeat", type=int, default=1, help="cells of 16 atoms alo
 parser.add_argument("--steps", type=int, default=270, help="of 2 fs; the first fifth is left out")
 options = parser.parse_args()
 
-with np.load(RECIPES / "al-phases.npz") as file:
+with np.load(MODELS / "al" / "phases.npz") as file:
     data = dict(file)
 dft = [Atoms(f"Al{len(p)}", positions=p, cell=data["cell"], pbc=True) for p in data["positions"]]
 temperature = float(data["temperature"])

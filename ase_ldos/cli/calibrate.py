@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import replace
 from pathlib import Path
+
+from ase_ldos.cli.evaluate import add_selection, split
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``ase-ldos calibrate``."""
-    parser.add_argument("model", help="bundled name or model file")
-    parser.add_argument("recipe", help="TOML file of its training, which tells what was learned and what held back")
-    parser.add_argument("--data", nargs="+", help="snapshot files or folders instead of the recipe's")
+    parser.add_argument("model", help="bundled name or model file, which tells what was learned and what held back")
+    parser.add_argument("data", nargs="+", help="snapshot files or folders with these structures")
+    add_selection(parser)
     parser.add_argument("--out", help="model file to write (default: the model's own file)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Find the range and write it into the model file."""
+    from ase_ldos.dataset.npz import load_snapshots
     from ase_ldos.model.model_file import find_model, load_model, save_model
     from ase_ldos.training.calibrate import calibrate
-    from ase_ldos.training.settings import load_recipe, split_data
 
-    recipe = load_recipe(args.recipe)
-    if args.data:
-        recipe = replace(recipe, data=tuple(args.data))
     model, out = load_model(args.model), Path(args.out) if args.out else find_model(args.model)
-    calibrate(model, *split_data(recipe))
+    calibrate(model, *split(model, [load_snapshots(source) for source in args.data], args))
     save_model(model, out)
     found = model.metadata.extrapolation
     sys.stdout.write(

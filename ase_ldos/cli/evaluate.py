@@ -9,15 +9,23 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ase_ldos.dataset.snapshot import Snapshot
+    from ase_ldos.model.ldos_model import LDOSModel
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``ase-ldos evaluate``."""
     parser.add_argument("model", help="bundled name or model file")
     parser.add_argument("data", nargs="+", help="snapshot files (.npz) or folders of them")
-    parser.add_argument("--every", type=int, metavar="N", help="only every N-th snapshot, by name (held-back ones)")
-    parser.add_argument("--offset", type=int, default=1, help="number of the first one with --every (default 1)")
+    add_selection(parser)
     parser.add_argument("--json", action="store_true", help="print errors as JSON")
+
+
+def add_selection(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments that tell which snapshots were held back."""
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--held-out", action="store_true", help="only what the model file says was held back")
+    which.add_argument("--every", type=int, metavar="N", help="only every N-th snapshot of each source, by name")
+    parser.add_argument("--offset", type=int, default=1, help="number of the first one with --every (default 1)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -27,7 +35,11 @@ def run(args: argparse.Namespace) -> int:
     from ase_ldos.training.evaluate import evaluate_model, format_table, summarise
 
     model = load_model(args.model)
-    snapshots = [snapshot for source in args.data for snapshot in select(load_snapshots(source), args)]
+    sources = [load_snapshots(source) for source in args.data]
+    if args.held_out or args.every is not None:
+        snapshots = split(model, sources, args)[1]
+    else:
+        snapshots = [snapshot for source in sources for snapshot in source]
     errors = evaluate_model(model, snapshots, progress=not args.json)
     if args.json:
         table = {error.name: error.values for error in errors}
@@ -37,10 +49,31 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def select(snapshots: list[Snapshot], args: argparse.Namespace) -> list[Snapshot]:
-    """The held-back snapshots, where ``--every`` asks for them."""
+def split(
+    model: LDOSModel, sources: list[list[Snapshot]], args: argparse.Namespace
+) -> tuple[list[Snapshot], list[Snapshot]]:
+    """Snapshots to learn from and held back: by ``--every`` and ``--offset``, else as the model file tells.
+
+    Raises:
+        ValueError: the model file does not tell, or nothing of it is among the snapshots.
+    """
+    from ase_ldos.training.provenance import held_out_names
+
     if args.every is None:
-        return snapshots
+        learned, held_out = held_out_names(model)
+        snapshots = [snapshot for source in sources for snapshot in source]
+        parts = tuple([item for item in snapshots if item.name in names] for names in (learned, held_out))
+        if not parts[1]:
+            raise ValueError(
+                f"none of these {len(snapshots)} snapshots was held back from the training of {model.metadata.name!r}"
+            )
+        return parts[0], parts[1]
     if args.every < 1 or args.offset < 0:
         raise ValueError(f"--every {args.every} must be at least 1 and --offset {args.offset} at least 0")
-    return sorted(snapshots, key=lambda snapshot: snapshot.name)[args.offset :: args.every]
+    training: list[Snapshot] = []
+    held_back: list[Snapshot] = []
+    for source in sources:
+        for number, snapshot in enumerate(sorted(source, key=lambda item: item.name)):
+            chosen = number >= args.offset and (number - args.offset) % args.every == 0
+            (held_back if chosen else training).append(snapshot)
+    return training, held_back

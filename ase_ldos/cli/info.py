@@ -110,12 +110,12 @@ def _print_errors(errors: dict[str, float]) -> None:
 
 
 def _readable(value: object) -> str:
-    """Lists as names with commas, data with their hashes; of an earlier training only its recipe and length."""
+    """Lists as names with commas, data with their hashes; of tables the single values."""
     if isinstance(value, list):
         value = [f"{v['name']} (SHA-256 {v['sha256'][:12]}…)" if isinstance(v, dict) else v for v in value]
         return f"{len(value)}: {', '.join(map(str, value))}"
     if isinstance(value, dict):
-        return ", ".join(f"{key} {value[key]}" for key in ("recipe", "epochs") if key in value)
+        return ", ".join(f"{key} {item}" for key, item in value.items() if isinstance(item, str | int | float))
     return str(value)
 
 

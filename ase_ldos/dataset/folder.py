@@ -115,11 +115,11 @@ def check_hashes(folder: PathLike) -> None:
 
 
 def _write_entry(folder: Path, snapshot: Snapshot) -> None:
-    scalars: dict[str, float] = {}
+    scalars: dict[str, float | str] = {}
     arrays: dict[str, dict[str, Any]] = {}
     for key, array in snapshot_to_arrays(snapshot).items():
         if SHAPES[key] == ():
-            scalars[key] = float(array)
+            scalars[key] = array.item() if array.dtype.kind == "U" else float(array)
             continue
         path = folder / f"{key}.npy"
         np.save(path, np.ascontiguousarray(array))

@@ -41,8 +41,11 @@ SHAPES: dict[str, tuple[str | int, ...]] = {
     "fft_grid": (3,),
     "ecutwfc_Ry": (),
     "valence": (),
+    "group": (),
 }
 REQUIRED = ("numbers", "cell", "positions")
+#: Keys that hold a text instead of numbers.
+TEXTS = frozenset({"group"})
 #: Keys that make sense only together.
 TOGETHER = (("ldos", ("energies", "ldos_scale")), ("dos", ("energies",)), ("eigenvalues", ("k_weights",)))
 
@@ -77,11 +80,11 @@ def check_arrays(arrays: Mapping[str, np.ndarray], source: str) -> None:
 
 def _check_array(key: str, array: np.ndarray, expected: tuple[str | int, ...], source: str) -> None:
     fits = array.ndim == len(expected) and all(isinstance(e, str) or e == n for e, n in zip(expected, array.shape))
-    if not fits or array.dtype.kind not in "fiu":
+    if not fits or array.dtype.kind not in ("U" if key in TEXTS else "fiu"):
         raise ValueError(
             f"{source}: key {key!r} has shape {array.shape} and type {array.dtype}; "
-            f"numbers of shape ({', '.join(str(e) for e in expected)}) are expected"
+            f"{'a text' if key in TEXTS else 'numbers'} of shape ({', '.join(str(e) for e in expected)}) are expected"
         )
     # a memory-mapped array was checked when it was written; looking at all of it would read all of it
-    if not isinstance(array, np.memmap) and not np.all(np.isfinite(array)):
+    if key not in TEXTS and not isinstance(array, np.memmap) and not np.all(np.isfinite(array)):
         raise ValueError(f"{source}: key {key!r} contains NaN or infinity; all values must be finite")

@@ -63,6 +63,8 @@ class Snapshot:
         fft_grid: the DFT code's own grid ``[3]``.
         ecutwfc_Ry: plane-wave cutoff in Ry.
         valence: electrons per atom of the pseudopotentials, averaged over the atoms.
+        group: of the snapshots whose total energies share an error of DFT, as those of one k-mesh do; by default the
+            name up to its number (``hcp16_03``: ``hcp16``).
     """
 
     name: str
@@ -99,14 +101,15 @@ class Snapshot:
     fft_grid: np.ndarray | None = None
     ecutwfc_Ry: float | None = None  # noqa: N815 (Ry is the unit)
     valence: float | None = None
+    group: str = ""
+
+    def __post_init__(self) -> None:
+        """Name the group."""
+        if not self.group:
+            object.__setattr__(self, "group", self.name.rsplit("_", 1)[0])
 
     def __len__(self) -> int:
         return len(self.numbers)
-
-    @property
-    def family(self) -> str:
-        """Cell type: the name up to its number; snapshots of one family share a k-mesh and its error."""
-        return self.name.rsplit("_", 1)[0]
 
     @property
     def has_ldos(self) -> bool:
@@ -161,10 +164,14 @@ def snapshot_from_arrays(name: str, arrays: Mapping[str, np.ndarray], source: st
     """
     check_arrays(arrays, source)
     known = {key: arrays[key] for key in SHAPES if key in arrays}
-    values: dict[str, Any] = {key: float(value) if SHAPES[key] == () else value for key, value in known.items()}
+    values: dict[str, Any] = {key: _scalar(value) if SHAPES[key] == () else value for key, value in known.items()}
     if "density" in values and values["density"].dtype == np.float16:
         values["density"] = values["density"].astype(np.float32)
     return Snapshot(name=name, **values)
+
+
+def _scalar(value: np.ndarray) -> float | str:
+    return str(value) if value.dtype.kind == "U" else float(value)
 
 
 def snapshot_to_arrays(snapshot: Snapshot) -> dict[str, np.ndarray]:

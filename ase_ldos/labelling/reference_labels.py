@@ -16,7 +16,7 @@ from ase_ldos.labelling.run import label_structures
 if TYPE_CHECKING:
     from ase import Atoms
 
-RECIPES = Path(__file__).parents[1] / "models" / "recipes"
+MODELS = Path(__file__).parents[1] / "models"
 
 
 def reference_labels(
@@ -25,7 +25,7 @@ def reference_labels(
     exact: bool = True,
     pseudo_dir: PathLike | None = None,
     folder: PathLike = "dft",
-    recipe: PathLike = RECIPES / "be-reference.toml",
+    recipe: PathLike = MODELS / "be" / "reference.toml",
 ) -> dict[str, Atoms]:
     """Cells with DFT's free energy, forces and stress, by ``info["name"]``, as far as they are known.
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ase_ldos.communicator import Communicator
-from ase_ldos.training.losses import LDOSLoss, Trainee
+from ase_ldos.training.losses import LDOSLoss, ModelWithOffsets
 from ase_ldos.training.precompute import TrainingSnapshot
 
 #: All that ``LDOSLoss`` may report.
@@ -18,7 +18,7 @@ _NAMES = ("energy", "forces", "stress", "density", "dos", "ldos")
 class SharedLoss:
     """Mean of a loss over the snapshots of a step, for ``training.loop.fit`` with the same communicator.
 
-    The value is this rank's part of the mean; the numbers recorded are those of all snapshots. Offsets of families
+    The value is this rank's part of the mean; the numbers recorded are those of all snapshots. Offsets of groups
     follow after the step's last snapshot, in the order of the snapshots, so that the result does not depend on how many
     ranks there are.
 
@@ -30,18 +30,18 @@ class SharedLoss:
     def __init__(self, loss: LDOSLoss, communicator: Communicator) -> None:
         self.loss, self.communicator = loss, communicator
 
-    def __call__(self, trainee: nn.Module, batch: Sequence[TrainingSnapshot]) -> tuple[Tensor, dict[str, float]]:
+    def __call__(self, trained: nn.Module, batch: Sequence[TrainingSnapshot]) -> tuple[Tensor, dict[str, float]]:
         """Part of the loss, and the root of each squared error."""
-        assert isinstance(trainee, Trainee)
+        assert isinstance(trained, ModelWithOffsets)
         mine = set(self.communicator.partition(range(len(batch))))
         # a rank without a snapshot still has a (vanishing) gradient
-        value = torch.stack([0 * parameter.sum().double() for parameter in trainee.parameters()]).sum()
+        value = torch.stack([0 * parameter.sum().double() for parameter in trained.parameters()]).sum()
         numbers = torch.zeros(len(batch), len(_NAMES) + 1, 2, dtype=torch.float64)
         for place, snapshot in enumerate(batch):
             if place not in mine:
-                self.loss.skip(trainee)
+                self.loss.skip(trained)
                 continue
-            part, metrics, error = self.loss.evaluate(trainee, snapshot)
+            part, metrics, error = self.loss.evaluate(trained, snapshot)
             value = value + part / len(batch)
             for column, number in enumerate([*(metrics.get(name) for name in _NAMES), error]):
                 if number is not None:
@@ -49,6 +49,6 @@ class SharedLoss:
         self.communicator.all_reduce(numbers)
         for snapshot, (error, known) in zip(batch, numbers[:, -1].tolist()):
             if known:
-                trainee.follow(snapshot.family, error)
+                trained.follow(snapshot.group, error)
         sums = numbers[:, :-1].sum(dim=0).tolist()
         return value, {name: total / count for name, (total, count) in zip(_NAMES, sums) if count}

@@ -43,14 +43,14 @@ class SnapshotErrors:
 
     Attributes:
         name: of the snapshot.
-        family: cell type, whose snapshots share a k-mesh: the name up to its number.
+        group: of the snapshots that share its k-mesh and the error of that.
         values: signed differences of energies (meV/atom; to DFT, and to A from DFT's LDOS) and of μ (eV, on the dense
             mesh); root mean squares of forces (meV/Å) and stress (GPa); density: ∫|n − n_DFT| / N (%); DOS and LDOS:
             ‖x − x_DFT‖ / ‖x_DFT‖ (%).
     """
 
     name: str
-    family: str
+    group: str
     values: dict[str, float]
 
 
@@ -62,9 +62,9 @@ def evaluate_model(model: LDOSModel, snapshots: Iterable[Snapshot], *, progress:
 
 
 def summarise(errors: Sequence[SnapshotErrors]) -> dict[str, float]:
-    """Root mean squares over snapshots; energies also as bias, spread and spread within a family.
+    """Root mean squares over snapshots; energies also as bias, spread and spread within a group.
 
-    The spread within a family is the root mean square after the mean of each family with at least two snapshots is
+    The spread within a group is the root mean square after the mean of each group with at least two snapshots is
     taken off (with n − 1 as divisor): total energies of different k-meshes differ by an error of DFT itself.
     """
     summary: dict[str, float] = {}
@@ -74,16 +74,16 @@ def summarise(errors: Sequence[SnapshotErrors]) -> dict[str, float]:
             summary[key] = float(np.sqrt(np.mean(values**2)))
             if key.startswith("energy"):
                 summary[f"{key}_bias"], summary[f"{key}_spread"] = float(values.mean()), float(values.std())
-    within = _within_families(errors)
+    within = _within_groups(errors)
     if within is not None:
         summary["energy_within_family"] = within
     return summary
 
 
-def _within_families(errors: Sequence[SnapshotErrors]) -> float | None:
+def _within_groups(errors: Sequence[SnapshotErrors]) -> float | None:
     squares, freedom = 0.0, 0
-    for family in {error.family for error in errors}:
-        values = np.array([e.values["energy"] for e in errors if e.family == family and "energy" in e.values])
+    for group in {error.group for error in errors}:
+        values = np.array([e.values["energy"] for e in errors if e.group == group and "energy" in e.values])
         if len(values) > 1:
             squares, freedom = squares + float(((values - values.mean()) ** 2).sum()), freedom + len(values) - 1
     return float(np.sqrt(squares / freedom)) if freedom else None
@@ -142,7 +142,7 @@ def _snapshot_errors(model: LDOSModel, snapshot: Snapshot) -> SnapshotErrors:
             snapshot, snapshot.dos, model.energies.cpu().numpy(), _broadening(model, snapshot)
         )
         values["dos"] = _relative(found.dos[:known].cpu(), torch.as_tensor(dos).double())
-    return SnapshotErrors(snapshot.name, snapshot.family, values)
+    return SnapshotErrors(snapshot.name, snapshot.group, values)
 
 
 def _broadening(model: LDOSModel, snapshot: Snapshot) -> float:

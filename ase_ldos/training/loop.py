@@ -41,11 +41,12 @@ def fit(
     monitor: str = "loss",
     validate_every: int = 1,
     patience: int | None = None,
-    clip_norm: float | None = None,
-    average: float | None = None,
+    max_gradient_norm: float | None = None,
+    ema_decay: float | None = None,
     checkpoint: Path | None = None,
     checkpoint_every: int = 1,
     resume: bool = True,
+    context: dict[str, Any] | None = None,
     generator: torch.Generator | None = None,
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
@@ -57,8 +58,8 @@ def fit(
     One step: loss of one batch, backward, clipping, optimiser, scheduler. One epoch: a step per batch, then the
     validation. The grad mode is left alone, so losses and validations may call ``torch.autograd.grad``.
 
-    A run that was killed (or interrupted with Ctrl-C) goes on from its checkpoint with the very numbers of an
-    uninterrupted one, if all randomness of the batches and the loss comes from ``generator``.
+    A run that was interrupted resumes from its checkpoint with the very numbers of an uninterrupted one, if all
+    randomness of the batches and the loss comes from ``generator``.
 
     Args:
         model: its parameters; it may wrap whatever the loss needs.
@@ -71,12 +72,14 @@ def fit(
         monitor: which of those numbers (without ``validate``: of the training's) is smallest at the best weights.
         validate_every: epochs from one validation to the next.
         patience: stop when the best weights are this many epochs old.
-        clip_norm: longest gradient (2-norm over all parameters of the optimiser); longer ones are scaled down.
-        average: decay per step of an exponential moving average of the weights, which is then what is validated
+        max_gradient_norm: longest gradient (2-norm over all parameters of the optimiser); longer ones are scaled down.
+        ema_decay: decay per step of an exponential moving average of the weights, which is then what is validated
             and kept as the best; in early steps t the decay is at most (1 + t) / (10 + t).
         checkpoint: file for the state of the run; never half-written, and free of pickle.
         checkpoint_every: epochs from one checkpoint to the next; the last epoch always gets one.
-        resume: go on from ``checkpoint`` if the file is there.
+        resume: continue from ``checkpoint`` if the file is there.
+        context: what else the run depends on (settings, data, what came before), JSON-able; it is kept in the
+            checkpoint, and a checkpoint with another one is refused.
         generator: its state goes into the checkpoint.
         callbacks: called after every epoch with the model (its latest weights) and the history; True stops the run.
         progress: show a progress bar.
@@ -89,16 +92,27 @@ def fit(
 
     Raises:
         ValueError: unusable settings, empty batches, a loss that is no scalar or does not depend on a parameter,
-            a checkpoint of another model or optimiser, ``monitor`` not among the numbers.
+            a checkpoint of another model, optimiser or context, ``monitor`` not among the numbers.
         FloatingPointError: loss or gradient is not finite; the last checkpoint is the state before that epoch.
     """
     whole = {"epochs": epochs, "validate_every": validate_every, "patience": patience}
-    _check_positive({**whole, "checkpoint_every": checkpoint_every}, {"clip_norm": clip_norm, "time_limit": time_limit})
+    _check_positive(
+        {**whole, "checkpoint_every": checkpoint_every},
+        {"max_gradient_norm": max_gradient_norm, "time_limit": time_limit},
+    )
     if not callable(batches) and iter(batches) is batches:
         raise ValueError("batches can be iterated only once: give a list, a data loader or a function of the epoch")
     communicator = Communicator() if communicator is None else communicator
     run = _Run(
-        model, optimizer, scheduler, generator, clip_norm, History(monitor), MovingAverage(model, average), communicator
+        model,
+        optimizer,
+        scheduler,
+        generator,
+        max_gradient_norm,
+        History(monitor),
+        MovingAverage(model, ema_decay),
+        communicator,
+        {} if context is None else context,
     )
     if checkpoint is not None and resume and Path(checkpoint).exists():
         run.load(Path(checkpoint))
@@ -136,10 +150,11 @@ class _Run:
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LRScheduler | None
     generator: torch.Generator | None
-    clip_norm: float | None
+    max_gradient_norm: float | None
     history: History
     average: MovingAverage
     communicator: Communicator
+    context: dict[str, Any]
     best: dict[str, Tensor] = field(default_factory=dict)
     judged: bool = True
 
@@ -207,7 +222,7 @@ class _Run:
         for parameter in parameters:
             if parameter.grad is not None:
                 self.communicator.all_reduce(parameter.grad)
-        norm = float(nn.utils.clip_grad_norm_(parameters, self.clip_norm or math.inf))
+        norm = float(nn.utils.clip_grad_norm_(parameters, self.max_gradient_norm or math.inf))
         if not math.isfinite(norm):
             raise FloatingPointError(f"the gradient is not finite ({norm}) in {where}, though the loss is {number}")
         self.optimizer.step()
@@ -244,6 +259,7 @@ class _Run:
     def save(self, path: Path) -> None:
         """Write the checkpoint."""
         state = {
+            "context": self.context,
             "model": dict(self.model.state_dict()),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
@@ -258,6 +274,7 @@ class _Run:
     def load(self, path: Path) -> None:
         """Take over the state in a checkpoint."""
         state = read_checkpoint(path)
+        check_context(path, state.get("context", {}), self.context)
         try:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -278,6 +295,36 @@ class _Run:
     def _summary(self, train: dict[str, float]) -> str:
         best = f", best {self.history.monitor} {self.history.best:.4g}" if self.history.best_epoch is not None else ""
         return f"loss {train['loss']:.4g}{best}"
+
+
+def check_context(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Refuse the checkpoint of a run that depended on something else.
+
+    Raises:
+        ValueError: they differ; the message names the first difference.
+    """
+    difference = _difference(found, wanted)
+    if difference:
+        raise ValueError(
+            f"the checkpoint {path} belongs to another training ({difference}): remove it or name another file"
+        )
+
+
+def _difference(found: Any, wanted: Any, name: str = "") -> str:  # noqa: ANN401 - JSON of any kind
+    """The first place where two JSON values differ, in words; empty if they do not."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        both = [key for key in wanted if key in found]
+        parts = [_difference(found[key], wanted[key], f"{name}.{key}".lstrip(".")) for key in both]
+        odd = sorted(found.keys() ^ wanted.keys())
+        parts += [f"{name}.{odd[0]} is known to one of them alone".lstrip(".")] if odd else []
+        return next((part for part in parts if part), "")
+    if isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
+        pairs = enumerate(zip(found, wanted, strict=True), start=1)
+        return next((p for p in (_difference(a, b, f"{name} {place}") for place, (a, b) in pairs) if p), "")
+    if found == wanted:
+        return ""
+    short = all(len(str(value)) < 40 for value in (found, wanted))
+    return f"{name} is {found} there and {wanted} here" if short else f"{name} is another"
 
 
 def _number(value: Tensor | float) -> float:

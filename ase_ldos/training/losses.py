@@ -14,6 +14,7 @@ from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.physics.density_functionals import density_energies
 from ase_ldos.physics.free_energy import Energies
 from ase_ldos.physics.occupation import fermi_level, occupation_weights
+from ase_ldos.toml_settings import NonNegativeFloat, PositiveInt
 from ase_ldos.training.learned_features import complete_inputs, complete_inputs_at
 from ase_ldos.training.precompute import JacobianProduct, TrainingSnapshot, voigt
 from ase_ldos.units import BOLTZMANN
@@ -35,13 +36,13 @@ class LossWeights:
         ldos_points: number of points drawn in each step.
     """
 
-    ldos: float = 1.0
-    dos: float = 1.0
-    density: float = 50.0
-    energy: float = 100.0
-    forces: float = 1.0
-    stress: float = 100.0
-    ldos_points: int = 2000
+    ldos: NonNegativeFloat = 1.0
+    dos: NonNegativeFloat = 1.0
+    density: NonNegativeFloat = 50.0
+    energy: NonNegativeFloat = 100.0
+    forces: NonNegativeFloat = 1.0
+    stress: NonNegativeFloat = 100.0
+    ldos_points: PositiveInt = 2000
 
 
 @dataclass(frozen=True)
@@ -168,15 +169,15 @@ class LDOSPoints:
         return int(ends[place]) - n_points + flat, place
 
 
-class Trainee(nn.Module):
-    """The model and what is fitted beside it: the error that DFT energies of one family (one k-mesh) share.
+class ModelWithOffsets(nn.Module):
+    """The model and what is fitted beside it: the error that DFT energies of one group (one k-mesh) share.
 
-    An offset follows the mean energy error of its family, never farther than the k-mesh noise that it stands for. Over
-    all snapshots the offsets sum to zero: they part the families, the model's mean energy stays DFT's.
+    An offset follows the mean energy error of its group, never farther than the k-mesh noise that it stands for. Over
+    all snapshots the offsets sum to zero: they separate the groups, the model's mean energy stays DFT's.
 
     Args:
         model: to be trained.
-        families: the family of every training snapshot.
+        groups: the group of every training snapshot.
     """
 
     #: Largest offset before centring, eV/atom: the k-mesh noise of total energies between cell types.
@@ -186,28 +187,28 @@ class Trainee(nn.Module):
 
     errors: Tensor
 
-    def __init__(self, model: LDOSModel, families: Iterable[str]) -> None:
+    def __init__(self, model: LDOSModel, groups: Iterable[str]) -> None:
         super().__init__()
         self.model = model
-        counts = Counter(families)
-        self.families = {name: place for place, name in enumerate(sorted(counts))}
-        self.shares = torch.tensor([counts[name] for name in self.families], dtype=torch.float64) / counts.total()
-        self.register_buffer("errors", torch.zeros(len(self.families), dtype=torch.float64))
+        counts = Counter(groups)
+        self.groups = {name: place for place, name in enumerate(sorted(counts))}
+        self.shares = torch.tensor([counts[name] for name in self.groups], dtype=torch.float64) / counts.total()
+        self.register_buffer("errors", torch.zeros(len(self.groups), dtype=torch.float64))
 
-    def offset(self, family: str) -> float:
-        """Energy offset of a family, eV/atom; zero for one that is not trained on."""
-        place = self.families.get(family)
+    def offset(self, group: str) -> float:
+        """Energy offset of a group, eV/atom; zero for one that is not trained on."""
+        place = self.groups.get(group)
         return 0.0 if place is None else float(self.errors[place] - self.shares @ self.errors)
 
-    def follow(self, family: str, error: float) -> None:
-        """Move the offset of a family towards an energy error (eV/atom)."""
-        place = self.families[family]
+    def follow(self, group: str, error: float) -> None:
+        """Move the offset of a group towards an energy error (eV/atom)."""
+        place = self.groups[group]
         moved = self.errors[place] + self.RATE * (error - self.errors[place])
         self.errors[place] = moved.clamp(-self.SPREAD, self.SPREAD)
 
 
 class LDOSLoss:
-    """Sum of weighted squared errors of one snapshot, for ``training.loop.fit`` on a ``Trainee``.
+    """Sum of weighted squared errors of one snapshot, for ``training.loop.fit`` on a ``ModelWithOffsets``.
 
     Args:
         weights: of the terms.
@@ -220,20 +221,22 @@ class LDOSLoss:
         self.generator = generator
         self.points = points
 
-    def __call__(self, trainee: nn.Module, snapshot: TrainingSnapshot) -> tuple[Tensor, dict[str, float]]:
-        """Loss and the root of each squared error; the family's offset follows."""
-        assert isinstance(trainee, Trainee)
-        loss, metrics, error = self.evaluate(trainee, snapshot)
+    def __call__(self, trained: nn.Module, snapshot: TrainingSnapshot) -> tuple[Tensor, dict[str, float]]:
+        """Loss and the root of each squared error; the group's offset follows."""
+        assert isinstance(trained, ModelWithOffsets)
+        loss, metrics, error = self.evaluate(trained, snapshot)
         if error is not None:
-            trainee.follow(snapshot.family, error)
+            trained.follow(snapshot.group, error)
         return loss, metrics
 
-    def evaluate(self, trainee: Trainee, snapshot: TrainingSnapshot) -> tuple[Tensor, dict[str, float], float | None]:
+    def evaluate(
+        self, trained: ModelWithOffsets, snapshot: TrainingSnapshot
+    ) -> tuple[Tensor, dict[str, float], float | None]:
         """Loss, the root of each squared error, and the error of the energy, eV/atom, if it is known."""
-        w, labels, model = self.weights, snapshot.labels, trainee.model
+        w, labels, model = self.weights, snapshot.labels, trained.model
         wants_slopes = (w.forces > 0 and labels.forces is not None) or (w.stress > 0 and labels.stress is not None)
         found = evaluate_snapshot(model, snapshot, forces=wants_slopes, create_graph=True)
-        squares = _squared_errors(trainee, snapshot, found)
+        squares = _squared_errors(trained, snapshot, found)
         error = None
         if labels.free_energy is not None:
             error = float((found.free_energy - labels.free_energy).detach()) / len(snapshot.structure)
@@ -242,10 +245,10 @@ class LDOSLoss:
         loss = torch.stack([getattr(w, name) * value for name, value in squares.items()]).sum()
         return loss, {name: float(value.detach().sqrt()) for name, value in squares.items()}, error
 
-    def skip(self, trainee: Trainee) -> None:
+    def skip(self, trained: ModelWithOffsets) -> None:
         """Draw what ``evaluate`` would: another rank has this snapshot, and the generators must stay together."""
         if self.points is not None and self.weights.ldos > 0:
-            self.points.choose(trainee.model, self.weights.ldos_points, self.generator)
+            self.points.choose(trained.model, self.weights.ldos_points, self.generator)
 
     def _ldos(self, model: LDOSModel, points: LDOSPoints) -> Tensor:
         inputs, ldos = points.draw(model, self.weights.ldos_points, self.generator)
@@ -261,12 +264,12 @@ def relative_square(found: Tensor, reference: Tensor) -> Tensor:
     return torch.where(reference.isnan(), 0.0, found - known).square().sum() / known.square().sum()
 
 
-def _squared_errors(trainee: Trainee, snapshot: TrainingSnapshot, found: Evaluation) -> dict[str, Tensor]:
+def _squared_errors(trained: ModelWithOffsets, snapshot: TrainingSnapshot, found: Evaluation) -> dict[str, Tensor]:
     """Squared errors of everything but the LDOS that is both known and found."""
     labels, squares = snapshot.labels, dict[str, Tensor]()
     if labels.free_energy is not None:
         error = (found.free_energy - labels.free_energy) / len(snapshot.structure)
-        squares["energy"] = (error - trainee.offset(snapshot.family)).square()
+        squares["energy"] = (error - trained.offset(snapshot.group)).square()
     if labels.forces is not None and found.forces is not None:
         squares["forces"] = (found.forces - labels.forces).square().mean()
     if labels.stress is not None and found.stress is not None:
@@ -278,15 +281,15 @@ def _squared_errors(trainee: Trainee, snapshot: TrainingSnapshot, found: Evaluat
     return squares
 
 
-def measure(trainee: nn.Module, snapshots: Sequence[TrainingSnapshot], weights: LossWeights) -> dict[str, float]:
+def measure(trained: nn.Module, snapshots: Sequence[TrainingSnapshot], weights: LossWeights) -> dict[str, float]:
     """Root mean squares of the same errors over whole snapshots, and their weighted sum as ``"loss"``."""
-    assert isinstance(trainee, Trainee)
+    assert isinstance(trained, ModelWithOffsets)
     columns: dict[str, list[float]] = {}
     for snapshot in snapshots:
-        found = evaluate_snapshot(trainee.model, snapshot)
-        squares = _squared_errors(trainee, snapshot, found)
+        found = evaluate_snapshot(trained.model, snapshot)
+        squares = _squared_errors(trained, snapshot, found)
         if snapshot.labels.ldos is not None:
-            weight, bias = (part.to(found.hidden).detach() for part in trainee.model.head)
+            weight, bias = (part.to(found.hidden).detach() for part in trained.model.head)
             ldos = torch.addmm(bias, found.hidden.detach(), weight.T)
             squares["ldos"] = relative_square(ldos, snapshot.labels.ldos)
         for name, value in squares.items():

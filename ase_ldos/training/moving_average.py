@@ -25,7 +25,7 @@ class MovingAverage:
 
     def __init__(self, model: nn.Module, decay: float | None) -> None:
         if decay is not None and not 0 < decay < 1:
-            raise ValueError(f"average is the decay of a moving average, between 0 and 1; got {decay}")
+            raise ValueError(f"ema_decay is the decay of a moving average, between 0 and 1; got {decay}")
         self.decay = decay
         self.step = 0
         self.weights: dict[str, Tensor] = {} if decay is None else _parameters(model)

@@ -56,7 +56,7 @@ class TrainingSnapshot:
 
     Attributes:
         name: of the snapshot.
-        family: see ``Snapshot``.
+        group: see ``Snapshot``.
         structure: the atoms.
         grid: of inputs and labels.
         inputs: the network's inputs, float32 ``[grid, input]``.
@@ -69,7 +69,7 @@ class TrainingSnapshot:
     """
 
     name: str
-    family: str
+    group: str
     structure: Structure
     grid: Grid
     inputs: Tensor
@@ -178,12 +178,12 @@ def prepare_snapshot(
     inputs, slopes = _inputs(descriptor, scaler, structure, grid, jacobian)
     unknown = sorted({int(n) for n in snapshot.numbers} - charges.keys())
     if unknown:
-        raise ValueError(f"{snapshot.name}: atomic number {unknown[0]} has no valence charge in the recipe")
+        raise ValueError(f"{snapshot.name}: atomic number {unknown[0]} has no valence charge in the settings")
     charge = torch.tensor([charges[int(n)] for n in snapshot.numbers], dtype=torch.float64)
     ewald, ewald_slope = _ewald(structure, charge)
     return TrainingSnapshot(
         name=snapshot.name,
-        family=snapshot.family,
+        group=snapshot.group,
         structure=structure,
         grid=grid,
         inputs=inputs,

@@ -1,181 +1,437 @@
-"""From a recipe and data to a trained model: least squares, then the LDOS alone, then everything at once."""
+"""From settings and labels to a trained model, stage by stage."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
 import math
+import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from ase.data import atomic_numbers
 from torch import Tensor, nn
 
+from ase_ldos.checkpoint import read_checkpoint
 from ase_ldos.communicator import Communicator
-from ase_ldos.dataset.npz import Snapshot
+from ase_ldos.dataset.npz import Snapshot, snapshot_to_arrays
 from ase_ldos.descriptors.protocol import FixedFeatures, PointFeatures
+from ase_ldos.files import PathLike
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.model.metadata import ModelMetadata
+from ase_ldos.model.model_file import load_model, save_model
 from ase_ldos.networks.mlp import MLP
 from ase_ldos.networks.registry import make_point_features
+from ase_ldos.training.calibrate import calibrate
 from ase_ldos.training.data_parallel import SharedLoss
+from ase_ldos.training.evaluate import SnapshotErrors, evaluate_model, summarise
 from ase_ldos.training.history import History
 from ase_ldos.training.learned_features import fixed_scaler, graft, whole_scaler
-from ase_ldos.training.loop import fit
-from ase_ldos.training.losses import LDOSLoss, LDOSPoints, Trainee, measure, relative_square
+from ase_ldos.training.loop import check_context, fit
+from ase_ldos.training.losses import LDOSLoss, LDOSPoints, ModelWithOffsets, measure, relative_square
 from ase_ldos.training.precompute import Scaler, TrainingSnapshot, fit_scaler, prepare_snapshots
-from ase_ldos.training.provenance import core_charges
-from ase_ldos.training.settings import Recipe, TrainingRecipe
+from ase_ldos.training.provenance import core_charges, describe_sources
+from ase_ldos.training.settings import (
+    LDOSStage,
+    SnapshotStage,
+    StageSettings,
+    TrainingData,
+    TrainingSettings,
+    load_data,
+    load_settings,
+)
 from ase_ldos.training.soap import SOAP
+
+logger = logging.getLogger(__name__)
 
 #: Unit of the network's outputs, 1/(eV Å³): the size of an LDOS in a metal.
 LDOS_SCALE = 0.03
 
 
-def build_model(recipe: Recipe, features: PointFeatures, scaler: Scaler, generator: torch.Generator) -> LDOSModel:
-    """The untrained model of a recipe."""
-    settings = recipe.model
-    energies = torch.as_tensor(settings.energies)
-    n_inputs = scaler.projection.shape[1]
-    network = MLP(n_inputs, len(energies), settings.hidden, settings.activation, True, generator)
-    metadata = ModelMetadata(
-        name=recipe.name,
-        valence=dict(settings.valence),
-        functional=settings.functional,
-        electronic_temperature=settings.electronic_temperature,
-        broadening=settings.broadening,
-        grid_spacing=settings.grid_spacing,
-        fermi_level=sum(settings.window) / 2,
-        minimum_distance=settings.minimum_distance,
-        core_charges=core_charges(recipe),
-    )
-    return LDOSModel(
-        features, network, energies, metadata, mean=scaler.mean, projection=scaler.projection, ldos_scale=LDOS_SCALE
-    )
+@dataclass(frozen=True)
+class TrainedModel:
+    """What a training gave.
+
+    Attributes:
+        model: with its errors and provenance in ``metadata``, where ``train_model`` made it.
+        histories: of the stages that were begun, by their names.
+        finished: whether all stages are done; a time limit may have ended the training before.
+        errors: on each snapshot that was held back; empty from ``train_stages``.
+    """
+
+    model: LDOSModel
+    histories: dict[str, History]
+    finished: bool
+    errors: list[SnapshotErrors] = field(default_factory=list)
 
 
 def train_model(
-    recipe: Recipe,
-    training: Sequence[Snapshot],
-    validation: Sequence[Snapshot],
+    settings: TrainingSettings | PathLike,
+    *,
+    out: PathLike | None = None,
+    checkpoint: PathLike | None = None,
+    init_from: LDOSModel | PathLike | None = None,
+    data: Sequence[PathLike] | None = None,
+    epochs: int | None = None,
+    time_limit: float | None = None,
+    progress: bool = True,
+    communicator: Communicator | None = None,
+) -> TrainedModel:
+    """Train a model, measure it on the snapshots held back, and write its file.
+
+    Args:
+        settings: what and how, or the TOML file that says it (``models/NAME/training.toml``).
+        out: the model file; nothing is written without.
+        checkpoint: file from which an interrupted training resumes, in whatever stage it was.
+        init_from: a model, its file or the name of a bundled one, to start from its weights in place of least squares
+            and stages on the LDOS alone.
+        data: label sets instead of those of the settings, all of them in every stage.
+        epochs: of every stage on whole snapshots, instead of those of the settings.
+        time_limit: s; no epoch starts that would probably end later.
+        progress: show bars.
+        communicator: ranks that share the snapshots of a step; the model of the first one is complete.
+
+    Returns:
+        The model with range, errors and provenance, and the histories of its stages.
+
+    Raises:
+        FileNotFoundError: a label set or the folder of ``out`` is not there.
+        ValueError: settings or data that make no sense, or a checkpoint of another training.
+    """
+    communicator = Communicator() if communicator is None else communicator
+    settings = settings if isinstance(settings, TrainingSettings) else load_settings(settings)
+    if data is not None:
+        settings = settings.with_data(tuple(map(str, data)))
+    if epochs is not None:
+        settings = settings.with_epochs(epochs)
+    if out is not None and not Path(out).parent.is_dir():
+        raise FileNotFoundError(f"the folder {Path(out).parent} of the model file does not exist")
+    start = init_from if init_from is None or isinstance(init_from, LDOSModel) else load_model(init_from)
+    origin = start.metadata.provenance if start else None
+    sources, snapshots = describe_sources(settings), load_data(settings)
+    trained = train_stages(
+        settings,
+        snapshots,
+        start=start,
+        checkpoint=None if checkpoint is None else Path(checkpoint),
+        time_limit=time_limit,
+        progress=progress,
+        communicator=communicator,
+    )
+    if not communicator.is_root:
+        return trained
+    model, (training, validation) = trained.model, snapshots.chosen(None)
+    calibrate(model, training, validation, progress=progress)
+    errors = evaluate_model(model, validation, progress=progress)
+    model.metadata = replace(
+        model.metadata,
+        errors=summarise(errors),
+        provenance={
+            "settings": _as_json(settings.as_table()),
+            **sources,
+            "training": sorted(snapshot.name for snapshot in training),
+            "held back": sorted(snapshot.name for snapshot in validation),
+            "epochs": {name: len(history.records) for name, history in trained.histories.items()},
+            "finished": trained.finished,
+            "started from": origin,
+            "torch": version("torch"),
+            "ase-ldos": version("ase-ldos"),
+        },
+    )
+    if out is not None:
+        save_model(model, out)
+    return replace(trained, errors=errors)
+
+
+def train_stages(
+    settings: TrainingSettings,
+    data: TrainingData,
     *,
     start: LDOSModel | None = None,
     checkpoint: Path | None = None,
     time_limit: float | None = None,
     progress: bool = True,
     communicator: Communicator | None = None,
-) -> tuple[LDOSModel, History]:
-    """Train the model of a recipe: least squares, then the LDOS alone, then everything at once.
+) -> TrainedModel:
+    """Train the model of some settings on snapshots that are loaded, and nothing else.
 
     Args:
-        recipe: what and how.
-        training: snapshots to learn from; at least one with LDOS.
-        validation: whole snapshots that are never trained on.
-        start: a model of the same recipe whose weights to go on from; the first two stages are left out then. For a
-            graph network with a fixed power spectrum also a model of that power spectrum alone.
-        checkpoint: file from which a killed run goes on.
-        time_limit: seconds for the last stage.
+        settings: what and how.
+        data: snapshots by the label sets of the settings.
+        start: a model of the same settings whose weights to start from in place of least squares and stages on the LDOS
+            alone; for a graph network with a fixed power spectrum also a model of that power spectrum alone.
+        checkpoint: file from which an interrupted training resumes.
+        time_limit: s; no epoch starts that would probably end later.
         progress: show bars.
-        communicator: ranks that share the snapshots of a step of the last stage.
+        communicator: ranks that share the snapshots of a step.
 
     Raises:
-        ValueError: no training snapshot has an LDOS, none is held back, or data that do not fit the recipe.
+        ValueError: no training snapshot of a stage has an LDOS, none is held back, data that do not fit the settings,
+            or a checkpoint of another training.
     """
+    began, communicator = time.monotonic(), Communicator() if communicator is None else communicator
+    if start is not None:
+        # what these cheap steps find the model knows already
+        settings = replace(settings, stages=tuple(s for s in settings.stages if isinstance(s, SnapshotStage)))
+    for stage in settings.stages:
+        _check_stage(stage, *data.chosen(stage.data), communicator)
+    progress = progress and communicator.is_root
+    context = _fingerprint(settings, data, start)
+    done, known_epochs = _resume_point(checkpoint, context)
+    generator = torch.Generator().manual_seed(settings.seed)
+    run = _Training(settings, data, start, generator, progress)
+    if start is None and not done:
+        start_linear(run.model, run.points(settings.stages[0]).completed(run.model))
+    histories: dict[str, History] = {name: History.from_dict(known) for name, known in done.items()}
+    for stage in settings.stages[len(done) :]:
+        left = None if time_limit is None else time_limit - (time.monotonic() - began)
+        # at least one epoch in each call, so that repeated calls come to an end
+        if left is not None and left <= 0 and sum(len(h.records) for h in histories.values()) > known_epochs:
+            break
+        logger.info("stage %s", stage.name)
+        histories[stage.name] = run.fit(
+            stage,
+            checkpoint=checkpoint,
+            context=context | {"stage": stage.name, "finished": {n: h.to_dict() for n, h in histories.items()}},
+            time_limit=None if left is None else max(left, 1e-9),
+            communicator=communicator,
+        )
+        if histories[stage.name].stopped == "time limit":
+            break
+    finished = len(histories) == len(settings.stages) and histories[settings.stages[-1].name].stopped == "epochs"
+    return TrainedModel(run.model.eval(), histories, finished)
+
+
+class _Training:
+    """The model and its data, prepared once for all stages.
+
+    Args:
+        settings: of the training.
+        data: the snapshots.
+        start: see ``train_stages``.
+        generator: of all randomness.
+        progress: show bars.
+    """
+
+    def __init__(
+        self,
+        settings: TrainingSettings,
+        data: TrainingData,
+        start: LDOSModel | None,
+        generator: torch.Generator,
+        progress: bool,
+    ) -> None:
+        self.settings, self.data, self.generator, self.progress = settings, data, generator, progress
+        with_ldos = [snapshot for snapshot in data.chosen(None)[0] if snapshot.ldos is not None]
+        self.model = _first_model(settings, start, with_ldos, generator, progress)
+        used = {source for stage in settings.stages for source in stage.data or settings.data}
+        training, validation = data.chosen(tuple(used))
+        wants_forces = any(isinstance(stage, SnapshotStage) for stage in settings.stages)
+        scaler = fixed_scaler(self.model)
+        prepared = _prepare(
+            settings, [*training, *validation], self.model.descriptor.fixed, scaler, wants_forces, progress
+        )
+        self._prepared = {snapshot.name: snapshot for snapshot in prepared}
+
+    def snapshots(self, stage: StageSettings) -> tuple[list[TrainingSnapshot], list[TrainingSnapshot]]:
+        """Prepared training and validation snapshots of a stage."""
+        training, validation = self.data.chosen(stage.data)
+        return [self._prepared[item.name] for item in training], [self._prepared[item.name] for item in validation]
+
+    def points(self, stage: StageSettings) -> LDOSPoints:
+        """Points with LDOS of the training snapshots of a stage."""
+        points = LDOSPoints.gather(self.snapshots(stage)[0])
+        assert points is not None
+        return points
+
+    def fit(self, stage: StageSettings, **options: Any) -> History:  # noqa: ANN401 - those of training.loop.fit
+        """Train for one stage; a checkpoint of this stage is resumed."""
+        options |= {"generator": self.generator, "progress": self.progress}
+        checkpoint, context = options["checkpoint"], options["context"]
+        resume = checkpoint is not None and checkpoint.exists() and read_checkpoint(checkpoint)["context"] == context
+        options["resume"] = resume
+        if isinstance(stage, LDOSStage):
+            return self._fit_ldos(stage, options)
+        return self._fit_snapshots(stage, options)
+
+    def _fit_ldos(self, stage: LDOSStage, options: dict[str, Any]) -> History:
+        points, model = self.points(stage).completed(self.model), self.model
+
+        def batches(_: int) -> Iterator[Tensor]:
+            for _ in range(stage.steps):
+                yield torch.randint(len(points.inputs), (stage.points,), generator=self.generator)
+
+        def loss(module: nn.Module, chosen: Tensor) -> Tensor:
+            assert isinstance(module, LDOSModel)
+            found = module.network(points.inputs[chosen]) * module.ldos_scale
+            return relative_square(found, points.ldos[chosen])
+
+        # every rank takes all of these cheap steps and writes the same checkpoint, so there is nothing to add up
+        options.pop("communicator")
+        # not those of learned features: their inputs are those of the initial weights in this stage
+        optimizer = torch.optim.AdamW(model.network.parameters(), lr=stage.learning_rate)
+        schedule = _one_cycle(optimizer, stage.learning_rate, stage.steps, stage.warmup)
+        return fit(model, batches, loss, optimizer, epochs=1, scheduler=schedule, **options)
+
+    def _fit_snapshots(self, stage: SnapshotStage, options: dict[str, Any]) -> History:
+        training, validation = self.snapshots(stage)
+        trained = ModelWithOffsets(self.model, [snapshot.group for snapshot in training])
+        optimizer = SOAP(trained.parameters(), lr=stage.learning_rate)
+        steps = stage.epochs * math.ceil(len(training) / stage.batch_size)
+        return fit(
+            trained,
+            lambda _: _shuffled(training, stage.batch_size, self.generator),
+            SharedLoss(LDOSLoss(stage.weights, self.generator, self.points(stage)), options["communicator"]),
+            optimizer,
+            epochs=stage.epochs,
+            scheduler=_one_cycle(optimizer, stage.learning_rate, steps, stage.warmup),
+            validate=lambda module: measure(module, validation, stage.weights),
+            monitor="loss",
+            validate_every=stage.validate_every,
+            max_gradient_norm=stage.max_gradient_norm,
+            ema_decay=stage.ema_decay,
+            **options,
+        )
+
+
+def _check_stage(
+    stage: StageSettings, training: Sequence[Snapshot], validation: Sequence[Snapshot], communicator: Communicator
+) -> None:
     with_ldos = [snapshot for snapshot in training if snapshot.ldos is not None]
     if not with_ldos or not validation:
         raise ValueError(
-            f"{len(with_ldos)} training snapshots with LDOS and {len(validation)} held back; one of each is the least"
+            f"stage {stage.name!r} has {len(with_ldos)} training snapshots with LDOS and {len(validation)} held back; "
+            "one of each is the least"
         )
-    plan, communicator = recipe.training, Communicator() if communicator is None else communicator
-    if plan.batch < communicator.size:
+    if isinstance(stage, SnapshotStage) and stage.batch_size < communicator.size:
         raise ValueError(
-            f"the recipe's batch is {plan.batch} snapshots a step; {communicator.size} ranks need that many or more"
+            f"stage {stage.name!r} takes {stage.batch_size} snapshots a step (batch_size); {communicator.size} ranks "
+            "need that many or more"
         )
-    progress = progress and communicator.is_root
-    generator = torch.Generator().manual_seed(recipe.seed)
-    model = _first_model(recipe, start, with_ldos, generator, progress)
-    descriptor, scaler = model.descriptor.fixed, fixed_scaler(model)
-    ready, held_back = (_prepare(recipe, part, descriptor, scaler, progress) for part in (training, validation))
-    points = LDOSPoints.gather(ready)
-    assert points is not None
-    if start is None:
-        complete = points.completed(model)
-        start_linear(model, complete)
-        _train_on_ldos(model, complete, plan, generator, progress)
-    trainee = Trainee(model, [snapshot.family for snapshot in ready])
-    history = fit(
-        trainee,
-        lambda _: _shuffled(ready, plan.batch, generator),
-        SharedLoss(LDOSLoss(plan.weights, generator, points), communicator),
-        optimizer := SOAP(trainee.parameters(), lr=plan.learning_rate),
-        epochs=plan.epochs,
-        scheduler=_one_cycle(
-            optimizer, plan.learning_rate, plan.epochs * math.ceil(len(ready) / plan.batch), plan.warmup
-        ),
-        validate=lambda module: measure(module, held_back, plan.weights),
-        monitor="loss",
-        validate_every=plan.validate_every,
-        clip_norm=plan.clip_norm,
-        average=plan.average,
-        checkpoint=checkpoint,
-        generator=generator,
-        progress=progress,
-        time_limit=time_limit,
-        communicator=communicator,
+
+
+def _fingerprint(settings: TrainingSettings, data: TrainingData, start: LDOSModel | None) -> dict[str, Any]:
+    """What the numbers of a training depend on, JSON-able: settings, content of the snapshots, initial weights."""
+
+    def content(snapshots: Sequence[Snapshot]) -> str:
+        digest = hashlib.sha256()
+        for snapshot in snapshots:
+            digest.update(snapshot.name.encode())
+            for key, array in snapshot_to_arrays(snapshot).items():
+                digest.update(f"{key} {array.shape} {array.dtype.str} ".encode() + array.tobytes())
+        return digest.hexdigest()
+
+    weights = hashlib.sha256()
+    for name, value in ({} if start is None else start.state_dict()).items():
+        weights.update(name.encode() + value.contiguous().numpy().tobytes())
+    return {
+        "settings": _as_json(settings.as_table()),
+        "data": {source: content([*data.training[source], *data.validation[source]]) for source in data.training},
+        "core charges": hashlib.sha256(repr(core_charges(settings)).encode()).hexdigest(),
+        "initial weights": weights.hexdigest() if start is not None else "least squares",
+    }
+
+
+def _resume_point(checkpoint: Path | None, context: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    """Histories of the stages that were finished before the one of a checkpoint, by name, and epochs done in all.
+
+    Raises:
+        ValueError: the checkpoint is of another training.
+    """
+    if checkpoint is None or not checkpoint.exists():
+        return {}, 0
+    state = read_checkpoint(checkpoint)
+    found = dict(state.get("context", {}))
+    done = dict(found.pop("finished", {}))
+    found.pop("stage", None)
+    check_context(checkpoint, found, context)
+    return done, sum(len(history["records"]) for history in (*done.values(), state["history"]))
+
+
+def _as_json(table: dict[str, Any]) -> dict[str, Any]:
+    """As a file holds it: lists in place of tuples."""
+    return dict(json.loads(json.dumps(table)))
+
+
+def build_model(
+    settings: TrainingSettings, features: PointFeatures, scaler: Scaler, generator: torch.Generator
+) -> LDOSModel:
+    """The untrained model of some settings."""
+    chosen = settings.model
+    energies = torch.as_tensor(chosen.energies)
+    n_inputs = scaler.projection.shape[1]
+    network = MLP(n_inputs, len(energies), chosen.hidden, chosen.activation, True, generator)
+    metadata = ModelMetadata(
+        name=settings.name,
+        valence=dict(chosen.valence),
+        functional=chosen.functional,
+        electronic_temperature=chosen.electronic_temperature,
+        broadening=chosen.broadening,
+        grid_spacing=chosen.grid_spacing,
+        fermi_level=sum(chosen.energy_window) / 2,
+        minimum_distance=chosen.minimum_distance,
+        core_charges=core_charges(settings),
     )
-    return model.eval(), history
+    return LDOSModel(
+        features, network, energies, metadata, mean=scaler.mean, projection=scaler.projection, ldos_scale=LDOS_SCALE
+    )
 
 
-def _point_features(recipe: Recipe, generator: torch.Generator) -> PointFeatures:
-    species = [atomic_numbers[symbol] for symbol in recipe.model.valence]
-    return make_point_features({"kind": "power_spectrum", **recipe.model.descriptor, "species": species}, generator)
+def _point_features(settings: TrainingSettings, generator: torch.Generator) -> PointFeatures:
+    return make_point_features(settings.model.feature_settings, generator)
 
 
 def _fit_scaler(
-    recipe: Recipe, snapshots: Sequence[Snapshot], descriptor: FixedFeatures | None, progress: bool
+    settings: TrainingSettings, snapshots: Sequence[Snapshot], descriptor: FixedFeatures | None, progress: bool
 ) -> Scaler:
-    settings = recipe.model
     if descriptor is None:
         return Scaler(torch.zeros(0, dtype=torch.float64), torch.zeros(0, 0, dtype=torch.float64))
-    floor, spacing = settings.whitening_floor, settings.grid_spacing
-    return fit_scaler(descriptor, snapshots, settings.n_inputs, floor=floor, spacing=spacing, progress=progress)
+    chosen = settings.model
+    floor, spacing = chosen.whitening_floor, chosen.grid_spacing
+    return fit_scaler(descriptor, snapshots, chosen.n_components, floor=floor, spacing=spacing, progress=progress)
 
 
 def _first_model(
-    recipe: Recipe,
+    settings: TrainingSettings,
     start: LDOSModel | None,
     snapshots: Sequence[Snapshot],
     generator: torch.Generator,
     progress: bool,
 ) -> LDOSModel:
-    """The model before the first step: a fresh one, the one to go on from, or a fresh one with the latter's knowledge.
+    """The model before the first step: a fresh one, the one to start from, or a fresh one with the latter's knowledge.
 
     Raises:
-        ValueError: ``start`` is not of this recipe.
+        ValueError: ``start`` is not of these settings.
     """
-    features = _point_features(recipe, generator)
+    features = _point_features(settings, generator)
     if start is None:
-        scaler = _fit_scaler(recipe, snapshots, features.fixed, progress)
+        scaler = _fit_scaler(settings, snapshots, features.fixed, progress)
     else:
-        _check_start(recipe, start, features)
+        _check_start(settings, start, features)
         if start.descriptor.settings() == features.settings():
             return start.train().requires_grad_(True)
         scaler = fixed_scaler(start)
-    whole = whole_scaler(features, scaler, snapshots, recipe.model.grid_spacing)
-    model = build_model(recipe, features, whole, generator)
+    whole = whole_scaler(features, scaler, snapshots, settings.model.grid_spacing)
+    model = build_model(settings, features, whole, generator)
     if start is not None:
         graft(start.network, model.network)
     return model
 
 
-def _check_start(recipe: Recipe, start: LDOSModel, features: PointFeatures) -> None:
-    """Refuse a model that the recipe's model does not contain: the same one, or that of its power spectrum alone."""
-    settings, fixed = recipe.model, features.fixed
+def _check_start(settings: TrainingSettings, start: LDOSModel, features: PointFeatures) -> None:
+    """Refuse a model that the one to train does not contain: the same one, or that of its power spectrum alone."""
+    chosen, fixed = settings.model, features.fixed
     wanted = {
         "descriptor": features.settings(),
-        "inputs of fixed features": settings.n_inputs,
-        "hidden": list(settings.hidden),
-        "activation": settings.activation,
-        "energies": settings.energies.tolist(),
+        "inputs of fixed features": chosen.n_components,
+        "hidden": list(chosen.hidden),
+        "activation": chosen.activation,
+        "energies": chosen.energies.tolist(),
     }
     found = {
         "descriptor": start.descriptor.settings(),
@@ -189,7 +445,7 @@ def _check_start(recipe: Recipe, start: LDOSModel, features: PointFeatures) -> N
     for name, value in wanted.items():
         if found[name] != value:
             raise ValueError(
-                f"the model to start from is not of this recipe: {name} {_shown(found[name])}, the recipe asks for "
+                f"the model to start from is not of these settings: {name} {_shown(found[name])}, they ask for "
                 f"{_shown(value)}"
             )
 
@@ -202,17 +458,23 @@ def _shown(value: object) -> str:
 
 
 def _prepare(
-    recipe: Recipe, snapshots: Sequence[Snapshot], descriptor: FixedFeatures | None, scaler: Scaler, progress: bool
+    settings: TrainingSettings,
+    snapshots: Sequence[Snapshot],
+    descriptor: FixedFeatures | None,
+    scaler: Scaler,
+    wants_forces: bool,
+    progress: bool,
 ) -> list[TrainingSnapshot]:
-    settings = recipe.model
+    chosen = settings.model
     return prepare_snapshots(
         snapshots,
         descriptor,
         scaler,
-        {atomic_numbers[symbol]: float(charge) for symbol, charge in settings.valence.items()},
-        energies=settings.energies,
-        broadening=settings.broadening,
-        spacing=settings.grid_spacing,
+        {atomic_numbers[symbol]: float(charge) for symbol, charge in chosen.valence.items()},
+        energies=chosen.energies,
+        broadening=chosen.broadening,
+        spacing=chosen.grid_spacing,
+        jacobian=torch.float16 if wants_forces else None,
         progress=progress,
     )
 
@@ -250,28 +512,6 @@ def start_linear(model: LDOSModel, points: LDOSPoints) -> None:
         )
     solution = solution / model.ldos_scale
     model.network.set_linear(solution[:-1].T, solution[-1])
-
-
-def _train_on_ldos(
-    model: LDOSModel, points: LDOSPoints, plan: TrainingRecipe, generator: torch.Generator, progress: bool
-) -> None:
-    """First stage: cheap steps on random points of all snapshots bring the LDOS in order."""
-    if plan.ldos_steps == 0:
-        return
-
-    def batches(_: int) -> Iterator[Tensor]:
-        for _ in range(plan.ldos_steps):
-            yield torch.randint(len(points.inputs), (plan.ldos_batch,), generator=generator)
-
-    def loss(module: nn.Module, chosen: Tensor) -> Tensor:
-        assert isinstance(module, LDOSModel)
-        found = module.network(points.inputs[chosen]) * module.ldos_scale
-        return relative_square(found, points.ldos[chosen])
-
-    # not those of learned features: their inputs are those of the initial weights in this stage
-    optimizer = torch.optim.AdamW(model.network.parameters(), lr=plan.ldos_learning_rate)
-    schedule = _one_cycle(optimizer, plan.ldos_learning_rate, plan.ldos_steps, plan.warmup)
-    fit(model, batches, loss, optimizer, epochs=1, scheduler=schedule, generator=generator, progress=progress)
 
 
 def _one_cycle(

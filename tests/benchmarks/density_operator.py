@@ -94,7 +94,7 @@ def train(model: DensityOperator, items: list[Labelled], held_back: list[Labelle
         validate=lambda network: {"density": mean_error(lambda i: network(i.structure, i.charges, i.grid), held_back)},
         validate_every=5,
         monitor="density",
-        average=0.98,
+        ema_decay=0.98,
         generator=generator,
         progress=False,
         callbacks=[lambda _, history: report(history.records[-1].epoch, history.records[-1].validation)],

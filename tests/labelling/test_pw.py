@@ -75,12 +75,12 @@ def test_kpoint_meshes_are_those_of_the_reference(be_files: list[Path]) -> None:
 
 
 def test_small_cells_of_beryllium_are_labelled_as_their_recipe_says() -> None:
-    recipes = Path(__file__).resolve().parents[2] / "ase_ldos/models/recipes"  # an installed package lacks the folders
-    setup = load_recipe(recipes / "be-small-cells-dft.toml")
+    folder = Path(__file__).resolve().parents[2] / "ase_ldos/models/be"  # an installed package lacks the labels
+    setup = load_recipe(folder / "dft-small-cells.toml")
     assert setup.dos is not None
-    packed = ("be-small-cells.npz", "be-close-pairs.npz", "be-close-pairs-test.npz", "be-disputed-test.npz")
-    for source in (*packed, "be-ldos-small-cells"):
-        for snapshot in load_snapshots(recipes / source):
+    packed = ("small-cells.npz", "close-pairs.npz", "close-pairs-test.npz", "disputed-test.npz")
+    for source in (*packed, "small-cells-ldos"):
+        for snapshot in load_snapshots(folder / "labels" / source):
             assert snapshot.kpoints is not None
             assert tuple(snapshot.kpoints) == kpoint_mesh(snapshot.cell, setup.kspacing)
             assert snapshot.electronic_temperature == pytest.approx(setup.electronic_temperature, abs=1e-4)

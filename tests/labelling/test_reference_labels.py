@@ -11,7 +11,7 @@ from ase.build import bulk
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from ase_ldos.dataset.npz import load_snapshots
-from ase_ldos.labelling.reference_labels import RECIPES, reference_labels
+from ase_ldos.labelling.reference_labels import MODELS, reference_labels
 
 
 def hcp(name: str, height: float = 2.245 * 1.573) -> Atoms:
@@ -23,7 +23,7 @@ def hcp(name: str, height: float = 2.245 * 1.573) -> Atoms:
 def test_labels_of_the_package() -> None:
     found = reference_labels([hcp("hcp"), hcp("unknown")])
     assert set(found) == {"hcp"}
-    snapshot = {item.name: item for item in load_snapshots(RECIPES / "be-reference.npz")}["hcp"]
+    snapshot = {item.name: item for item in load_snapshots(MODELS / "be" / "reference.npz")}["hcp"]
     atoms = found["hcp"]
     assert snapshot.stress is not None
     assert atoms.get_potential_energy() == snapshot.free_energy
@@ -49,7 +49,7 @@ def test_missing_pseudopotential_is_named(tmp_path: Path) -> None:
 @pytest.mark.qe
 def test_calculated_on_the_spot(dft_folder: Path, tmp_path: Path) -> None:
     """One atom, few k-points; a second call finds the label."""
-    recipe = (RECIPES / "be-reference.toml").read_text().replace("kspacing = 0.17", "kspacing = 1.0")
+    recipe = (MODELS / "be" / "reference.toml").read_text().replace("kspacing = 0.17", "kspacing = 1.0")
     (tmp_path / "coarse.toml").write_text(recipe)
     options = {"pseudo_dir": dft_folder, "folder": tmp_path / "dft", "recipe": tmp_path / "coarse.toml"}
     first = reference_labels([hcp("x")], **options)["x"]

@@ -11,12 +11,12 @@ import torch
 
 from ase_ldos.dataset.npz import Snapshot
 from ase_ldos.descriptors.power_spectrum.descriptor import PowerSpectrum
+from ase_ldos.learning_primitives import colors, perceptron
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.model.metadata import ModelMetadata
 from ase_ldos.networks.mlp import MLP
-from ase_ldos.training import colors, perceptron
 from ase_ldos.training.loop import History, fit
-from ase_ldos.training.losses import LDOSLoss, LDOSPoints, LossWeights, Trainee
+from ase_ldos.training.losses import LDOSLoss, LDOSPoints, LossWeights, ModelWithOffsets
 from ase_ldos.training.precompute import fit_scaler, prepare_snapshot
 
 ENERGIES = np.linspace(-8.0, 12.0, 41)
@@ -60,9 +60,9 @@ def train_ldos() -> History:
     nodes = torch.as_tensor(ENERGIES)
     model = LDOSModel(descriptor, network, nodes, metadata, mean=scaler.mean, projection=scaler.projection)
     loss = LDOSLoss(LossWeights(ldos=1.0, dos=1.0, ldos_points=200), generator, LDOSPoints.gather([ready]))
-    trainee = Trainee(model, [ready.family])
-    optimizer = torch.optim.Adam(trainee.parameters(), lr=3e-3)
-    return fit(trainee, [ready], loss, optimizer, epochs=60, generator=generator, average=0.9, progress=False)
+    trained = ModelWithOffsets(model, [ready.group])
+    optimizer = torch.optim.Adam(trained.parameters(), lr=3e-3)
+    return fit(trained, [ready], loss, optimizer, epochs=60, generator=generator, ema_decay=0.9, progress=False)
 
 
 def test_perceptron_colors_and_ldos_go_through_the_same_loop() -> None:

@@ -152,7 +152,7 @@ def test_command(be_model: LDOSModel, tmp_path: Path, capsys: pytest.CaptureFixt
     save_model(be_model, tmp_path / "m.safetensors")
     arguments = [
         str(tmp_path / "m.safetensors"),
-        str(BUNDLED / "recipes" / "be.toml"),
+        str(BUNDLED / "be" / "training.toml"),
         "--data",
         str(tmp_path / "data"),
     ]
@@ -165,7 +165,7 @@ def test_command(be_model: LDOSModel, tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_bundled_model_knows_a_compressed_cell(bundled: str) -> None:
     """Calibrated on the labels that come with the package: held-back structures are silent, 15 % compression is not."""
-    items = sorted(load_snapshots(BUNDLED / "recipes" / "be-small-cells.npz"), key=lambda item: item.name)
+    items = sorted(load_snapshots(BUNDLED / "be" / "labels" / "small-cells.npz"), key=lambda item: item.name)
     model = load_model(bundled)
     calibrate(model, [x for i, x in enumerate(items) if i % 6 != 5], items[5::6], progress=False)
     atoms = items[5].to_atoms()

@@ -13,9 +13,9 @@ from ase_ldos.training.evaluate import evaluate_model, summarise
 
 #: Packed labels of each model, with the largest errors in meV/atom, meV/Å and % of the density.
 LABELS = {
-    "be": (("be-small-cells",), 10.0, 100.0, 1.5),
-    "be-se3": (("be-small-cells",), 10.0, 100.0, 1.5),
-    "al": (("al-solid", "al-liquid"), 10.0, 200.0, 2.0),
+    "be": (("be/labels/small-cells",), 10.0, 100.0, 1.5),
+    "be-se3": (("be/labels/small-cells",), 10.0, 100.0, 1.5),
+    "al": (("al/labels/solid", "al/labels/liquid"), 10.0, 200.0, 2.0),
 }
 
 
@@ -31,14 +31,14 @@ def test_a_model_file_tells_where_it_comes_from(name: str) -> None:
     learned, held_back = (set(metadata.provenance[key]) for key in ("training", "held back"))
     assert not learned & held_back
     assert 4 * len(held_back) < len(learned) < 6 * len(held_back)
-    assert (BUNDLED / "recipes" / metadata.provenance["recipe"]).is_file()
+    assert (BUNDLED / name / "training.toml").is_file()
 
 
 @pytest.mark.parametrize(("name", "source"), [(name, source) for name, row in LABELS.items() for source in row[0]])
 def test_errors_on_structures_that_were_held_back(name: str, source: str) -> None:
     model = load_model(name)
     _, energy, forces, density = LABELS[name]
-    snapshots = load_snapshots(BUNDLED / "recipes" / f"{source}.npz")
+    snapshots = load_snapshots(BUNDLED / f"{source}.npz")
     unseen = [snapshot for snapshot in snapshots if snapshot.name in model.metadata.provenance["held back"]]
     small = sorted(unseen, key=lambda snapshot: len(snapshot.numbers))[:6]
     assert len(small) > 2
@@ -52,11 +52,12 @@ def test_errors_on_structures_that_were_held_back(name: str, source: str) -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("source", "energy", "forces"), [("be-close-pairs-test", 8.0, 120.0), ("be-disputed-test", 8.0, 100.0)]
+    ("source", "energy", "forces"),
+    [("be/labels/close-pairs-test", 8.0, 120.0), ("be/labels/disputed-test", 8.0, 100.0)],
 )
 def test_structures_that_no_model_has_seen(source: str, energy: float, forces: float) -> None:
     """Labelled after both models were trained; used since only to turn down weights that had been trained further."""
-    snapshots = load_snapshots(BUNDLED / "recipes" / f"{source}.npz")
+    snapshots = load_snapshots(BUNDLED / f"{source}.npz")
     names = {snapshot.name for snapshot in snapshots}
     found = {}
     for name in ("be", "be-se3"):

@@ -17,7 +17,7 @@ RECIPES = Path(ase_ldos.__file__).parent / "models" / "recipes"
 
 
 def test_the_graph_network_can_start_from_be() -> None:
-    be, graph = load_recipe(RECIPES / "be.toml"), load_recipe(RECIPES / "be-se3.toml")
+    be, graph = load_recipe(RECIPES / "be" / "training.toml"), load_recipe(RECIPES / "be-se3" / "training.toml")
     species = [atomic_numbers[symbol] for symbol in graph.model.valence]
     network = make_point_features({**graph.model.descriptor, "species": species})
     alone = make_point_features({**be.model.descriptor, "species": species})

@@ -22,31 +22,34 @@ from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.networks.mlp import MLP
 from ase_ldos.networks.se3_transformer.network import SE3Transformer
 from ase_ldos.prediction.predict import predict, predict_ldos
-from ase_ldos.training.learned_features import complete_inputs, fixed_part, fixed_scaler, whole_scaler
-from ase_ldos.training.losses import LDOSLoss, LDOSPoints, LossWeights, Trainee, evaluate_snapshot
+from ase_ldos.training.learned_features import complete_inputs, fixed_scaler, whole_scaler
+from ase_ldos.training.losses import LDOSLoss, LDOSPoints, LossWeights, ModelWithOffsets, evaluate_snapshot
 from ase_ldos.training.precompute import Scaler, TrainingSnapshot, fit_scaler, prepare_snapshot, voigt
-from ase_ldos.training.settings import Recipe, load_recipe, split_data
-from ase_ldos.training.train import train_model
+from ase_ldos.training.settings import TrainingSettings, load_data, load_settings
+from ase_ldos.training.train import train_stages
 
 RECIPE = """
 name = "toy"
 data = ["data"]
-hold_back = 3
-hold_back_offset = 2
+validation = { every = 3, offset = 2 }
 
 [model]
 valence = { Be = 2.0 }
 broadening = 0.3
-window = [-5.0, 12.0]
-spacing = 0.2881355932203390
+energy_window = [-5.0, 12.0]
+energy_spacing = 0.2881355932203390
 descriptor = { DESCRIPTOR }
-n_inputs = INPUTS
+n_components = INPUTS
 hidden = [16]
 electronic_temperature = 3000.0
 grid_spacing = 0.45
 
-[training]
-ldos_steps = 30
+[[stages]]
+name = "ldos"
+steps = 30
+
+[[stages]]
+name = "everything"
 epochs = EPOCHS
 learning_rate = 3e-3
 validate_every = 1
@@ -109,7 +112,7 @@ def graph_model(be_model: LDOSModel, spectrum: bool) -> LDOSModel:
 def prepared(model: LDOSModel, snapshot: Snapshot) -> TrainingSnapshot:
     ready = prepare_snapshot(
         snapshot,
-        fixed_part(model.descriptor),
+        model.descriptor.fixed,
         fixed_scaler(model),
         {4: 2.0},
         energies=model.energies.numpy(),
@@ -127,17 +130,17 @@ def model(request: pytest.FixtureRequest, be_model: LDOSModel) -> LDOSModel:
 
 
 @pytest.fixture
-def make_recipe(be_model: LDOSModel, tmp_path: Path) -> Callable[..., Recipe]:
+def make_recipe(be_model: LDOSModel, tmp_path: Path) -> Callable[..., TrainingSettings]:
     """Recipes with six snapshots in their folder."""
     (tmp_path / "data").mkdir()
     for seed in range(6):
         snapshot = labelled(be_model, seed)
         save_snapshot(tmp_path / "data" / f"{snapshot.name}.npz", snapshot)
 
-    def make(descriptor: str, inputs: int, epochs: int = 6) -> Recipe:
+    def make(descriptor: str, inputs: int, epochs: int = 6) -> TrainingSettings:
         text = RECIPE.replace("DESCRIPTOR", descriptor).replace("INPUTS", str(inputs)).replace("EPOCHS", str(epochs))
         (tmp_path / "toy.toml").write_text(text)
-        return load_recipe(tmp_path / "toy.toml")
+        return load_settings(tmp_path / "toy.toml")
 
     return make
 
@@ -163,13 +166,13 @@ def test_gradient_of_the_loss_is_its_finite_difference(model: LDOSModel, be_mode
     """In weights of layers, readout and perceptron, with forces, stress and LDOS in the loss."""
     ready, other = (prepared(model, labelled(be_model, seed)) for seed in (3, 4))
     ready = replace(ready, labels=replace(other.labels, ldos=ready.labels.ldos))
-    trainee = Trainee(model.requires_grad_(True), [ready.family])
+    trained = ModelWithOffsets(model.requires_grad_(True), [ready.group])
     points = LDOSPoints.gather([ready])
     weights = LossWeights(stress=3.0, ldos_points=50)
 
     def loss() -> torch.Tensor:
-        trainee.errors.zero_()
-        return LDOSLoss(weights, torch.Generator().manual_seed(0), points)(trainee, ready)[0]
+        trained.errors.zero_()
+        return LDOSLoss(weights, torch.Generator().manual_seed(0), points)(trained, ready)[0]
 
     net = model.descriptor
     assert isinstance(net, SE3Transformer)
@@ -206,41 +209,44 @@ def test_inputs_of_scattered_points_are_those_of_the_grid(model: LDOSModel, be_m
 
 
 @pytest.mark.parametrize(("descriptor", "inputs"), [(NETWORK, 0), (NETWORK + SPECTRUM, 20)])
-def test_training_learns_resumes_and_goes_on(
-    make_recipe: Callable[..., Recipe], tmp_path: Path, descriptor: str, inputs: int
+def test_training_learns_resumes_and_starts_from_a_model(
+    make_recipe: Callable[..., TrainingSettings], tmp_path: Path, descriptor: str, inputs: int
 ) -> None:
     recipe = make_recipe(descriptor, inputs, epochs=3)
-    training, validation = split_data(recipe)
-    model, history = train_model(recipe, training, validation, progress=False)
+    data = load_data(recipe)
+    trained = train_stages(recipe, data, progress=False)
+    model, history = trained.model, trained.histories["everything"]
     first, last = (history.records[place].validation for place in (0, -1))
     assert last["loss"] < 0.9 * first["loss"]
     assert {"energy", "forces", "stress", "density", "dos", "ldos"} <= last.keys()
     checkpoint = tmp_path / "run.ck"
-    train_model(recipe, training, validation, checkpoint=checkpoint, time_limit=1e-9, progress=False)
-    resumed = train_model(recipe, training, validation, checkpoint=checkpoint, progress=False)[1]
+    for _ in recipe.stages:
+        halted = train_stages(recipe, data, checkpoint=checkpoint, time_limit=1e-9, progress=False)
+    assert len(halted.histories["everything"].records) == 1
+    resumed = train_stages(recipe, data, checkpoint=checkpoint, progress=False).histories["everything"]
     assert [r.train["loss"] for r in resumed.records] == [r.train["loss"] for r in history.records]
-    gentle = replace(recipe, training=replace(recipe.training, learning_rate=1e-5, epochs=1))
-    longer = train_model(gentle, training, validation, start=model, progress=False)[1]
+    gentle = replace(recipe, stages=(replace(recipe.stages[1], learning_rate=1e-5, epochs=1),))
+    longer = train_stages(gentle, data, start=model, progress=False).histories["everything"]
     assert longer.records[0].validation["loss"] == pytest.approx(history.best, rel=0.2)
 
 
-def test_graft_starts_from_what_the_power_spectrum_knows(make_recipe: Callable[..., Recipe]) -> None:
+def test_graft_starts_from_what_the_power_spectrum_knows(make_recipe: Callable[..., TrainingSettings]) -> None:
     alone = make_recipe(ALONE, 20, epochs=2)
-    training, validation = split_data(alone)
-    start, _ = train_model(alone, training, validation, progress=False)
+    data = load_data(alone)
+    start = train_stages(alone, data, progress=False).model
     graph = make_recipe(NETWORK + SPECTRUM, 20)
-    still = replace(graph, training=replace(graph.training, epochs=1, learning_rate=1e-12))
-    grown, _ = train_model(still, training, validation, start=start, progress=False)
+    still = replace(graph, stages=(replace(graph.stages[1], epochs=1, learning_rate=1e-12),))
+    grown = train_stages(still, data, start=start, progress=False).model
     assert isinstance(grown.descriptor, SE3Transformer)
-    structure = validation[0].structure
+    structure = data.validation["data"][0].structure
     before, after = (predict(m.double(), structure, forces=True) for m in (start, grown))
     assert before.forces is not None
     assert after.forces is not None
     assert after.free_energy == pytest.approx(before.free_energy, abs=1e-5)
     np.testing.assert_allclose(after.forces, before.forces, atol=1e-5)
     # and the learned features are not idle for long
-    quick = replace(graph, training=replace(graph.training, epochs=1))
-    moved, _ = train_model(quick, training, validation, start=start, progress=False)
+    quick = graph.with_epochs(1)
+    moved = train_stages(quick, data, start=start, progress=False).model
     columns = moved.network.layers[0].weight[:, 20:]  # type: ignore[union-attr]
     assert columns.shape[1] == 4
     assert float(columns.detach().abs().min()) > 0
@@ -257,22 +263,22 @@ def test_graft_starts_from_what_the_power_spectrum_knows(make_recipe: Callable[.
     ids=["lmax", "cutoff", "no spectrum", "inputs"],
 )
 def test_a_start_that_was_built_otherwise(
-    make_recipe: Callable[..., Recipe], be_model: LDOSModel, descriptor: str, inputs: int
+    make_recipe: Callable[..., TrainingSettings], be_model: LDOSModel, descriptor: str, inputs: int
 ) -> None:
     alone = make_recipe(ALONE, 20, epochs=1)
-    training, validation = split_data(alone)
-    start, _ = train_model(alone, training, validation, progress=False)
-    with pytest.raises(ValueError, match="the model to start from is not of this recipe"):
-        train_model(make_recipe(descriptor, inputs), training, validation, start=start, progress=False)
+    data = load_data(alone)
+    start = train_stages(alone, data, progress=False).model
+    with pytest.raises(ValueError, match="the model to start from is not of these settings"):
+        train_stages(make_recipe(descriptor, inputs), data, start=start, progress=False)
 
 
-def test_a_graph_network_of_another_lmax(make_recipe: Callable[..., Recipe]) -> None:
+def test_a_graph_network_of_another_lmax(make_recipe: Callable[..., TrainingSettings]) -> None:
     recipe = make_recipe(NETWORK, 0, epochs=1)
-    training, validation = split_data(recipe)
-    model, _ = train_model(recipe, training, validation, progress=False)
+    data = load_data(recipe)
+    model = train_stages(recipe, data, progress=False).model
     other = make_recipe(NETWORK.replace("lmax = 1", "lmax = 2"), 0)
-    with pytest.raises(ValueError, match="the model to start from is not of this recipe"):
-        train_model(other, training, validation, start=model, progress=False)
+    with pytest.raises(ValueError, match="the model to start from is not of these settings"):
+        train_stages(other, data, start=model, progress=False)
 
 
 def test_inputs_that_mix_fixed_and_learned_features(be_model: LDOSModel) -> None:
@@ -284,13 +290,13 @@ def test_inputs_that_mix_fixed_and_learned_features(be_model: LDOSModel) -> None
 
 @pytest.mark.filterwarnings("ignore::ase_ldos.model.extrapolation.ExtrapolationWarning")
 def test_command_line_calculator_and_evaluation(
-    make_recipe: Callable[..., Recipe], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    make_recipe: Callable[..., TrainingSettings], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_recipe(NETWORK + SPECTRUM, 20, epochs=1)
     out = tmp_path / "toy.safetensors"
     assert main(["train", str(tmp_path / "toy.toml"), "--out", str(out)]) == 0
     assert "RMS" in capsys.readouterr().out
-    assert main(["evaluate", str(out), str(tmp_path / "data"), "--every", "3", "--offset", "2"]) == 0
+    assert main(["evaluate", str(out), str(tmp_path / "data"), "--held-out"]) == 0
     assert "be_02" in capsys.readouterr().out
     assert main(["info", str(out)]) == 0
     n_weights = sum(

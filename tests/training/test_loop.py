@@ -81,7 +81,13 @@ def test_clipping_scales_the_gradient() -> None:
     batch = [torch.tensor([[2.0]], dtype=torch.float64)]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     history = fit(
-        model, batch, lambda model, x: model(x).square().sum(), optimizer, epochs=1, clip_norm=6.0, progress=False
+        model,
+        batch,
+        lambda model, x: model(x).square().sum(),
+        optimizer,
+        epochs=1,
+        max_gradient_norm=6.0,
+        progress=False,
     )
     assert history.column("gradient_norm") == pytest.approx([24.0])
     assert model.weight.item() == pytest.approx(3.0 - 0.06, abs=1e-6)
@@ -158,7 +164,7 @@ def test_average_is_what_is_validated_and_kept() -> None:
         torch.optim.SGD(model.parameters(), lr=1.0),
         epochs=3,
         validate=validate,
-        average=0.2,
+        ema_decay=0.2,
         callbacks=[lambda model, _: latest.append(model.weight.item())],
         progress=False,
     )
@@ -174,7 +180,7 @@ def test_average_is_what_is_validated_and_kept() -> None:
 
 @pytest.mark.parametrize("average", [None, 0.9])
 def test_resumed_run_has_the_numbers_of_an_uninterrupted_one(tmp_path: Path, average: float | None) -> None:
-    settings: dict[str, Any] = {"monitor": "error", "average": average, "clip_norm": 1.0, "validate_every": 2}
+    settings: dict[str, Any] = {"monitor": "error", "ema_decay": average, "max_gradient_norm": 1.0, "validate_every": 2}
     whole = Task()
     expected = whole.fit(20, validate=whole.validate, **settings)
     path = tmp_path / "run" / "state.safetensors"
@@ -210,7 +216,7 @@ SCRIPT = """
 
 
 @pytest.mark.slow
-def test_killed_process_goes_on_with_the_same_numbers(tmp_path: Path) -> None:
+def test_killed_process_resumes_with_the_same_numbers(tmp_path: Path) -> None:
     whole = Task()
     expected = whole.fit(30, validate=whole.validate, monitor="error")
     path = tmp_path / "state.safetensors"
@@ -342,11 +348,17 @@ def test_non_finite_loss_or_gradient_names_epoch_and_batch(tmp_path: Path) -> No
 
 def test_bad_input(tmp_path: Path) -> None:
     task = Task()
-    for name, value in [("epochs", 0), ("epochs", 1.5), ("patience", 0), ("checkpoint_every", -1), ("clip_norm", 0.0)]:
+    for name, value in [
+        ("epochs", 0),
+        ("epochs", 1.5),
+        ("patience", 0),
+        ("checkpoint_every", -1),
+        ("max_gradient_norm", 0.0),
+    ]:
         with pytest.raises(ValueError, match=f"{name} must be a positive"):
             task.fit(**{"epochs": 1, name: value})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"moving average, between 0 and 1; got 1\.0"):
-        task.fit(1, average=1.0)
+        task.fit(1, ema_decay=1.0)
     with pytest.raises(ValueError, match="monitor 'energy' is not among the numbers error"):
         task.fit(1, validate=task.validate, monitor="energy")
     with pytest.raises(ValueError, match="no batches in epoch 0"):
@@ -365,7 +377,7 @@ def test_foreign_or_damaged_checkpoints(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="belongs to another training"):
         Task(hidden=9).fit(3, checkpoint=path)
     with pytest.raises(ValueError, match="one of the two runs averages"):
-        Task().fit(3, checkpoint=path, average=0.9)
+        Task().fit(3, checkpoint=path, ema_decay=0.9)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ValueError, match="damaged"):
         Task().fit(3, checkpoint=path)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import torch
 from ase import Atoms
 from ase.build import bulk
 
+from ase_ldos.checkpoint import read_checkpoint
 from ase_ldos.cli.main import main
 from ase_ldos.communicator import Communicator
 from ase_ldos.dataset.folder import write_dataset
@@ -33,34 +36,37 @@ from ase_ldos.training.losses import (
     LDOSLoss,
     LDOSPoints,
     LossWeights,
-    Trainee,
+    ModelWithOffsets,
     evaluate_snapshot,
     relative_square,
 )
 from ase_ldos.training.precompute import JacobianProduct, Scaler, TrainingSnapshot, fit_scaler, prepare_snapshot, voigt
 from ase_ldos.training.provenance import core_charges, describe_sources
-from ase_ldos.training.settings import Recipe, load_recipe, split_data
-from ase_ldos.training.train import start_linear, train_model
+from ase_ldos.training.settings import TrainingData, TrainingSettings, load_data, load_settings
+from ase_ldos.training.train import TrainedModel, start_linear, train_stages
 
 RECIPE = """
 name = "toy"
 data = ["data"]
-hold_back = 3
-hold_back_offset = 2
+validation = { every = 3, offset = 2 }
 
 [model]
 valence = { Be = 2.0 }
 broadening = 0.3
-window = [-5.0, 12.0]
-spacing = 0.2881355932203390
+energy_window = [-5.0, 12.0]
+energy_spacing = 0.2881355932203390
 descriptor = { cutoff = 4.2, n_radial = 3, lmax = 2 }
-n_inputs = 20
+n_components = 20
 hidden = [16]
 electronic_temperature = 3000.0
 grid_spacing = 0.45
 
-[training]
-ldos_steps = 30
+[[stages]]
+name = "ldos"
+steps = 30
+
+[[stages]]
+name = "everything"
 epochs = 6
 learning_rate = 3e-3
 validate_every = 2
@@ -125,14 +131,14 @@ def gaussian_core(width: float = 0.3, charge: float = 1.5) -> CoreCharge:
 
 
 @pytest.fixture
-def toy(be_model: LDOSModel, tmp_path: Path) -> Recipe:
+def toy(be_model: LDOSModel, tmp_path: Path) -> TrainingSettings:
     """A recipe with six snapshots in its folder, two of them without LDOS."""
     (tmp_path / "data").mkdir()
     for seed in range(6):
         snapshot = labelled(be_model, seed, with_ldos=seed % 3 != 1)
         save_snapshot(tmp_path / "data" / f"{snapshot.name}.npz", snapshot)
     (tmp_path / "toy.toml").write_text(RECIPE)
-    return load_recipe(tmp_path / "toy.toml")
+    return load_settings(tmp_path / "toy.toml")
 
 
 @pytest.mark.parametrize("core", [False, True], ids=["", "core charge"])
@@ -208,69 +214,179 @@ def test_gradient_of_the_loss_is_its_finite_difference(be_model: LDOSModel) -> N
     other = prepared(be_model, labelled(be_model, 4))
     ready = replace(ready, labels=replace(other.labels, ldos=ready.labels.ldos))
     be_model.requires_grad_(True)
-    trainee = Trainee(be_model, [ready.family])
+    trained = ModelWithOffsets(be_model, [ready.group])
 
     def loss() -> torch.Tensor:
         points = LDOSPoints(ready.inputs, ready.labels.ldos + 0.001)
         weights = LossWeights(stress=3.0, ldos_points=50)
-        return LDOSLoss(weights, torch.Generator().manual_seed(0), points)(trainee, replace(ready, family="other"))[0]
+        return LDOSLoss(weights, torch.Generator().manual_seed(0), points)(trained, replace(ready, group="other"))[0]
 
-    trainee.families["other"] = 0  # shares the only offset, which is zero
+    trained.groups["other"] = 0  # shares the only offset, which is zero
     for parameter in (be_model.network.head.weight, be_model.network.layers[0].weight):
         (gradient,) = torch.autograd.grad(loss(), parameter)
         direction = gradient / gradient.norm()
         values = []
         for step in (1e-5, -1e-5):
-            trainee.errors.zero_()
+            trained.errors.zero_()
             with torch.no_grad():
                 parameter.add_(step * direction)
             values.append(float(loss().detach()))
             with torch.no_grad():
                 parameter.sub_(step * direction)
-            trainee.errors.zero_()
+            trained.errors.zero_()
         assert (values[0] - values[1]) / 2e-5 == pytest.approx(float(gradient.norm()), rel=1e-4)
 
 
 def test_offsets_follow_a_family_within_the_noise_of_k_meshes(be_model: LDOSModel) -> None:
-    trainee = Trainee(be_model, ["hcp", "hcp", "hcp", "fcc"])
+    trained = ModelWithOffsets(be_model, ["hcp", "hcp", "hcp", "fcc"])
     for _ in range(100):
-        trainee.follow("hcp", 0.003)
-        trainee.follow("fcc", -1.0)
-    mean = (3 * 0.003 - Trainee.SPREAD) / 4
-    assert trainee.offset("hcp") == pytest.approx(0.003 - mean, abs=1e-5)
-    assert trainee.offset("fcc") == pytest.approx(-Trainee.SPREAD - mean, abs=1e-5)
-    assert trainee.offset("bcc") == 0.0
+        trained.follow("hcp", 0.003)
+        trained.follow("fcc", -1.0)
+    mean = (3 * 0.003 - ModelWithOffsets.SPREAD) / 4
+    assert trained.offset("hcp") == pytest.approx(0.003 - mean, abs=1e-5)
+    assert trained.offset("fcc") == pytest.approx(-ModelWithOffsets.SPREAD - mean, abs=1e-5)
+    assert trained.offset("bcc") == 0.0
 
 
-def test_training_learns_from_data_with_and_without_ldos(toy: Recipe) -> None:
-    training, validation = split_data(toy)
-    assert [snapshot.name for snapshot in validation] == ["be_02", "be_05"]
-    assert {snapshot.ldos is None for snapshot in training} == {True, False}
-    _, history = train_model(toy, training, validation, progress=False)
+def test_training_learns_from_data_with_and_without_ldos(toy: TrainingSettings) -> None:
+    data = load_data(toy)
+    assert [snapshot.name for snapshot in data.validation["data"]] == ["be_02", "be_05"]
+    assert {snapshot.ldos is None for snapshot in data.training["data"]} == {True, False}
+    history = train_stages(toy, data, progress=False).histories["everything"]
     first, last = (history.records[place].validation for place in (1, -1))
     assert last["loss"] < 0.7 * first["loss"]
     assert {"energy", "forces", "stress", "density", "dos", "ldos"} <= last.keys()
 
 
-def test_resumed_run_has_the_same_losses(toy: Recipe, tmp_path: Path) -> None:
-    training, validation = split_data(toy)
-    whole = train_model(toy, training, validation, progress=False)[1]
+STAGES = """
+[[stages]]
+name = "again"
+epochs = 4
+learning_rate = 1e-3
+data = ["data"]
+batch_size = 2
+weights = { energy = 500.0, ldos_points = 100 }
+"""
+
+
+def losses(trained: TrainedModel) -> dict[str, list[float]]:
+    return {name: [r.train["loss"] for r in history.records] for name, history in trained.histories.items()}
+
+
+def same_weights(first: LDOSModel, second: LDOSModel) -> bool:
+    pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from ase_ldos.training.settings import load_data, load_settings
+from ase_ldos.training.train import train_stages
+settings = load_settings(sys.argv[1])
+train_stages(settings, load_data(settings), checkpoint=Path(sys.argv[2]), progress=False)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "epochs"), [("everything", 2), ("again", 1)])
+def test_a_killed_training_resumes_with_the_same_numbers(
+    toy: TrainingSettings, tmp_path: Path, stage: str, epochs: int
+) -> None:
+    """SIGKILL in the second or third stage; the stages before are not taken again, the rest has the same numbers."""
+    path, checkpoint = tmp_path / "toy.toml", tmp_path / "run.ck"
+    path.write_text(RECIPE.replace("epochs = 6", "epochs = 4") + STAGES)
+    settings = load_settings(path)
+    whole = train_stages(settings, load_data(settings), progress=False)
+    assert list(whole.histories) == ["ldos", "everything", "again"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(path), str(checkpoint)], env=environment)
+    try:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None:
+            if checkpoint.exists():
+                state = read_checkpoint(checkpoint)
+                if state["context"]["stage"] == stage and len(state["history"]["records"]) >= epochs:
+                    break
+            time.sleep(0.002)
+        assert process.poll() is None, "the training ended before it could be killed"
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    state = read_checkpoint(checkpoint)
+    assert state["context"]["stage"] != "again" or len(state["history"]["records"]) < 4
+    resumed = train_stages(settings, load_data(settings), checkpoint=checkpoint, progress=False)
+    assert resumed.finished
+    assert losses(resumed) == losses(whole)
+    assert same_weights(resumed.model, whole.model)
+    # and nothing is left to do
+    again = train_stages(settings, load_data(settings), checkpoint=checkpoint, time_limit=1e-9, progress=False)
+    assert losses(again) == losses(whole)
+    assert same_weights(again.model, whole.model)
+
+
+def test_a_time_limit_ends_between_stages_and_the_rest_follows(toy: TrainingSettings, tmp_path: Path) -> None:
+    whole = train_stages(toy, load_data(toy), progress=False)
     checkpoint = tmp_path / "run.ck"
-    # stops after the first epochs, as a killed run would
-    train_model(toy, training, validation, checkpoint=checkpoint, time_limit=1e-9, progress=False)
-    resumed = train_model(toy, training, validation, checkpoint=checkpoint, progress=False)[1]
-    assert [r.train["loss"] for r in resumed.records] == [r.train["loss"] for r in whole.records]
+    first = train_stages(toy, load_data(toy), checkpoint=checkpoint, time_limit=1e-9, progress=False)
+    assert not first.finished
+    assert list(first.histories) == ["ldos"]
+    second = train_stages(toy, load_data(toy), checkpoint=checkpoint, time_limit=1e-9, progress=False)
+    assert not second.finished
+    assert len(second.histories["everything"].records) == 1
+    resumed = train_stages(toy, load_data(toy), checkpoint=checkpoint, progress=False)
+    assert resumed.finished
+    assert losses(resumed) == losses(whole)
 
 
-def test_training_goes_on_from_a_model(toy: Recipe, be_model: LDOSModel) -> None:
-    training, validation = split_data(toy)
-    first, history = train_model(toy, training, validation, progress=False)
-    gentle = replace(toy, training=replace(toy.training, learning_rate=1e-4))
-    _, longer = train_model(gentle, training, validation, start=first, progress=False)
+def test_a_checkpoint_belongs_to_settings_data_and_initial_weights(toy: TrainingSettings, tmp_path: Path) -> None:
+    checkpoint, data = tmp_path / "run.ck", load_data(toy)
+    model = train_stages(toy, data, checkpoint=checkpoint, time_limit=1e-9, progress=False).model
+
+    def resume(settings: TrainingSettings, data: TrainingData, start: LDOSModel | None = None) -> None:
+        train_stages(settings, data, start=start, checkpoint=checkpoint, progress=False)
+
+    more = r"belongs to another training \(settings\.stages 2\.epochs is 6 there and 7 here\): remove it or name"
+    with pytest.raises(ValueError, match=more):
+        resume(toy.with_epochs(7), data)
+    with pytest.raises(ValueError, match=r"\(settings\.seed is 0 there and 1 here\)"):
+        resume(replace(toy, seed=1), data)
+    items = data.training["data"]
+    changed = TrainingData({"data": [*items[:-1], replace(items[-1], free_energy=0.0)]}, data.validation)
+    with pytest.raises(ValueError, match=r"\(data\.data is another\)"):
+        resume(toy, changed)
+    with pytest.raises(ValueError, match="belongs to another training"):
+        resume(toy, data, model)
+
+
+def test_stages_learn_from_their_own_label_sets(toy: TrainingSettings, be_model: LDOSModel) -> None:
+    """Energies of a second set shift nothing in a stage that does not name it."""
+    (toy.folder / "other").mkdir()
+    for seed in range(10, 13):
+        snapshot = replace(labelled(be_model, seed), name=f"other_{seed}")
+        save_snapshot(toy.folder / "other" / f"{snapshot.name}.npz", snapshot)
+    both = replace(toy, data=("data", "other"))
+    data = load_data(both)
+    assert len(data.chosen(None)[0]) == 6
+    assert [item.name for item in data.chosen(("other",))[1]] == ["other_12"]
+    short = replace(toy.stages[1], epochs=1, data=("data",))
+    trained = train_stages(replace(both, stages=(short, replace(short, name="all", data=None))), data, progress=False)
+    lengths = {name: len(history.records) for name, history in trained.histories.items()}
+    assert lengths == {"everything": 1, "all": 1}
+    with pytest.raises(ValueError, match="stage 'everything' has data 'there'; it must name some of data, other"):
+        replace(both, stages=(replace(short, data=("there",)),))
+
+
+def test_training_starts_from_the_weights_of_a_model(toy: TrainingSettings, be_model: LDOSModel) -> None:
+    data = load_data(toy)
+    first = train_stages(toy, data, progress=False)
+    history = first.histories["everything"]
+    gentle = replace(toy, stages=(replace(toy.stages[1], learning_rate=1e-4),))
+    longer = train_stages(gentle, data, start=first.model, progress=False).histories["everything"]
     early = next(place for place, record in enumerate(history.records) if record.validation)
     assert longer.records[early].validation["loss"] < 0.7 * history.records[early].validation["loss"]
-    with pytest.raises(ValueError, match="is not of this recipe"):
-        train_model(toy, training, validation, start=be_model, progress=False)
+    with pytest.raises(ValueError, match="is not of these settings"):
+        train_stages(toy, data, start=be_model, progress=False)
 
 
 def test_scaler_whitens_the_features(be_model: LDOSModel) -> None:
@@ -300,36 +416,51 @@ def test_grid_of_a_snapshot_without_fields(be_model: LDOSModel) -> None:
     ("old", "new", "message"),
     [
         ('name = "toy"', 'nome = "toy"', "key 'nome' is unknown"),
-        ("broadening = 0.3", "", r"\[model\]: key 'broadening' is missing"),
-        ("hold_back = 3", "hold_back = 1", "at least every second"),
+        ("broadening = 0.3\n", "\n", r"\[model\]: key 'broadening' is missing"),
+        ("every = 3", "every = 1", "at least every second"),
+        ("offset = 2", "offset = 3", r"\[validation\]|it must be below every, 3"),
         ("epochs = 6", "epochs = [", "not a TOML file"),
         ("ldos_points", "points", "key 'points' is unknown"),
+        ("{ ldos_points = 200 }", "{ energy = -10 }", r"everything, table 'weights': key 'energy' is -10; it must be"),
+        ("learning_rate = 3e-3", "learning_rate = 0", "key 'learning_rate' is 0; it must be a positive number"),
+        ("3000.0", "-5", r"\[model\]: key 'electronic_temperature' is -5; it must be a positive number"),
+        ("lmax = 2", "lmax = 2.5", r"\[model\]: descriptor: key 'lmax' is 2\.5; it must be a whole number"),
+        ("lmax = 2", "lmaks = 2", "descriptor: key 'lmaks' is unknown; known are cutoff, n_radial, lmax"),
+        ("cutoff = 4.2", 'cutoff = "abc"', "descriptor: key 'cutoff' is 'abc'; it must be a number"),
+        ("cutoff = 4.2", "cutoff = -1", "cutoff is -1 Å; it must be positive"),
+        ("cutoff = 4.2", 'kind = "nonsense"', "unknown kind 'nonsense' of descriptor or network"),
+        ("hidden = [16]", "hidden = [16.5]", "key 'hidden', value 1, is 16.5; it must be a whole number"),
+        ("hidden = [16]", 'functional = "nonsense"', "functional is 'nonsense'; it must be one of"),
+        ("[-5.0, 12.0]", "[12.0, -5.0]", "the window must rise"),
+        ("{ Be = 2.0 }", "{ Xy = 2.0 }", "valence names 'Xy'; it must name chemical elements"),
+        ("steps = 30", "steps = 30\nepochs = 3", r"\[\[stages\]\] ldos: give either steps .* or epochs"),
+        ("steps = 30", "steps = 30\nema_decay = 0.9", r"\[\[stages\]\] ldos: key 'ema_decay' is unknown"),
+        ('"everything"', '"ldos"', "two stages are named 'ldos'"),
+        ("[[stages]]", "[stages]", "not a TOML file"),
     ],
 )
-def test_bad_recipes_are_named(toy: Recipe, old: str, new: str, message: str) -> None:
+def test_bad_recipes_are_named(toy: TrainingSettings, old: str, new: str, message: str) -> None:
     path = toy.folder / "bad.toml"
     path.write_text(RECIPE.replace(old, new))
     with pytest.raises(ValueError, match=message):
-        load_recipe(path)
+        load_settings(path)
 
 
-def test_data_that_cannot_be_trained_on(toy: Recipe, be_model: LDOSModel) -> None:
-    with pytest.raises(FileNotFoundError, match="there is no nowhere"):
-        split_data(replace(toy, data=("nowhere",)))
+def test_data_that_cannot_be_trained_on(toy: TrainingSettings, be_model: LDOSModel) -> None:
+    with pytest.raises(FileNotFoundError, match=r"there is no nowhere, .* `ase-ldos label STRUCTURES --recipe .*dft"):
+        load_data(replace(toy, data=("nowhere",)))
+    with pytest.raises(ValueError, match=r"snapshot 'be_00' is in data and in \./data; rename one"):
+        load_data(replace(toy, data=("data", "./data")))
     without = [snapshot for snapshot in load_snapshots(toy.folder / "data") if snapshot.ldos is None]
-    with pytest.raises(ValueError, match="0 training snapshots with LDOS"):
-        train_model(toy, without, without, progress=False)
-    training, validation = split_data(toy)
-    snap = replace(toy, model=replace(toy.model, descriptor={"kind": "snap", "twojmax": 2}))
-    with pytest.raises(ValueError, match="has no Jacobian"):
-        train_model(snap, training, validation, progress=False)
+    with pytest.raises(ValueError, match="stage 'ldos' has 0 training snapshots with LDOS"):
+        train_stages(toy, TrainingData({"data": without}, {"data": without}), progress=False)
     broad = replace(labelled(be_model, 1), ldos_sigma=0.5)
     with pytest.raises(ValueError, match="broader than the model's"):
         prepared(be_model, broad)
 
 
 def test_command_writes_a_model_that_tells_its_data(
-    toy: Recipe, be_model: LDOSModel, capsys: pytest.CaptureFixture[str]
+    toy: TrainingSettings, be_model: LDOSModel, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = toy.folder / "data"
     (data / "be_05.npz").rename(toy.folder / "single.npz")
@@ -346,13 +477,13 @@ def test_command_writes_a_model_that_tells_its_data(
     assert all(f"{Path(source).name} (SHA-256 {content_hash(source)[:12]}…)" in printed for source in sources)
 
 
-def test_core_charge_of_the_labels_must_be_in_the_recipe(toy: Recipe) -> None:
+def test_core_charge_of_the_labels_must_be_in_the_recipe(toy: TrainingSettings) -> None:
     folder = Path("/usr/share/espresso/pseudo")
     if not (folder / "Mg.pz-n-vbc.UPF").exists():
         pytest.skip("quantum-espresso-data with Mg.pz-n-vbc.UPF is not installed")
     pseudo = {"file": "Mg.pz-n-vbc.UPF", "core_charge": True}
     write_record(toy.folder / "data", {"pseudopotentials": {"Mg": pseudo}})
-    with pytest.raises(ValueError, match=r'add pseudopotentials = \{ Mg = "Mg\.pz-n-vbc\.UPF" \} to the recipe'):
+    with pytest.raises(ValueError, match=r'add pseudopotentials = \{ Mg = "Mg\.pz-n-vbc\.UPF" \} to \[model\]'):
         describe_sources(toy)
     local = replace(toy.model, valence={"Mg": 2.0}, pseudopotentials={"Mg": str(folder / "Mg.pz-n-vbc.UPF")})
     with pytest.raises(ValueError, match=r"functional 'lda-pz', which is unknown; known: lda, pbe, pbesol"):
@@ -372,7 +503,7 @@ def test_core_charge_of_the_labels_must_be_in_the_recipe(toy: Recipe) -> None:
     with pytest.raises(ValueError, match="unknown exchange-correlation functional 'nonsense'; known: lda, pbe, pbesol"):
         replace(toy.model, functional="nonsense")
     assert core_charges(ready)["Mg"].values[0] > 0.5
-    with pytest.raises(ValueError, match="of Mg with 2 valence electrons; the recipe has Mg with 10"):
+    with pytest.raises(ValueError, match="of Mg with 2 valence electrons; the settings have Mg with 10"):
         core_charges(replace(ready, model=replace(ready.model, valence={"Mg": 10.0})))
 
 
@@ -381,28 +512,29 @@ import json
 import torch
 from ase_ldos.dataset.npz import load_snapshots
 from ase_ldos.communicator import Communicator
-from ase_ldos.model.ldos_model import LDOSModel
+from ase_ldos.model.model_file import load_model
 from ase_ldos.training.precompute import Scaler, prepare_snapshots
 from ase_ldos.training.loop import fit
-from ase_ldos.training.losses import LDOSLoss, LDOSPoints, LossWeights, Trainee
+from ase_ldos.training.losses import LDOSLoss, LDOSPoints, LossWeights, ModelWithOffsets
 from ase_ldos.training.data_parallel import SharedLoss
-from ase_ldos.training.settings import load_recipe, split_data
-from ase_ldos.training.train import train_model
+from ase_ldos.training.settings import load_settings, split_data
+from ase_ldos.training.train import train_stages
 
 communicator = Communicator.from_torchrun()
-recipe = load_recipe("toy.toml")
-model, history = train_model(recipe, *split_data(recipe), communicator=communicator, progress=False)
-losses = [record.train for record in history.records]
+recipe = load_settings("toy.toml")
+trained = train_stages(recipe, load_data(recipe), communicator=communicator, progress=False)
+model = trained.model
+losses = [record.train for record in trained.histories["everything"].records]
 double = load_model("model.safetensors")
 ready = prepare_snapshots(
     load_snapshots("data"), double.descriptor, Scaler(double.mean, double.projection), {4: 2.0},
     energies=double.energies.numpy(), broadening=0.3, spacing=0.45, progress=False,
 )
-trainee = Trainee(double, [snapshot.family for snapshot in ready])
+trained = ModelWithOffsets(double, [snapshot.group for snapshot in ready])
 loss = LDOSLoss(LossWeights(ldos_points=50), torch.Generator().manual_seed(1), LDOSPoints.gather(ready))
-optimizer = torch.optim.SGD(trainee.parameters(), lr=1e-5)
+optimizer = torch.optim.SGD(trained.parameters(), lr=1e-5)
 history = fit(
-    trainee, [ready[:3], ready[3:4], ready[4:]], SharedLoss(loss, communicator), optimizer, epochs=2, progress=False,
+    trained, [ready[:3], ready[3:4], ready[4:]], SharedLoss(loss, communicator), optimizer, epochs=2, progress=False,
     communicator=communicator,
 )
 exact = [[record.train["loss"] for record in history.records], double.network.head.weight.flatten().tolist()]
@@ -412,13 +544,13 @@ with open(f"of{communicator.size}rank{communicator.rank}.json", "w") as file:
 
 
 @pytest.mark.slow
-def test_ranks_train_what_one_process_trains(toy: Recipe, be_model: LDOSModel) -> None:
+def test_ranks_train_what_one_process_trains(toy: TrainingSettings, be_model: LDOSModel) -> None:
     """The same steps on one rank and on two, of three snapshots, of one and of two; in float64 to 1e-10.
 
     In float32 the second epoch already shows the other order of the sums: SOAP's first steps follow signs.
     """
     path = toy.folder / "toy.toml"
-    path.write_text(RECIPE.replace("epochs = 6", "epochs = 2\nbatch = 3"))
+    path.write_text(RECIPE.replace("epochs = 6", "epochs = 2\nbatch_size = 3"))
     save_model(be_model, toy.folder / "model.safetensors")
     (toy.folder / "script.py").write_text(SHARED)
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2]), "OMP_NUM_THREADS": "1"}
@@ -437,7 +569,6 @@ def test_ranks_train_what_one_process_trains(toy: Recipe, be_model: LDOSModel) -
         np.testing.assert_allclose(mine, whole, rtol=1e-10)
 
 
-def test_more_ranks_than_snapshots_of_a_step(toy: Recipe) -> None:
-    training, validation = split_data(toy)
+def test_more_ranks_than_snapshots_of_a_step(toy: TrainingSettings) -> None:
     with pytest.raises(ValueError, match="2 ranks need that many"):
-        train_model(toy, training, validation, progress=False, communicator=Communicator(0, 2))
+        train_stages(toy, load_data(toy), progress=False, communicator=Communicator(0, 2))

@@ -327,7 +327,7 @@ def train_propagator(
         validate=validate,
         monitor="error",
         validate_every=5,
-        clip_norm=1.0,
+        max_gradient_norm=1.0,
         generator=generator,
         progress=progress,
         time_limit=time_limit,
