@@ -18,10 +18,11 @@ from ase_ldos.calculator.calculator import LDOSCalculator
 from ase_ldos.cli.main import main
 from ase_ldos.dataset.npz import Snapshot, load_snapshots, save_snapshot
 from ase_ldos.geometry.structure import Structure
-from ase_ldos.model.extrapolation import VARIANCE_FLOOR, ExtrapolationWarning, atom_distances, atom_inputs, calibrate
+from ase_ldos.model.extrapolation import ExtrapolationWarning, atom_distances, atom_inputs
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.model.model_file import BUNDLED, load_model, save_model
 from ase_ldos.simulation.sampling import rattled
+from ase_ldos.training.calibrate import VARIANCE_FLOOR, calibrate
 
 
 def crystal(n: int = 2, change: float = 1.0) -> Atoms:
@@ -150,17 +151,21 @@ def test_command(be_model: LDOSModel, tmp_path: Path, capsys: pytest.CaptureFixt
         labelled = replace(item, electronic_temperature=300.0, free_energy=-1.0)
         save_snapshot(tmp_path / "data" / f"{item.name}.npz", labelled)
     save_model(be_model, tmp_path / "m.safetensors")
-    arguments = [
-        str(tmp_path / "m.safetensors"),
-        str(BUNDLED / "be" / "training.toml"),
-        "--data",
-        str(tmp_path / "data"),
-    ]
-    assert main(["calibrate", *arguments]) == 0
+    arguments = [str(tmp_path / "m.safetensors"), str(tmp_path / "data")]
+    assert main(["calibrate", *arguments, "--every", "6", "--offset", "5"]) == 0
     assert "the largest of 2 held-back structures" in capsys.readouterr().out
     assert load_model(tmp_path / "m.safetensors").metadata.extrapolation["structures"] == 2
     assert main(["info", str(tmp_path / "m.safetensors")]) == 0
     assert "on 2 held-back structures" in capsys.readouterr().out
+    # what the model file tells needs not be told again
+    assert main(["calibrate", *arguments]) == 2
+    assert "does not tell what was held back" in capsys.readouterr().err
+    names = sorted(path.stem for path in (tmp_path / "data").glob("*.npz"))
+    told = {"training": names[3:], "held back": names[:3]}
+    be_model.metadata = replace(be_model.metadata, provenance=told)
+    save_model(be_model, tmp_path / "m.safetensors")
+    assert main(["calibrate", *arguments, "--out", str(tmp_path / "new.safetensors")]) == 0
+    assert load_model(tmp_path / "new.safetensors").metadata.extrapolation["structures"] == 3
 
 
 def test_bundled_model_knows_a_compressed_cell(bundled: str) -> None:

@@ -136,5 +136,16 @@ def test_command_evaluates_held_back_files(
     assert list(report["snapshots"]) == ["hcp2_01"]
     assert run(parser.parse_args(base)) == 0
     assert "RMS" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="does not tell what was held back"):
+        run(parser.parse_args([*base, "--held-out"]))
+    for held_back, message in ((["hcp2_00", "elsewhere"], ""), (["elsewhere"], "none of these 3 snapshots was held")):
+        model.metadata = replace(model.metadata, provenance={"held back": held_back})
+        save_model(model, tmp_path / "m.safetensors")
+        if message:
+            with pytest.raises(ValueError, match=message):
+                run(parser.parse_args([*base, "--held-out"]))
+        else:
+            assert run(parser.parse_args([*base, "--held-out", "--json"])) == 0
+            assert list(json.loads(capsys.readouterr().out)["snapshots"]) == ["hcp2_00"]
     with pytest.raises(ValueError, match="--every 0 must be at least 1"):
         run(parser.parse_args([*base, "--every", "0"]))

@@ -517,7 +517,7 @@ from ase_ldos.training.precompute import Scaler, prepare_snapshots
 from ase_ldos.training.loop import fit
 from ase_ldos.training.losses import LDOSLoss, LDOSPoints, LossWeights, ModelWithOffsets
 from ase_ldos.training.data_parallel import SharedLoss
-from ase_ldos.training.settings import load_settings, split_data
+from ase_ldos.training.settings import load_data, load_settings
 from ase_ldos.training.train import train_stages
 
 communicator = Communicator.from_torchrun()
