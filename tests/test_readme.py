@@ -99,7 +99,7 @@ def test_what_is_named_exists(document: Path) -> None:
     links += re.findall(r'<img src="([^"]+)"', text)
     missing = [link for link in links if not (document.parent / link).exists()]
     assert not missing
-    files = re.findall(r"[\w/.-]+\.py\b|\b[\w/]+/(?=`)", "\n".join(re.findall(r"`[^`\n]+`", text)))
+    files = re.findall(r"[\w/.-]+\.py\b|\b[\w/-]+/(?=`)", "\n".join(re.findall(r"`[^`\n]+`", text)))
     places = (document.parent, ROOT, ROOT / "ase_ldos", ROOT / "ase_ldos/prediction", ROOT / "ase_ldos/simulation")
     made = {"ase-ldos-demo/"}  # by the demo
     missing = [name for name in files if name not in made and not any((place / name).exists() for place in places)]

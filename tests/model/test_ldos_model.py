@@ -90,7 +90,7 @@ def test_damaged_files(model_file: Path, tmp_path: Path) -> None:
     content = model_file.read_bytes()
     for damaged in (b"", b"not a model", content[: len(content) // 2], b"\xff" * 100):
         (tmp_path / "damaged.safetensors").write_bytes(damaged)
-        with pytest.raises(ValueError, match="is not a model file of ase-ldos, or is damaged"):
+        with pytest.raises(ValueError, match="is not a model of ase-ldos, or is damaged"):
             load_model(tmp_path / "damaged.safetensors")
 
 
@@ -122,7 +122,7 @@ def test_a_newer_version_is_refused(model_file: Path) -> None:
     ],
 )
 def test_a_header_that_does_not_fit(model_file: Path, changes: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="is a damaged model file"):
+    with pytest.raises(ValueError, match="is not a model of ase-ldos, or is damaged"):
         load_model(rewrite(model_file, **changes))
 
 
@@ -132,7 +132,7 @@ def test_missing_tensors(model_file: Path, tmp_path: Path) -> None:
     tensors = load_file(model_file)
     del tensors["energies"]
     save_file(tensors, tmp_path / "less.safetensors", metadata=header)
-    with pytest.raises(ValueError, match="is a damaged model file"):
+    with pytest.raises(ValueError, match="is not a model of ase-ldos, or is damaged"):
         load_model(tmp_path / "less.safetensors")
 
 
