@@ -32,7 +32,7 @@ def electron_density(ldos: Tensor, weights: OccupationWeights) -> Tensor:
     """n(r) = ∫ f(ε) d(ε, r) dε, e/Å³, float64, of the shape of the LDOS without its energy axis.
 
     Args:
-        ldos: d, 1/(eV Å³), ``[..., energy]``; a chunk of points will do.
+        ldos: d, 1/(eV Å³), ``[..., energy]``; a block of points will do.
         weights: occupation weights of the energy nodes.
 
     Raises:
