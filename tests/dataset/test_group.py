@@ -42,5 +42,5 @@ def test_files_without_a_group_are_grouped_by_name(tmp_path: Path) -> None:
 def test_a_group_is_a_text(tmp_path: Path) -> None:
     item = replace(snapshot("a_1"), group="x")
     np.savez(tmp_path / "a_1.npz", numbers=item.numbers, cell=item.cell, positions=item.positions, group=np.array(3))
-    with pytest.raises(ValueError, match="key 'group' has shape .* a text of shape"):
+    with pytest.raises(ValueError, match=r"key 'group' has shape .* a text of shape"):
         load_snapshot(tmp_path / "a_1.npz")
