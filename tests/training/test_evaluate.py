@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from ase.build import bulk
 
+from ase_ldos.cli.evaluate import add_arguments, run
 from ase_ldos.dataset.npz import Snapshot, save_snapshot
 from ase_ldos.geometry.structure import Structure
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.model.model_file import save_model
 from ase_ldos.prediction.predict import predict, predict_ldos
-from ase_ldos.training.evaluate import SnapshotErrors, add_arguments, evaluate_model, format_table, run, summarise
+from ase_ldos.training.evaluate import SnapshotErrors, evaluate_model, format_table, summarise
 
 
 def own_prediction(model: LDOSModel, name: str = "hcp2_00") -> Snapshot:
