@@ -224,7 +224,7 @@ class JobQueue:
         """One lane: keep a worker alive and give it the next job."""
         worker: _Worker | None = None
         while True:
-            if worker is None or not worker.is_alive():
+            if worker is None or not worker.is_running():
                 if worker is not None:
                     worker.stop()
                 worker = _Worker(self.limits, self.models, calculates=calculates, threads=self._threads)
@@ -249,7 +249,7 @@ class JobQueue:
     def _next(self, kinds: tuple[str, ...], worker: _Worker) -> Job | None:
         """Wait for a job of these kinds, now running; None when closing, or when the worker has died meanwhile."""
         with self._changed:
-            while not self._closing and worker.is_alive():
+            while not self._closing and worker.is_running():
                 waiting = [job for job in self._jobs.values() if job.state == "queued" and job.kind in kinds]
                 if waiting:
                     job = min(waiting, key=lambda job: job.created)
@@ -354,9 +354,13 @@ class _Worker:
                 return True
         return False
 
+    def is_running(self) -> bool:
+        """Whether the process runs."""
+        return self._process.poll() is None
+
     def is_alive(self) -> bool:
         """Whether it runs, or has told something that was not heard yet."""
-        return self._process.poll() is None or not self._events.empty()
+        return self.is_running() or not self._events.empty()
 
     def exit_code(self) -> str:
         """How it ended, for people."""

@@ -214,6 +214,7 @@ def test_demo(model_file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str
         "density-slice.png",
         "density.cube",
         "energies.txt",
+        "report.html",
     }
     frames = read(folder / "trajectory.traj", index=":")
     assert [len(frame) for frame in frames] == [16] * 4

@@ -277,9 +277,16 @@ def test_results_are_there_after_a_restart(start_server: Callable[..., Any], tmp
     assert first.process.wait(timeout=30) == 0
     (tmp_path / "0123456789abcdef").mkdir()
     (tmp_path / "0123456789abcdef" / "job.json").write_text("{}")
-    second = start_server(folder=tmp_path)
+    second = start_server("--prefix", "/ldos", "--allow-host", "ldos.example.org", folder=tmp_path)
     with second.client() as client:
         again = client.get(f"/api/jobs/{job['number']}").json()
         assert again["result"] == job["result"]
         assert "Be" in client.get(f"/api/jobs/{job['number']}/files/structure.extxyz").text
         assert client.get("/api/jobs/0123456789abcdef").status_code == 404
+    # as a reverse proxy asks that takes the prefix away
+    headers = {"Host": "ldos.example.org", "X-Forwarded-Proto": "https"}
+    response = httpx.get(second.url, params={"token": second.token}, headers=headers)
+    assert (response.status_code, response.headers["location"]) == (303, "/ldos/")
+    cookie = response.headers["set-cookie"].lower()
+    assert "path=/ldos/" in cookie
+    assert "secure" in cookie

@@ -3,7 +3,7 @@
 import { decode, item } from "./arrays.js";
 import { DosPlot } from "./dos_plot.js";
 import { button, choice, cssColor, element, labelled, number, range, saveAs, show, table } from "./elements.js";
-import { difference, energyField, extremes, norm, quantile, volume, windowField } from "./fields.js";
+import { difference, energyField, extremes, norm, quantile, windowField } from "./fields.js";
 import { Scene } from "./scene.js";
 
 const GPA = 160.21766; // of 1 eV/Å³
@@ -88,6 +88,7 @@ export class ResultView {
     this.#resetLevel();
     this.#drawDos();
     this.draw();
+    window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.root.isConnected && this.draw());
   }
 
   /** Show the states of a window of energies; nulls: show the density again. */
@@ -278,10 +279,9 @@ export class ResultView {
   #legend() {
     const { document: d, forces } = this.result;
     const kind = this.colorInput.value;
-    const swatch = (color) => element("span", { class: "swatch", "aria-hidden": "true", ...{} });
     const parts = [];
     const add = (color, text) => {
-      const box = swatch(color);
+      const box = element("span", { class: "swatch", "aria-hidden": "true" });
       box.style.background = color;
       parts.push(box, `${text} `);
     };

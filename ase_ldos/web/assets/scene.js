@@ -4,7 +4,7 @@ import { combine, cross, dot, fractional, inverse, norm, sample } from "./fields
 import { cssColor, element } from "./elements.js";
 import { isosurface } from "./isosurface.js";
 
-const SLICE_STEPS = 90;
+const SLICE_STEPS = 150;
 // more arrows than these hide each other
 const MOST_ARROWS = 2000;
 const MOST_ATOMS = 20000;
