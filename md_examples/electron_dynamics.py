@@ -58,7 +58,7 @@ bright = lines.strengths > 0.02
 left.vlines(
     lines.energies[bright], 0, lines.strengths[bright] * 40, color="C1", label="linear response (strength × 40)"
 )
-left.set(xlim=(0.3, 0.65), xlabel="frequency (hartree)", ylabel="dipole strength (1/hartree)", title="Absorption")
+left.set(xlim=(0.3, 0.65), ylim=(-8, 125), xlabel="frequency (hartree)", ylabel="dipole strength (1/hartree)", title="Absorption")
 left.legend(loc="upper right")
 change = (lit.density - ground.density).T
 image = right.pcolormesh(
