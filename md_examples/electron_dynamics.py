@@ -2,7 +2,7 @@
 
 Run: python electron_dynamics.py [--folder F]. Prints how far each is from what is known, and writes
 electron_dynamics.png (absorption; density in the pulse), electron_pinn.png (a network that satisfies Schrödinger's
-equation) and electron_film.gif (a learned propagator beside the solver). Two minutes of one core.
+equation) and electron_film.gif (a learned propagator beside the solver). One minute of one core.
 """
 
 import argparse
@@ -58,7 +58,13 @@ bright = lines.strengths > 0.02
 left.vlines(
     lines.energies[bright], 0, lines.strengths[bright] * 40, color="C1", label="linear response (strength × 40)"
 )
-left.set(xlim=(0.3, 0.65), xlabel="frequency (hartree)", ylabel="dipole strength (1/hartree)", title="Absorption")
+left.set(
+    xlim=(0.3, 0.65),
+    ylim=(-8, 125),
+    xlabel="frequency (hartree)",
+    ylabel="dipole strength (1/hartree)",
+    title="Absorption",
+)
 left.legend(loc="upper right")
 change = (lit.density - ground.density).T
 image = right.pcolormesh(

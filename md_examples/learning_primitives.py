@@ -97,7 +97,7 @@ for axis, title, right_ink, ink in zip(axes[1], "CMYK", rgb_to_cmyk(slice_).T, i
     axis.contour(
         *square.permute(2, 0, 1).numpy(), right_ink.reshape(120, 120).numpy(), levels=(0.25, 0.5, 0.75), colors="C3"
     )
-    axis.set(xlabel="red", ylabel="green", title=f"{title} of the network (lines: exact)")
+    axis.set(xlabel="red", ylabel="green", title=f"{title} (lines: exact)")
 figure.savefig(folder / "color_regression.png", dpi=150)
 names = ("perceptron.png", "confusion.png", "colors.png", "color_regression.png")
 print(f"Pictures: {', '.join(str(folder / name) for name in names)}")

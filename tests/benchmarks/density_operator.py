@@ -144,7 +144,7 @@ def main() -> None:
         return model(item.structure, item.charges, item.grid)
 
     print(f"{'':24}{'FNO':>10}{'be':>10}")
-    for name, items in (("small cells, held back", small_held), ("12 to 34 atoms, all", large + large_held)):
+    for name, items in (("small cells, held back", small_held), ("12 to 24 atoms, all", large + large_held)):
         print(f"{name:24}{100 * mean_error(of_operator, items):9.3f}%{100 * mean_error(of_be, items):9.3f}%")
     for n in (2, 4, 8):
         times = [1000 * seconds(density, n) for density in (of_operator, of_be)]

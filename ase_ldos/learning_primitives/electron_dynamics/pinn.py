@@ -139,8 +139,8 @@ class OrbitalNetwork(nn.Module):
         latest = times.argmax()
         if times[latest] > self.duration * (1 + 1e-12):
             self._warn(float(times[latest]), parameters[latest : latest + 1])
-        constants, jet = self._parts(times, parameters)
-        return torch.exp(-1j * constants.energy * times[:, None])[..., None] * jet.value
+        constants, value, _, _ = self._parts(times, parameters)
+        return torch.exp(-1j * constants.energy * times[:, None])[..., None] * value
 
     def density(self, times: Tensor, parameters: Tensor | None = None) -> Tensor:
         """Density on the grid, 1/bohr, ``[S, N]``."""
@@ -149,13 +149,13 @@ class OrbitalNetwork(nn.Module):
 
     def residual(self, times: Tensor, parameters: Tensor | None = None) -> Tensor:
         """R = (i ∂/∂t + ½ ∂² − v_S[n] + x E(t)) φ on the grid, times e^(i ε t), complex ``[S, orbital, N]``."""
-        constants, jet = self._parts(times, self._checked(times, parameters))
+        constants, value, rate, curvature = self._parts(times, self._checked(times, parameters))
         system = constants.start.system
-        potential = system.potential(system.density(jet.value))
+        potential = system.potential(system.density(value))
         if self.field is not None:
             potential = potential - self.grid.x * self.field(times)[:, None]
         shifted = potential[:, None] - constants.energy[..., None]
-        return 1j * jet.t + jet.xx / 2 - shifted * jet.value
+        return 1j * rate + curvature / 2 - shifted * value
 
     @torch.no_grad()
     def error_bound(self, times: Tensor, parameters: Tensor | None = None) -> Tensor:
@@ -175,8 +175,8 @@ class OrbitalNetwork(nn.Module):
             stacklevel=3,
         )
 
-    def _parts(self, times: Tensor, parameters: Tensor) -> tuple[_Constants, Jet]:
-        """χ = φ_0 + t b N and its derivatives, complex ``[S, orbital, N]``."""
+    def _parts(self, times: Tensor, parameters: Tensor) -> tuple[_Constants, Tensor, Tensor, Tensor]:
+        """φ_0, and of χ = φ_0 + t b N: χ, ∂χ/∂t and ∂²χ/∂x², complex ``[S, orbital, N]``."""
         constants = self._prepare(parameters) if parameters.shape[1] else self._middle
         x, half = self.grid.x, self.grid.length / 2
         n_times, n_points = len(times), len(x)
@@ -190,12 +190,9 @@ class OrbitalNetwork(nn.Module):
         n = Jet(*(_as_orbitals(part) for part in (n.value, n.x, n.t, n.xx)))
         b, b_x, b_xx = 1 - (x / half) ** 2, -2 * x / half**2, -2 / half**2
         t = times[:, None, None]
-        return constants, Jet(
-            constants.initial + t * b * n.value,
-            constants.initial,  # the slope is not needed
-            b * (n.value + t * n.t),
-            constants.curvature + t * (b_xx * n.value + 2 * b_x * n.x + b * n.xx),
-        )
+        value = constants.initial + t * b * n.value
+        curvature = constants.curvature + t * (b_xx * n.value + 2 * b_x * n.x + b * n.xx)
+        return constants, value, b * (n.value + t * n.t), curvature
 
     def _checked(self, times: Tensor, parameters: Tensor | None) -> Tensor:
         parameters = times.new_zeros(len(times), 0) if parameters is None else parameters
