@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ase_ldos.dataset.compact import is_compact, load_compact
 from ase_ldos.dataset.folder import PathLike, is_dataset, load_dataset
 from ase_ldos.dataset.packed_npz import pack_records, unpack_records
 from ase_ldos.dataset.schema import SHAPES
@@ -32,6 +33,8 @@ def load_snapshot(path: PathLike) -> Snapshot:
     Raises:
         ValueError: not a snapshot, a key is missing, misshaped or not finite, or the file is cut off.
     """
+    if is_compact(path):
+        return load_compact(path)
     arrays = _read_arrays(path)
     if "format" in arrays:
         raise ValueError(f"{path} holds many snapshots; read it with load_snapshots")
@@ -56,6 +59,8 @@ def load_snapshots(source: PathLike | Iterable[PathLike]) -> list[Snapshot]:
         if not files:
             raise ValueError(f"folder {path} has no .npz file; snapshots are expected there")
         return load_snapshots(files)
+    if is_compact(path):
+        return [load_compact(path)]
     arrays = _read_arrays(path)
     if "format" not in arrays:
         return [snapshot_from_arrays(path.stem, arrays, str(path))]
