@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 from ase.io import write
+
 from ase_ldos.simulation.stacking import polytype, stacking_fault
 
 #: Crystals by name: a, c, layers, k-mesh, grid of pw.x. The last suits the crystal's symmetry and strains of 2 %.
