@@ -18,7 +18,9 @@ from __future__ import annotations
 
 import json
 import math
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,11 @@ ERRORS = {"ldos": 2e-3, "density": 1e-4}
 LARGEST_FIELD = 2**28
 #: Unit of a float16 LDOS, 1/(eV Å³), for values up to 63; resolution 5e-4 of each value.
 _LDOS_SCALE = 2.0**-10
+#: What Python and NumPy raise when they read damaged archives; RuntimeError where its bytes ask for a password.
+UNREADABLE = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError),
+    *(ValueError, TypeError, KeyError, AttributeError),
+)
 _ENTRY = "snapshot.json"
 _STATES = ("eigenvalues", "k_weights", "eigenvalues_dense", "k_weights_dense")
 _CURVES = ("energies", "dos")
@@ -62,7 +69,8 @@ def save_compact(path: PathLike, snapshot: Snapshot) -> None:
         labels["ldos"] = snapshot.ldos_values()
     fields = {key: _encode(labels[key], ERRORS[key]) for key in ERRORS if key in labels}
     arrays = {key: coefficients for key, (coefficients, _) in fields.items()}
-    arrays |= {key: labels[key] if key == "energies" else labels[key].astype(np.float32) for key in _CURVES & labels.keys()}
+    types = {"energies": np.float64, "dos": np.float32}
+    arrays |= {key: labels[key].astype(types[key]) for key in _CURVES if key in labels}
     entry = {
         "format": FORMAT,
         "version": VERSION,
@@ -82,7 +90,7 @@ def is_compact(path: PathLike) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return _ENTRY in archive.namelist()
-    except (OSError, zipfile.BadZipFile):
+    except UNREADABLE:
         return False
 
 
@@ -103,7 +111,7 @@ def load_compact(path: PathLike) -> Snapshot:
                     arrays[key.removesuffix(".npy")] = _read_member(archive, key, entry)
         if "ldos" in arrays:
             arrays |= in_half_precision(arrays["ldos"])
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"{path} is not a readable compact snapshot: {error}") from error
     return snapshot_from_arrays(path.stem, arrays, str(path))
 
@@ -146,13 +154,20 @@ def _read_member(archive: zipfile.ZipFile, name: str, entry: Mapping[str, Any]) 
         shape, _, dtype = np.lib.format.read_array_header_1_0(member)
     wanted = [shape[0]] if field is None and len(shape) == 1 else [] if field is None else list(field["shape"])
     if not all(isinstance(n, int) and n > 0 for n in wanted) or math.prod(wanted) > LARGEST_FIELD:
-        raise ValueError(f"{key} has the shape {wanted}; positive numbers of at most {LARGEST_FIELD} values are expected")
+        raise ValueError(
+            f"{key} has the shape {wanted}; at least 1 along each axis and at most {LARGEST_FIELD} values fit"
+        )
     fits = len(shape) == len(wanted) > 0 and list(shape[:3]) == wanted[:3] and list(shape[3:]) <= wanted[3:]
     if not fits or dtype.kind != ("f" if field is None else "i"):
         raise ValueError(f"{name} holds {dtype} {shape}; numbers for the shape {wanted} are expected")
     with archive.open(name) as member:
         array = np.lib.format.read_array(member, allow_pickle=False)
-    return array if field is None else _decode(array, float(field["step"]), wanted)
+    if field is None:
+        return array
+    step = float(field["step"])
+    if not 0 < step < math.inf:
+        raise ValueError(f"{key} has the step {step}; a positive finite step is expected")
+    return _decode(array, step, wanted)
 
 
 def _hartley(field: np.ndarray) -> np.ndarray:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from ase_ldos.dataset.compact import is_compact, load_compact
+from ase_ldos.dataset.compact import UNREADABLE, is_compact, load_compact
 from ase_ldos.dataset.folder import PathLike, is_dataset, load_dataset
 from ase_ldos.dataset.packed_npz import pack_records, unpack_records
 from ase_ldos.dataset.schema import SHAPES
@@ -123,7 +122,7 @@ def _read_arrays(path: PathLike) -> dict[str, np.ndarray]:
     try:
         with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
-    except (zipfile.BadZipFile, EOFError, ValueError, OSError, AttributeError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"{path} is not a readable .npz file (cut off or of another kind): {error}") from error
 
 

@@ -12,6 +12,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
 from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 
+from ase_ldos.dataset.compact import save_compact
 from ase_ldos.dataset.folder import write_dataset
 from ase_ldos.dataset.npz import PathLike, Snapshot, load_snapshots, pack_snapshots, save_snapshot
 from ase_ldos.formats.cube import read_ldos_cubes, write_cube, write_ldos_cubes
@@ -114,6 +115,12 @@ def _write_folder(out: Path, snapshots: Sequence[Snapshot]) -> None:
         save_snapshot(out / f"{snapshot.name}.npz", snapshot)
 
 
+def _write_compact(out: Path, snapshots: Sequence[Snapshot]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    for snapshot in snapshots:
+        save_compact(out / f"{snapshot.name}.npz", snapshot)
+
+
 def _write_mala(out: Path, snapshots: Sequence[Snapshot]) -> None:
     from ase_ldos.formats.mala import write_mala_snapshot
 
@@ -156,6 +163,7 @@ def _write_extxyz(out: Path, snapshots: Sequence[Snapshot]) -> None:
 #: Formats that can be written.
 WRITERS: dict[str, Callable[[Path, Sequence[Snapshot]], None]] = {
     "npz": _write_folder,
+    "compact": _write_compact,
     "packed": pack_snapshots,
     "dataset": write_dataset,
     "mala": _write_mala,
