@@ -12,9 +12,10 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.io import read, write
 
+from ase_ldos.cli.convert import add_arguments, run
 from ase_ldos.dataset.folder import load_dataset
 from ase_ldos.dataset.npz import Snapshot, load_snapshots, save_snapshot
-from ase_ldos.formats.convert import add_arguments, convert, read_any, round_significand, run, snapshot_from_atoms
+from ase_ldos.formats.convert import convert, read_any, round_significand, snapshot_from_atoms
 from ase_ldos.labelling.provenance import describe_source, read_record, write_record
 from ase_ldos.model.model_file import load_model
 
@@ -50,7 +51,7 @@ def folder(tmp_path: Path) -> Path:
     [
         ("npz", "out", ["out"], ("ldos", "density", "forces", "stress")),
         ("dataset", "out", ["out"], ("ldos", "density", "forces", "stress")),
-        ("compact", "out", ["out"], ("ldos", "density", "forces", "stress")),
+        ("compact", "out", ["out"], ("forces", "stress")),
         ("packed", "out.npz", ["out.npz"], ("density", "forces", "stress")),
         ("mala", "out", ["out/a.info.json", "out/bb.info.json"], ("ldos", "forces")),
         ("extxyz", "out.xyz", ["out.xyz"], ("forces", "stress")),
