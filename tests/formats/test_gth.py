@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
+from ase_ldos.formats import gth
 from scipy.integrate import simpson
 
 from ase_ldos.cli.pseudo import add_arguments, run
-from ase_ldos.formats import gth
 from ase_ldos.formats.gth import (
     TABLE,
     Channel,
