@@ -21,6 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--launcher", default="", help="put before pw.x, e.g. 'mpirun -n 4' or 'srun -n 64'")
     parser.add_argument("--no-ldos", action="store_true", help="no LDOS, though the recipe has a table [ldos]")
     parser.add_argument(
+        "--compact",
+        action="store_true",
+        help="write files some 25 times smaller: LDOS within 0.2 %%, density within 0.01 %%, no eigenvalues",
+    )
+    parser.add_argument(
         "--check",
         action=argparse.BooleanOptionalAction,
         default=True,
@@ -59,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
             launcher=args.launcher,
             retry_failed=args.retry_failed,
             check=args.check,
+            compact=args.compact,
             progress=show,
         )
     failed = f", {len(report.failed)} failed (see {Path(args.out) / FAILURES})" if report.failed else ""

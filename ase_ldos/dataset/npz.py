@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ase_ldos.dataset.compact import is_compact, load_compact
 from ase_ldos.dataset.folder import is_dataset, load_dataset
 from ase_ldos.dataset.packed_npz import pack_records, unpack_records
 from ase_ldos.dataset.schema import SHAPES
@@ -33,6 +34,8 @@ def load_snapshot(path: PathLike) -> Snapshot:
         ValueError: not a snapshot, a key is missing, misshaped or not finite, or the file is cut off.
     """
     with reading(path, "a snapshot"):
+        if is_compact(path):
+            return load_compact(path)
         arrays = _read_arrays(path)
         if "format" in arrays:
             raise ValueError(f"{path} holds many snapshots; read it with load_snapshots")
@@ -58,6 +61,8 @@ def load_snapshots(source: PathLike | Iterable[PathLike]) -> list[Snapshot]:
             raise ValueError(f"folder {path} has no .npz file; snapshots are expected there")
         return load_snapshots(files)
     with reading(path, "a file of snapshots"):
+        if is_compact(path):
+            return [load_compact(path)]
         arrays = _read_arrays(path)
         if "format" not in arrays:
             return [snapshot_from_arrays(path.stem, arrays, str(path))]

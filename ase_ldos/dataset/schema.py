@@ -38,6 +38,7 @@ SHAPES: dict[str, tuple[str | int, ...]] = {
     "electronic_temperature": (),
     "known_below": (),
     "energy_defect": (),
+    "ldos_energy_defect": (),
     "fft_grid": (3,),
     "ecutwfc_Ry": (),
     "valence": (),

@@ -59,6 +59,7 @@ class Snapshot:
         known_below: energy below which LDOS and DOS hold all states, where no ``eigenvalues_dense`` tell it.
         energy_defect: free energy from eigenvalues and the stored density by the formula that a model uses, minus
             ``free_energy``: what the density's grid leaves out.
+        ldos_energy_defect: the same from the LDOS instead of eigenvalues: what its width adds.
         electronic_temperature: of the Fermi-Dirac occupation.
         fft_grid: the DFT code's own grid ``[3]``.
         ecutwfc_Ry: plane-wave cutoff in Ry.
@@ -97,6 +98,7 @@ class Snapshot:
     eigenvalues_dense: np.ndarray | None = None
     known_below: float | None = None
     energy_defect: float | None = None
+    ldos_energy_defect: float | None = None
     electronic_temperature: float | None = None
     fft_grid: np.ndarray | None = None
     ecutwfc_Ry: float | None = None  # noqa: N815 (Ry is the unit)

@@ -14,6 +14,7 @@ from ase.io import read, write
 from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 from tqdm import tqdm
 
+from ase_ldos.dataset.compact import save_compact
 from ase_ldos.dataset.folder import write_dataset
 from ase_ldos.dataset.npz import load_snapshots, pack_snapshots, save_snapshot
 from ase_ldos.dataset.provenance import read_record, write_record
@@ -127,6 +128,12 @@ def _write_folder(out: Path, snapshots: Iterable[Snapshot]) -> None:
         save_snapshot(out / f"{snapshot.name}.npz", snapshot)
 
 
+def _write_compact(out: Path, snapshots: Iterable[Snapshot]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    for snapshot in snapshots:
+        save_compact(out / f"{snapshot.name}.npz", snapshot)
+
+
 def _write_mala(out: Path, snapshots: Iterable[Snapshot]) -> None:
     from ase_ldos.formats.mala import write_mala_snapshot
 
@@ -165,6 +172,7 @@ def _write_extxyz(out: Path, snapshots: Iterable[Snapshot]) -> None:
 #: Formats that can be written.
 WRITERS: dict[str, Callable[[Path, Iterable[Snapshot]], None]] = {
     "npz": _write_folder,
+    "compact": _write_compact,
     "packed": pack_snapshots,
     "dataset": write_dataset,
     "mala": _write_mala,

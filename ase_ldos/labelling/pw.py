@@ -15,18 +15,17 @@ import numpy as np
 from ase import Atoms
 from ase.io.espresso import write_espresso_in
 
+from ase_ldos.dataset.compact import in_half_precision
 from ase_ldos.dataset.snapshot import Snapshot, least_highest_band, snapshot_from_arrays
 from ase_ldos.formats.pseudopotential import check_functional, functional_name, read_pseudopotential
 from ase_ldos.labelling.dft_settings import DOSRecipe, LDOSRecipe, Recipe
 from ase_ldos.labelling.pp import check_postproc, sample_ldos_by_postproc
 from ase_ldos.labelling.pw_output import read_creator, read_density, read_xml, sample_dos, sample_ldos
-from ase_ldos.labelling.selfcheck import ENERGY_BOUND, energy_defect
+from ase_ldos.labelling.selfcheck import ENERGY_BOUND, energy_defect, ldos_energy_defect, smearing_shift
 from ase_ldos.labelling.subprocesses import CalculationError, check_installed, run_program
 from ase_ldos.units import BOLTZMANN, RYDBERG
 
 PREFIX = "pwscf"
-#: Unit of the stored float16 LDOS, 1/(eV Å³), for values up to 63; resolution 5e-4 of each value.
-LDOS_SCALE = 2.0**-10
 #: Accuracy of the states of the dense mesh, Ry. Errors of their densities are of the order of its square root.
 NSCF_THRESHOLD = 1e-8
 #: pw.x before this version computes a wrong deviatoric stress from GTH files with a p projector.
@@ -198,23 +197,34 @@ def calculate(name: str, atoms: Atoms, recipe: Recipe, folder: Path, *, launcher
     elif recipe.dos is not None:
         arrays |= dos_arrays(recipe.dos, arrays["eigenvalues"], arrays["k_weights"])
     logger.info("%s: free energy %.6f eV", name, float(arrays["free_energy"]))
-    return _with_energy_defect(snapshot_from_arrays(name, arrays, name), recipe)
+    return with_energy_defects(snapshot_from_arrays(name, arrays, name), recipe)
 
 
-def _with_energy_defect(snapshot: Snapshot, recipe: Recipe) -> Snapshot:
-    """The snapshot with the free energy from its own parts compared with pw.x's."""
+def with_energy_defects(snapshot: Snapshot, recipe: Recipe) -> Snapshot:
+    """The snapshot with the free energies from its own parts compared with pw.x's.
+
+    Raises:
+        CalculationError: a difference is beyond its bound.
+    """
     if "input_dft" in recipe.options.get("system", {}):
         return snapshot  # the functional is not that of the pseudopotential
     symbols = set(snapshot.to_atoms().symbols)
-    defect = energy_defect(snapshot, {s: read_pseudopotential(recipe.pseudopotential_path(s)) for s in symbols})
-    if defect is None:
-        return snapshot
-    if abs(defect) > ENERGY_BOUND * len(snapshot):
+    pseudopotentials = {s: read_pseudopotential(recipe.pseudopotential_path(s)) for s in symbols}
+    defect, ldos_defect = energy_defect(snapshot, pseudopotentials), ldos_energy_defect(snapshot, pseudopotentials)
+    if defect is not None and abs(defect) > ENERGY_BOUND * len(snapshot):
         raise CalculationError(
             f"the density on its grid gives a free energy {1000 * defect / len(snapshot):+.1f} meV/atom off pw.x's "
             f"(bound {1000 * ENERGY_BOUND:g}); lower grid_spacing"
         )
-    return replace(snapshot, energy_defect=defect)
+    # on a mesh of its own the LDOS differs by that mesh too, which says nothing against it
+    if ldos_defect is not None and recipe.one_mesh:
+        left = ldos_defect - smearing_shift(snapshot)
+        if abs(left) > ENERGY_BOUND * len(snapshot):
+            raise CalculationError(
+                f"the LDOS gives a free energy {1000 * left / len(snapshot):+.1f} meV/atom off pw.x's, the shift by "
+                f"its width apart (bound {1000 * ENERGY_BOUND:g}); widen the window of [ldos] or raise bands_per_atom"
+            )
+    return replace(snapshot, energy_defect=defect, ldos_energy_defect=ldos_defect)
 
 
 def _correct_stress(arrays: dict[str, np.ndarray], atoms: Atoms, recipe: Recipe, creator: str) -> None:
@@ -280,11 +290,8 @@ def _ldos_arrays(
         ldos = sample_ldos_by_postproc(folder, PREFIX, shape, energies, sigma, dos, launcher=launcher)
     else:
         ldos = sample_ldos(save, shape, atoms.get_volume(), energies, sigma)
-    scale = max(LDOS_SCALE, float(ldos.max()) / float(np.finfo(np.float16).max))
-    arrays = {
+    arrays = in_half_precision(ldos) | {
         "energies": energies,
-        "ldos": (ldos / scale).astype(np.float16),
-        "ldos_scale": np.array(scale),
         "ldos_sigma": np.array(sigma),
         "dos": dos,
         "fermi_level_dense": dense["fermi_level"],

@@ -33,8 +33,9 @@ def reference_labels(
         cells: named structures.
         exact: refuse packed labels of other positions; else such labels come with their own positions, as is right
             for cells that a model has relaxed.
-        pseudo_dir: folder of the pseudopotentials; with it Quantum ESPRESSO calculates what ``folder`` lacks, else
-            only the packed labels are looked at.
+        pseudo_dir: folder of the pseudopotentials; with it Quantum ESPRESSO calculates what ``folder`` lacks, on the
+            k-mesh and grid of the packed label of that name, if there is one; else only the packed labels are looked
+            at.
         folder: where new labels go; a run that was killed goes on.
         recipe: set-up of the calculations, a TOML file; the packed labels lie beside it, with the suffix ``.npz``.
 
@@ -42,10 +43,11 @@ def reference_labels(
         ValueError: ``pw.x`` or a pseudopotential is missing, a calculation failed, or a label of the same name
             belongs to another structure.
     """
+    packed = Path(recipe).with_suffix(".npz")
+    found = {snapshot.name: snapshot for snapshot in load_snapshots(packed)} if packed.exists() else {}
     if pseudo_dir is not None:
+        cells = [_on_mesh_of(found.get(str(cell.info["name"])), cell) for cell in cells]
         found = _calculate(cells, Path(folder), recipe, pseudo_dir)
-    else:
-        found = {snapshot.name: snapshot for snapshot in load_snapshots(Path(recipe).with_suffix(".npz"))}
     names = {str(cell.info["name"]): cell for cell in cells}
     return {name: labelled_atoms(found[name], cell if exact else None) for name, cell in names.items() if name in found}
 
@@ -69,6 +71,16 @@ def labelled_atoms(snapshot: Snapshot, cell: Atoms | None = None) -> Atoms:
     atoms.calc = SinglePointCalculator(atoms, energy=energy, free_energy=energy, forces=snapshot.forces, stress=stress)
     atoms.info["name"] = snapshot.name
     return atoms
+
+
+def _on_mesh_of(label: Snapshot | None, cell: Atoms) -> Atoms:
+    """The cell with the meshes of a label, which a series of cells shares; its own, if it brings some, stay."""
+    copy = cell.copy()
+    for key in ("kpoints", "fft_grid"):
+        mesh = getattr(label, key, None)
+        if mesh is not None:
+            copy.info.setdefault(key, mesh)
+    return copy
 
 
 def _calculate(cells: Sequence[Atoms], folder: Path, recipe: PathLike, pseudo_dir: PathLike) -> dict[str, Snapshot]:

@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
+from ase_ldos.dataset.compact import save_compact
 from ase_ldos.dataset.npz import PathLike, load_snapshot, save_snapshot
 from ase_ldos.dataset.provenance import write_record
 from ase_ldos.labelling.dft_settings import Recipe
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
     from ase import Atoms
+
+    from ase_ldos.dataset.snapshot import Snapshot
 
 FAILURES = "failures.json"
 logger = logging.getLogger(__name__)
@@ -62,6 +65,7 @@ def label_structures(
     launcher: str = "",
     retry_failed: bool = False,
     check: bool = False,
+    compact: bool = False,
     progress: Callable[[str, str | None], None] | None = None,
 ) -> LabelReport:
     """Run every structure that the folder does not hold yet through pw.x.
@@ -80,6 +84,7 @@ def label_structures(
         retry_failed: whether to try again what failed before.
         check: whether to compare stress and forces of a set-up that is new in this folder with derivatives of energies,
             on the first structure that waits; ``provenance.json`` keeps what came out.
+        compact: whether to write labels in the compact form (:mod:`ase_ldos.dataset.compact`).
         progress: called with a name and the reason of its failure (or ``None``) after each calculation.
 
     Raises:
@@ -103,10 +108,12 @@ def label_structures(
         if check and waiting:
             _check_setup_once(waiting[0], named[waiting[0]], recipe, folder, record, launcher)
 
+        save = save_compact if compact else save_snapshot
+
         def work(name: str) -> str:
             cores = queue.get()
             try:
-                return _label_one(name, named[name], recipe, folder, cores, launcher)
+                return _label_one(name, named[name], recipe, folder, cores, launcher, save)
             finally:
                 queue.put(cores)
 
@@ -160,14 +167,22 @@ def _outcomes(
             raise
 
 
-def _label_one(name: str, atoms: Atoms, recipe: Recipe, folder: Path, cores: set[int], launcher: str) -> str:
+def _label_one(
+    name: str,
+    atoms: Atoms,
+    recipe: Recipe,
+    folder: Path,
+    cores: set[int],
+    launcher: str,
+    save: Callable[[Path, Snapshot], None],
+) -> str:
     """Label one structure; returns which program did it."""
     if cores:
         os.sched_setaffinity(0, cores)  # of this thread only; pw.x inherits it
     (folder / ".work").mkdir(exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f"{name}.", dir=folder / ".work")).resolve()
     try:
-        save_snapshot(folder / f"{name}.npz", calculate(name, atoms, recipe, work, launcher=launcher))
+        save(folder / f"{name}.npz", calculate(name, atoms, recipe, work, launcher=launcher))
         return read_creator(work / f"{PREFIX}.save")
     finally:
         shutil.rmtree(work, ignore_errors=True)

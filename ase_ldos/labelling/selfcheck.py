@@ -101,6 +101,59 @@ def energy_defect(snapshot: Snapshot, pseudopotentials: dict[str, Pseudopotentia
     Returns:
         ``None`` where the formula does not hold (PAW) or our functionals do not include theirs.
     """
+    if snapshot.band_energy is None or snapshot.smearing_TS is None:
+        return None
+    return _defect_with(snapshot, pseudopotentials, snapshot.band_energy, snapshot.smearing_TS)
+
+
+def ldos_energy_defect(snapshot: Snapshot, pseudopotentials: dict[str, Pseudopotential]) -> float | None:
+    """As :func:`energy_defect`, with μ, E_b and −TS of the integrated LDOS, eV.
+
+    It is about :func:`smearing_shift`, nearly the same for similar structures.
+
+    Args:
+        snapshot: with LDOS, density and the parts of its energy.
+        pseudopotentials: by chemical symbol.
+
+    Returns:
+        ``None`` where there is no LDOS, or the formula does not hold.
+    """
+    import torch
+
+    from ase_ldos.physics.occupation import fermi_level, occupation_weights
+    from ase_ldos.units import BOLTZMANN
+
+    parts = (snapshot.energies, snapshot.ldos, snapshot.n_electrons, snapshot.electronic_temperature)
+    if any(part is None for part in parts):
+        return None
+    assert snapshot.electronic_temperature is not None
+    assert snapshot.n_electrons is not None
+    values = snapshot.ldos_values()
+    dos = torch.as_tensor(values.mean(axis=(0, 1, 2), dtype=np.float64) * abs(np.linalg.det(snapshot.cell)))
+    energies, kT = torch.as_tensor(snapshot.energies).double(), snapshot.electronic_temperature * BOLTZMANN
+    weights = occupation_weights(energies, fermi_level(dos, energies, snapshot.n_electrons, kT), kT)
+    return _defect_with(snapshot, pseudopotentials, float(weights.band @ dos), float(weights.entropy @ dos))
+
+
+def smearing_shift(snapshot: Snapshot) -> float:
+    """−D(μ) σ²/2, eV: by how much Gaussians of width σ in place of states change E_b, to second order in σ.
+
+    Raises:
+        ValueError: the snapshot has no DOS, width or Fermi level.
+    """
+    parts = (snapshot.energies, snapshot.dos, snapshot.fermi_level, snapshot.ldos_sigma)
+    if any(part is None for part in parts):
+        raise ValueError(f"{snapshot.name} has no DOS with its width, or no Fermi level")
+    assert snapshot.fermi_level is not None
+    assert snapshot.ldos_sigma is not None
+    density = float(np.interp(snapshot.fermi_level, np.asarray(snapshot.energies), np.asarray(snapshot.dos)))
+    return -density * snapshot.ldos_sigma**2 / 2
+
+
+def _defect_with(
+    snapshot: Snapshot, pseudopotentials: dict[str, Pseudopotential], band: float, entropy_term: float
+) -> float | None:
+    """Free energy from E_b, −TS and the stored density minus the labelled one, eV."""
     import torch
 
     from ase_ldos.geometry.grid import Grid
@@ -111,13 +164,12 @@ def energy_defect(snapshot: Snapshot, pseudopotentials: dict[str, Pseudopotentia
     from ase_ldos.physics.free_energy import Energies
 
     functionals = {pseudo.functional for pseudo in pseudopotentials.values()}
-    parts = (snapshot.density, snapshot.band_energy, snapshot.smearing_TS, snapshot.free_energy)
-    if any(part is None for part in parts) or any(pseudo.kind == "PAW" for pseudo in pseudopotentials.values()):
+    if snapshot.density is None or snapshot.free_energy is None or snapshot.shape is None:
+        return None
+    if any(pseudo.kind == "PAW" for pseudo in pseudopotentials.values()):
         return None
     if len(functionals) != 1 or not functionals <= set(FUNCTIONALS):
         return None
-    assert snapshot.density is not None
-    assert snapshot.shape is not None
     structure = snapshot.structure
     grid = Grid(structure.cell, snapshot.shape)
     symbols = snapshot.to_atoms().get_chemical_symbols()
@@ -125,11 +177,10 @@ def energy_defect(snapshot: Snapshot, pseudopotentials: dict[str, Pseudopotentia
     density = torch.as_tensor(snapshot.density).double()
     terms = density_energies(density, grid, functionals.pop(), core_density(structure, grid, cores))
     charges = torch.tensor([pseudopotentials[symbol].valence for symbol in symbols], dtype=torch.float64)
-    band, entropy_term = (density.new_tensor(part) for part in (snapshot.band_energy, snapshot.smearing_TS))
-    energies = Energies(
-        band, entropy_term, terms.hartree, terms.xc, terms.xc_potential, ewald_energy(structure, charges)
-    )
-    return float(energies.free_energy) - float(snapshot.free_energy or 0.0)
+    ions = ewald_energy(structure, charges)
+    band_term, entropy = (density.new_tensor(part) for part in (band, entropy_term))
+    energies = Energies(band_term, entropy, terms.hartree, terms.xc, terms.xc_potential, ions)
+    return float(energies.free_energy) - snapshot.free_energy
 
 
 def check_derivatives(

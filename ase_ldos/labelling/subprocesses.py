@@ -7,10 +7,16 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 #: Holds the number of the running process, by which one that outlived its parent is found again.
 PID_FILE = "pid"
+#: A self-consistent cycle whose accuracy finds no new minimum in so many iterations is ended; a healthy one gains a
+#: digit in two or three.
+STALLED_ITERATIONS = 15
+#: How often a running program is looked at, s.
+_INTERVAL = 1.0
 
 
 class CalculationError(RuntimeError):
@@ -38,7 +44,8 @@ def run_program(program: str, text: str, folder: Path, *, launcher: str = "", ti
         time_limit: after this many seconds it is ended.
 
     Raises:
-        CalculationError: it could not be started, stopped, took too long, or did not converge.
+        CalculationError: it could not be started, stopped, took too long, or did not converge, or the accuracy that it
+            estimates no longer falls.
     """
     output, exit_code = _run(program, text, folder, launcher, time_limit)
     if "convergence NOT achieved" in output:
@@ -74,14 +81,39 @@ def _run(program: str, text: str, folder: Path, launcher: str, time_limit: float
         with (folder / f"{stem}.out").open("w") as output:
             process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
             (folder / PID_FILE).write_text(str(process.pid))
-            exit_code = process.wait(time_limit)
-    except subprocess.TimeoutExpired as error:
-        process.terminate()
-        process.wait()
-        raise CalculationError(f"{program} was ended after the recipe's time_limit, {time_limit:.0f} s") from error
+            exit_code = _wait(process, program, folder / f"{stem}.out", time_limit)
     except OSError as error:
         raise CalculationError(f"{command[0]} could not be started: {error}") from error
     return (folder / f"{stem}.out").read_text(errors="replace"), exit_code
+
+
+def _wait(process: subprocess.Popen[bytes], program: str, output: Path, time_limit: float | None) -> int:
+    """Exit code of a process that is ended where it takes too long or converges no more."""
+    end = None if time_limit is None else time.monotonic() + time_limit
+    while True:
+        try:
+            return process.wait(_INTERVAL if end is None else max(0.0, min(_INTERVAL, end - time.monotonic())))
+        except subprocess.TimeoutExpired:
+            reason = stalled_cycle(output.read_text(errors="replace"))
+            if not reason and end is not None and time.monotonic() >= end:
+                reason = f"after the recipe's time_limit, {time_limit:.0f} s"
+            if reason:
+                process.terminate()
+                process.wait()
+                raise CalculationError(f"{program} was ended {reason}") from None
+
+
+def stalled_cycle(output: str) -> str:
+    """Why the self-consistent cycle of an unfinished output of pw.x should be ended; empty if it should go on."""
+    accuracies = [float(number) for number in re.findall(r"estimated scf accuracy\s*<\s*([\d.E+-]+)\s*Ry", output)]
+    before, last = accuracies[:-STALLED_ITERATIONS], accuracies[-STALLED_ITERATIONS:]
+    if not before or min(last) < min(before):
+        return ""
+    return (
+        f"after {len(accuracies)} iterations: the estimated accuracy of the self-consistent cycle, at best "
+        f"{min(before):.1e} Ry, has not fallen in the last {STALLED_ITERATIONS}; lower mixing_beta in the recipe's "
+        "options"
+    )
 
 
 def _reason(output: str) -> str:

@@ -52,6 +52,7 @@ def folder(tmp_path: Path) -> Path:
     [
         ("npz", "out", ["out"], ("ldos", "density", "forces", "stress")),
         ("dataset", "out", ["out"], ("ldos", "density", "forces", "stress")),
+        ("compact", "out", ["out"], ("forces", "stress")),
         ("packed", "out.npz", ["out.npz"], ("density", "forces", "stress")),
         ("mala", "out", ["out/a.info.json", "out/bb.info.json"], ("ldos", "forces")),
         ("extxyz", "out.xyz", ["out.xyz"], ("forces", "stress")),

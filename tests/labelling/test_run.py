@@ -22,11 +22,13 @@ from ase.build import bulk
 from ase.io import write
 
 from ase_ldos.cli.label import add_arguments, run
+from ase_ldos.dataset.compact import is_compact, save_compact
 from ase_ldos.dataset.npz import Snapshot, load_snapshot, load_snapshots
 from ase_ldos.dataset.provenance import RECORD, read_record
 from ase_ldos.labelling.dft_settings import Recipe, load_recipe
 from ase_ldos.labelling.pw import calculate
 from ase_ldos.labelling.run import FAILURES, label_structures
+from ase_ldos.labelling.subprocesses import CalculationError, stalled_cycle
 
 needs_pw = pytest.mark.skipif(shutil.which("pw.x") is None, reason="Quantum ESPRESSO's pw.x is not on the PATH")
 
@@ -211,6 +213,80 @@ def test_folder_of_other_structures_or_in_use_is_refused(recipe: Recipe, tmp_pat
             label_structures(structures(1), recipe, out)
 
 
+def test_compact_labels_are_written_and_found_again(
+    recipe: Recipe, tmp_path: Path, broken_pw: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a folder of a fresh clone, which has the compact files and no trace of the run that made them."""
+
+    def stub(name: str, atoms: Atoms, *_: object, **__: object) -> Snapshot:
+        if name == "be2":
+            raise CalculationError("no more")
+        density = np.random.default_rng(0).random((3, 3, 5)).astype(np.float32)
+        return Snapshot(name, atoms.numbers, atoms.cell.array, atoms.positions, density=density)
+
+    out = tmp_path / "set"
+    out.mkdir()
+    first = structures()[0]
+    save_compact(out / "be0.npz", stub("be0", first))
+    monkeypatch.setattr("ase_ldos.labelling.run.calculate", stub)
+    monkeypatch.setattr("ase_ldos.labelling.run.read_creator", lambda _: "stub 1.0")
+    report = label_structures(structures(), recipe, out, compact=True)
+    assert (report.found, report.finished, report.failed) == (("be0",), ("be1",), {"be2": "no more"})
+    assert is_compact(out / "be1.npz")
+    assert [snapshot.name for snapshot in load_snapshots(out)] == ["be0", "be1"]
+    with pytest.raises(ValueError, match=r"be0\.npz labels another structure than 'be0'"):
+        label_structures([_renamed(structures()[1], "be0")], recipe, out, compact=True)
+    assert not broken_pw.exists()
+
+
+def _renamed(atoms: Atoms, name: str) -> Atoms:
+    atoms.info["name"] = name
+    return atoms
+
+
+def test_a_cycle_that_gains_no_accuracy_is_ended_and_recorded(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pw.x that stalls at 1e-3 Ry and would go on for ever, beside one that needs as many iterations and finishes."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    line = "     estimated scf accuracy    <       %s Ry\\n"
+    stall = "".join(f"printf '{line}' {number}\n" for number in ["0.00100000"] + ["0.00200000", "0.00100000"] * 8)
+    fall = "".join(f"printf '{line}' {number}\n" for number in ["1.0E-07"] * 15 + ["0.9E-07"])
+    (folder / "pw.x").write_text(
+        f"#!/bin/sh\nif pwd | grep -q be0; then\n{stall}exec sleep 100\nelse\n{fall}sleep 1.5\nfi\necho odd end\n"
+    )
+    (folder / "pw.x").chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+    began = time.monotonic()
+    report = label_structures(structures(2), recipe, tmp_path / "set")
+    assert time.monotonic() - began < 60
+    assert report.failed["be0"] == (
+        "pw.x was ended after 17 iterations: the estimated accuracy of the self-consistent cycle, at best 1.0e-03 Ry, "
+        "has not fallen in the last 15; lower mixing_beta in the recipe's options"
+    )
+    assert "odd end" in report.failed["be1"]
+    assert json.loads((tmp_path / "set" / FAILURES).read_text()) == report.failed
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "stalled"),
+    [
+        ([], False),
+        ([1.0] * 15, False),
+        ([1.0] * 16, True),
+        ([1.0, *[2.0] * 14], False),
+        ([1.0, *[2.0] * 15], True),
+        ([1.0, *[2.0] * 14, 0.9], False),
+        ([0.1, 1e-3, *[2.0] * 20, 1e-4, *[1e-3] * 14], False),
+        ([10.0**-n for n in range(40)], False),
+    ],
+)
+def test_stalls_are_told_from_slow_cycles(accuracies: list[float], stalled: bool) -> None:
+    output = "".join(f"     estimated scf accuracy    <  {accuracy:14.1E} Ry\n" for accuracy in accuracies)
+    assert bool(stalled_cycle(output)) is stalled
+
+
 @pytest.mark.usefixtures("broken_pw", "recipe")
 def test_command_reports_failures(tmp_path: Path, dft_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path / "all.extxyz", structures(2))
@@ -219,6 +295,7 @@ def test_command_reports_failures(tmp_path: Path, dft_folder: Path, capsys: pyte
     arguments = [
         str(tmp_path / "all.extxyz"),
         "--no-check",
+        "--compact",
         "--recipe",
         str(tmp_path / "recipe.toml"),
         "--out",

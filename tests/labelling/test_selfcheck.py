@@ -12,13 +12,15 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 
+import ase_ldos
+from ase_ldos.dataset.npz import load_snapshot
 from ase_ldos.dataset.snapshot import Snapshot
 from ase_ldos.formats.pseudopotential import read_pseudopotential
-from ase_ldos.labelling.dft_settings import Recipe
+from ase_ldos.labelling.dft_settings import Recipe, load_recipe
 from ase_ldos.labelling.provenance import read_record
-from ase_ldos.labelling.pw import calculate
+from ase_ldos.labelling.pw import calculate, with_energy_defects
 from ase_ldos.labelling.run import label_structures
-from ase_ldos.labelling.selfcheck import DerivativeCheck, check_derivatives, energy_defect
+from ase_ldos.labelling.selfcheck import DerivativeCheck, check_derivatives, energy_defect, smearing_shift
 from ase_ldos.labelling.subprocesses import CalculationError
 from ase_ldos.units import GIGAPASCAL
 
@@ -176,3 +178,29 @@ def test_pw_is_right_about_its_own_derivatives_and_its_pulay_stress(pseudo_folde
     assert abs(found.force) < 1e-3
     with pytest.raises(ValueError, match=r"table \[pulay\] that make 0.02"):
         found.refuse_if_wrong()
+
+
+def test_an_ldos_of_other_energies_is_refused(pseudo_folder: Path) -> None:
+    """On the mesh of the energies; on one of its own the LDOS may differ, and by how much is recorded."""
+    models = Path(ase_ldos.__file__).parent / "models"
+    snapshot = load_snapshot(models / "be" / "labels" / "small" / "d4_d00.npz")
+    setup = load_recipe(models / "be" / "dft.toml", pseudo_dir=pseudo_folder)
+    checked = with_energy_defects(replace(snapshot, energy_defect=None, ldos_energy_defect=None), setup)
+    assert checked.energy_defect == pytest.approx(snapshot.energy_defect, abs=1e-3)
+    assert checked.ldos_energy_defect == pytest.approx(snapshot.ldos_energy_defect, abs=4e-3)
+    assert checked.ldos_energy_defect is not None
+    # Gaussians of another width shift the energy as its square
+    assert smearing_shift(replace(snapshot, ldos_sigma=0.4)) == pytest.approx(4 * smearing_shift(snapshot))
+    with pytest.raises(ValueError, match="has no DOS with its width"):
+        smearing_shift(replace(snapshot, ldos_sigma=None))
+    assert snapshot.energies is not None
+    raised = replace(snapshot, energies=snapshot.energies + 0.01)
+    with pytest.raises(CalculationError, match=r"the LDOS gives a free energy \+20\.\d meV/atom off pw\.x's"):
+        with_energy_defects(raised, setup)
+    assert setup.ldos is not None
+    own_mesh = replace(setup, ldos=replace(setup.ldos, kspacing=0.1))
+    found = with_energy_defects(raised, own_mesh).ldos_energy_defect
+    assert found == pytest.approx(checked.ldos_energy_defect + 0.01 * 8, rel=1e-3)
+    assert with_energy_defects(replace(snapshot, ldos=None, ldos_energy_defect=None), setup).ldos_energy_defect is None
+    empty = replace(snapshot, density=None, energy_defect=None, ldos_energy_defect=None)
+    assert with_energy_defects(empty, setup).energy_defect is None

