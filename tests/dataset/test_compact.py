@@ -177,6 +177,7 @@ def saved(content: np.ndarray) -> bytes:
         (lambda entry, _: entry["labels"].pop("cell"), "key 'cell' is missing"),
         (lambda entry, _: entry["fields"]["ldos"].update(step="x"), "could not convert string to float"),
         (lambda entry, _: entry["fields"]["ldos"].update(step=float("inf")), "a positive finite step is expected"),
+        (lambda entry, _: entry["fields"]["ldos"].update(step=1e30), "a positive finite step is expected"),
         (lambda entry, _: entry["fields"]["ldos"].update(shape=[8, 9, 10]), r"ldos.npy holds int16 \(8, 9, 10, \d+\)"),
         (lambda entry, _: entry["fields"]["ldos"].update(shape=[8, 9, -1, 41]), "at least 1 along each axis"),
         (lambda entry, _: entry["fields"]["ldos"].update(shape=[8, 9, 10, 5]), "numbers for the shape"),

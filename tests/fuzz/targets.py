@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ase_ldos.checkpoint import read_checkpoint, write_checkpoint
+from ase_ldos.dataset.compact import save_compact
 from ase_ldos.dataset.npz import load_snapshots, pack_snapshots, save_snapshot
 from ase_ldos.dataset.snapshot import Snapshot
 from ase_ldos.formats.convert import read_any
@@ -109,6 +112,28 @@ def _npz_mutation(data: bytes, rng: np.random.Generator) -> bytes:
             arrays = mutate_arrays(dict(archive), rng)
         np.savez_compressed(path, **arrays)
         return path.read_bytes()
+
+
+def _compact_mutation(data: bytes, rng: np.random.Generator) -> bytes:
+    """Changes of the JSON file, or of the arrays beside it."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    if rng.random() < 0.6:
+        members["snapshot.json"] = json.dumps(mutate_json(json.loads(members["snapshot.json"]), rng)).encode()
+    else:
+        arrays = {name: np.load(io.BytesIO(content)) for name, content in members.items() if name.endswith(".npy")}
+        # whole numbers as wide as those that the mutations put in
+        arrays = {name: array.astype(np.int32) if array.dtype.kind == "i" else array for name, array in arrays.items()}
+        members = {"snapshot.json": members["snapshot.json"]}
+        for name, array in mutate_arrays(arrays, rng).items():
+            stream = io.BytesIO()
+            np.save(stream, array)
+            members[name] = stream.getvalue()
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return stream.getvalue()
 
 
 def _safetensors_mutation(key: str) -> Callable[[bytes, np.random.Generator], bytes]:
@@ -215,6 +240,13 @@ TARGETS = {
             cache(lambda: _file(lambda p: pack_snapshots(p, [snapshot()]), ".npz")),
             _check_snapshots,
             _npz_mutation,
+        ),
+        Target(
+            "compact",
+            ".npz",
+            cache(lambda: _file(lambda p: save_compact(p, snapshot()), ".npz")),
+            _check_snapshots,
+            _compact_mutation,
         ),
         Target("model", ".safetensors", _model_bytes, _read_model, _safetensors_mutation("ase_ldos")),
         Target(
