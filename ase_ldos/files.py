@@ -88,7 +88,6 @@ def read_json(path: PathLike) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        with reading(path, "a JSON file"):
-            return dict(json.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read: {_in_one_line(error)}") from error

@@ -245,10 +245,10 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
     save_snapshot(tmp_path / "a.npz", make(ldos=True))
     whole = (tmp_path / "a.npz").read_bytes()
     (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"cut\.npz is not a readable"):
+    with pytest.raises(ValueError, match=r"cut\.npz is not a snapshot, or is damaged"):
         load_snapshot(tmp_path / "cut.npz")
     np.savez(tmp_path / "object.npz", numbers=np.array([{}], dtype=object))
-    with pytest.raises(ValueError, match=r"object\.npz is not a readable"):
+    with pytest.raises(ValueError, match=r"object\.npz is not a snapshot, or is damaged"):
         load_snapshot(tmp_path / "object.npz")
     with pytest.raises(ValueError, match=r"written as \.npz"):
         save_snapshot(tmp_path / "a.txt", make())

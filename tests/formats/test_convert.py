@@ -140,7 +140,7 @@ def test_bad_input_is_named(folder: Path) -> None:
     with pytest.raises(ValueError, match="do not say their energies"):
         convert([mala_files.write_snapshot(folder)], folder / "out", "npz")
     (folder / "bad.xyz").write_text("nothing\n")
-    with pytest.raises(ValueError, match=r"bad\.xyz cannot be read"):
+    with pytest.raises(ValueError, match=r"bad\.xyz is not a file of structures"):
         convert([folder / "bad.xyz"], folder / "out", "npz")
     with pytest.raises(ValueError, match="2 are given"):
         command("a.zip", "b.zip", "--to", "model", "--out", "x")

@@ -139,7 +139,7 @@ def test_headers_as_xml_allows_them(tmp_path: Path) -> None:
 )
 def test_what_is_wrong_is_said(tmp_path: Path, old: str, new: str, message: str) -> None:
     (tmp_path / "Mg.UPF").write_text(upf(2).replace(old, new))
-    with pytest.raises(ValueError, match=rf"Mg.UPF cannot be read as a pseudopotential: .*{message}"):
+    with pytest.raises(ValueError, match=rf"Mg.UPF is not a pseudopotential, or is damaged: .*{message}"):
         read_pseudopotential(tmp_path / "Mg.UPF")
 
 

@@ -102,7 +102,7 @@ def test_stresses_of_strained_beryllium_are_derivatives_of_energies(crystal: str
 
 def test_packed_references_are_those_of_the_sets() -> None:
     for model, name in (("be", "reference"), ("be", "faults"), ("al", "reference")):
-        packed = {snapshot.name: snapshot for snapshot in load_snapshots(MODELS / "recipes" / f"{model}-{name}.npz")}
+        packed = {snapshot.name: snapshot for snapshot in load_snapshots(MODELS / model / f"{name}.npz")}
         for snapshot in load_snapshots(MODELS / model / "labels" / name):
             assert packed[snapshot.name].free_energy == snapshot.free_energy
             np.testing.assert_array_equal(packed[snapshot.name].stress, snapshot.stress)
