@@ -43,7 +43,9 @@ def espresso_cost(atoms: Atoms, pseudos: str, steps: int) -> tuple[float, float]
     """CPU seconds of the first and of a later step: the run's CPU time, shared out by the clock that pw.x prints."""
     # a step of 1 fs in units of ħ/Ry
     md = {"control": {"nstep": steps, "dt": 1 / 0.04837768}, "ions": dict.fromkeys(EXTRAPOLATIONS, "second_order")}
-    recipe = replace(load_recipe(MODELS / "be" / "dft.toml", pseudo_dir=pseudos), ldos=None, convergence=1e-7, options=md)
+    recipe = replace(
+        load_recipe(MODELS / "be" / "dft.toml", pseudo_dir=pseudos), ldos=None, convergence=1e-7, options=md
+    )
     before = os.times()
     with tempfile.TemporaryDirectory() as folder:
         run_program("pw.x", input_text(atoms, recipe, "md", Path(folder)), Path(folder))
