@@ -190,7 +190,7 @@ def train_stages(
     histories: dict[str, History] = {name: History.from_dict(known) for name, known in done.items()}
     for stage in settings.stages[len(done) :]:
         left = None if time_limit is None else time_limit - (time.monotonic() - began)
-        # at least one epoch in each call, so that repeated calls come to an end
+        # a stage that an earlier call finished is only read, which must not keep the next one from its first epoch
         if left is not None and left <= 0 and sum(len(h.records) for h in histories.values()) > known_epochs:
             break
         logger.info("stage %s", stage.name)
