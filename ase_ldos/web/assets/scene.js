@@ -59,7 +59,7 @@ export class Scene {
     this.viewer.rotate(-75, "x");
     this.viewer.rotate(25, "y");
     this.viewer.zoomTo();
-    this.viewer.zoom(0.92);
+    this.viewer.zoom(0.82); // the corners of the cell reach beyond the atoms
     this.viewer.render();
   }
 
