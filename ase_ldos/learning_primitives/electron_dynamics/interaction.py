@@ -53,9 +53,11 @@ class Interaction(Protocol):
 
     Attributes:
         repels: whether the Hartree potential is needed at all.
+        differentiable: whether autograd can follow the potential back to the density.
     """
 
     repels: bool
+    differentiable: bool
 
     def potential(self, density: Tensor, hartree: Tensor) -> Tensor:
         """v_H + v_xc, hartree, given n and v_H."""
@@ -71,6 +73,7 @@ class Independent:
     """Electrons that do not see each other."""
 
     repels = False
+    differentiable = True
 
     def potential(self, density: Tensor, hartree: Tensor) -> Tensor:  # noqa: ARG002
         """Zero."""
@@ -88,6 +91,7 @@ class ExactExchange:
     """Exact exchange of two electrons in one orbital: each sees the other one only, v_x = −v_H/2, E_x = −E_H/2."""
 
     repels = True
+    differentiable = True
 
     def potential(self, density: Tensor, hartree: Tensor) -> Tensor:  # noqa: ARG002
         """v_H/2."""
@@ -115,6 +119,7 @@ class LocalDensity:
     """
 
     repels = True
+    differentiable = False  # Bessel functions of SciPy
     A, C, D, E, ALPHA, BETA, M = 18.40, 7.501, 0.10185, 0.012827, 1.511, 0.258, 4.424
 
     def potential(self, density: Tensor, hartree: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ase_ldos.learning_primitives.electron_dynamics.interaction import INTERACTIONS
 from ase_ldos.learning_primitives.electron_dynamics.kohn_sham import KohnShamSystem
 from ase_ldos.learning_primitives.electron_dynamics.propagation import Field
 from ase_ldos.networks.mlp import MLP
@@ -100,7 +101,7 @@ class OrbitalNetwork(nn.Module):
         generator: source of the initial weights.
 
     Raises:
-        ValueError: a duration or a range of a parameter that is not positive.
+        ValueError: a duration or a range of a parameter that is not positive, or an interaction without gradients.
     """
 
     def __init__(
@@ -119,6 +120,9 @@ class OrbitalNetwork(nn.Module):
         self.start, self.duration, self.field = start, float(duration), field
         self.ranges = torch.tensor(parameters, dtype=torch.float64).reshape(-1, 2)
         self._middle = self._prepare(self.ranges.mean(dim=1)[None])
+        interaction = self._middle.start.system.interaction
+        if not INTERACTIONS[interaction].differentiable:
+            raise ValueError(f"no gradients are known here for the interaction {interaction!r}; take another")
         self.grid, n_orbitals = self._middle.start.system.grid, self._middle.initial.shape[-2]
         self.network = MLP(2 + len(parameters), 2 * n_orbitals, hidden, "tanh", generator=generator).double()
         with torch.no_grad():
@@ -148,7 +152,7 @@ class OrbitalNetwork(nn.Module):
         return self._prepare(self._checked(times, parameters)).start.system.density(orbitals)
 
     def residual(self, times: Tensor, parameters: Tensor | None = None) -> Tensor:
-        """R = (i ∂/∂t + ½ ∂² − v_S[n] + x E(t)) φ on the grid, times e^(i ε t), complex ``[S, orbital, N]``."""
+        """Residual r = (i ∂/∂t + ½ ∂² − v_S[n] + x E(t)) φ times e^(i ε t), complex ``[S, orbital, N]``."""
         constants, value, rate, curvature = self._parts(times, self._checked(times, parameters))
         system = constants.start.system
         potential = system.potential(system.density(value))

@@ -101,6 +101,20 @@ def test_start_and_ends_are_exact_before_any_training() -> None:
     assert float(later[..., 0].abs().max()) < 1e-5
 
 
+def test_many_orbitals_are_each_their_own_when_they_do_not_interact() -> None:
+    system = KohnShamSystem(GRID, GRID.x[None] ** 2 / 2, 4, "independent")
+    start = Start(system, find_ground_state(system).orbitals)
+    model = OrbitalNetwork(lambda _: start, 2.0, hidden=(8,))
+    times = torch.tensor([0.7, 1.2], dtype=torch.float64)
+    assert model.orbitals(times).shape == model.residual(times).shape == (2, 2, 48)
+    before = model.residual(times).detach()
+    with torch.no_grad():  # change the second orbital only
+        model.network.head.bias[2:] += 0.3
+    after = model.residual(times).detach()
+    assert torch.equal(before[:, 0], after[:, 0])
+    assert not torch.allclose(before[:, 1], after[:, 1])
+
+
 def train(duration: float, steps: int, **settings: object) -> tuple[OrbitalNetwork, Tensor]:
     model = OrbitalNetwork(oscillator, duration, hidden=(24, 24))
     history = train_orbitals(model, epochs=10, steps=steps // 10, n_times=12, **settings)  # type: ignore[arg-type]
@@ -149,6 +163,9 @@ def test_bad_input() -> None:
         OrbitalNetwork(oscillator, 0.0)
     with pytest.raises(ValueError, match=r"got 1.0 and \[\(1.2, 0.8\)\]"):
         OrbitalNetwork(oscillator, 1.0, parameters=[(1.2, 0.8)])
+    lda = KohnShamSystem(GRID, ion_potential(GRID.x, [0.0], [2.0])[None], 2, "lda")
+    with pytest.raises(ValueError, match="no gradients are known here for the interaction 'lda'"):
+        OrbitalNetwork(lambda _: Start(lda, find_ground_state(lda).orbitals), 1.0)
     model = OrbitalNetwork(oscillator, 1.0, hidden=(4,))
     with pytest.raises(ValueError, match=r"2 times need parameters \[2, 0\], got \[2, 1\]"):
         model.orbitals(torch.zeros(2, dtype=torch.float64), torch.ones(2, 1, dtype=torch.float64))
