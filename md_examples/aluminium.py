@@ -1,6 +1,6 @@
 """Aluminium by the model `al` and by DFT: equation of state of fcc, hcp, stacking faults and their density of states.
 
-Run: python aluminium.py. DFT comes from labels in the package, or with --pseudo-dir FOLDER (of Al.pbe-gth-q3.gth) from
+Run: python aluminium.py. DFT comes from labels in the package, or with --pseudo-dir FOLDER (by ase-ldos pseudo Al) from
 Quantum ESPRESSO, which takes a quarter of an hour and resumes. Model and DFT are compared at the same positions.
 Writes aluminium.png (a minute).
 """

@@ -1,6 +1,6 @@
 """Stackings of beryllium: energies of hcp, dhcp and fcc, of the faults of hcp and fcc, and their density of states.
 
-Run: python fault_energies.py. DFT comes from labels in the package, or with --pseudo-dir FOLDER (of Be.pbe-gth-q2.gth)
+Run: python fault_energies.py. DFT comes from labels in the package, or with --pseudo-dir FOLDER (by ase-ldos pseudo Be)
 from Quantum ESPRESSO, which takes half an hour and resumes. Model and DFT are compared at the same positions; the last
 column is the model's after relaxation along the normal. Writes fault_energies.png (minutes).
 """

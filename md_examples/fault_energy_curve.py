@@ -2,7 +2,7 @@
 
 Run: python fault_energy_curve.py. Half a crystal slides over the other; then all layers relax along their normal. DFT
 comes from labels in the package, those of relaxed cells at the places to which an earlier model has relaxed them; with
---pseudo-dir FOLDER (of Be.pbe-gth-q2.gth) from Quantum ESPRESSO at this run's places (an hour, resumes). Writes
+--pseudo-dir FOLDER (by ase-ldos pseudo Be) from Quantum ESPRESSO at this run's places (an hour, resumes). Writes
 fault_energy_curve.png, and fault_density.png: the density minus that of halves that slide rigidly (minutes).
 """
 

@@ -1,7 +1,7 @@
 """Phonons of hcp beryllium by finite displacements: bands, density of states, optical modes at Γ against DFT.
 
 Run: python phonons.py [--supercell 3 3 2]. Needs phonopy (pip install ase-ldos[phonons]). DFT comes from labels in the
-package, or with --pseudo-dir FOLDER (of Be.pbe-gth-q2.gth) from Quantum ESPRESSO. Writes phonons.png (under a minute).
+package, or with --pseudo-dir FOLDER (by ase-ldos pseudo Be) from Quantum ESPRESSO. Writes phonons.png (under a minute).
 Of the special points 3×3×2 holds Γ, K and A exactly; M, which it interpolates, moves by up to 5 % in 6×6×4 (288 atoms).
 """
 

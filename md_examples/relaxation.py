@@ -1,7 +1,7 @@
 """Lattice constants, elastic constants and bulk modulus of hcp beryllium, by the model and by DFT.
 
 Run: python relaxation.py. Cell and atoms are relaxed by ASE's FrechetCellFilter; elastic constants are those of the
-cell that DFT's labels deform. DFT comes from labels in the package, or with --pseudo-dir FOLDER (of Be.pbe-gth-q2.gth)
+cell that DFT's labels deform. DFT comes from labels in the package, or with --pseudo-dir FOLDER (by ase-ldos pseudo Be)
 from Quantum ESPRESSO, which takes a quarter of an hour and resumes. Writes relaxation.png (a minute).
 """
 

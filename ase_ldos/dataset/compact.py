@@ -166,7 +166,7 @@ def _read_member(archive: zipfile.ZipFile, name: str, entry: Mapping[str, Any]) 
         return array
     step = float(field["step"])
     # far beyond any density, and far below what single precision holds
-    if not 0 < step * max(1, np.abs(array.astype(float)).max()) < 1e30:
+    if not 0 < step * max(1.0, float(np.abs(array.astype(float)).max())) < 1e30:
         raise ValueError(f"{key} has the step {step}; a positive finite step is expected")
     return _decode(array, step, wanted)
 
