@@ -133,7 +133,7 @@ def main() -> None:
     be = load_model("be")
 
     def of_be(item: Labelled) -> Tensor:
-        return predict(be, item.structure, grid=item.grid).density
+        return predict(be, item.structure, grid_shape=item.grid.shape).density
 
     model = DensityOperator(options.width, options.layers)
     begin = time.process_time()

@@ -156,7 +156,7 @@ def test_command(be_model: LDOSModel, tmp_path: Path, capsys: pytest.CaptureFixt
     assert "the largest of 2 held-back structures" in capsys.readouterr().out
     assert load_model(tmp_path / "m.safetensors").metadata.extrapolation["structures"] == 2
     assert main(["info", str(tmp_path / "m.safetensors")]) == 0
-    assert "on 2 held-back structures" in capsys.readouterr().out
+    assert "largest of 2 held-back structures" in capsys.readouterr().out
     # what the model file tells needs not be told again
     assert main(["calibrate", *arguments]) == 2
     assert "does not tell what was held back" in capsys.readouterr().err

@@ -54,7 +54,7 @@ def model(be_model: LDOSModel) -> LDOSModel:
 
 def test_a_model_agrees_with_itself(model: LDOSModel) -> None:
     (errors,) = evaluate_model(model, [own_prediction(model)], progress=False)
-    assert errors.family == "hcp2"
+    assert errors.group == "hcp2"
     assert set(errors.values) >= {"energy", "energy_ldos", "forces", "stress", "density", "dos", "fermi_level", "ldos"}
     for name, value in errors.values.items():
         assert abs(value) < 1e-5, name

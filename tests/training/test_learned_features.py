@@ -302,7 +302,7 @@ def test_command_line_calculator_and_evaluation(
     n_weights = sum(
         value.numel() for name, value in load_file(out).items() if name.startswith(("descriptor", "network"))
     )
-    assert f"parameters              {n_weights}, float32" in capsys.readouterr().out
+    assert f"{n_weights} parameters, float32" in capsys.readouterr().out
     atoms = bulk("Be", "hcp", a=2.27, c=3.57)
     atoms.rattle(0.05, seed=2)
     atoms.calc = LDOSCalculator(out, device="cpu", dtype="float64")

@@ -107,7 +107,7 @@ def labelled(model: LDOSModel, seed: int) -> Snapshot:
     atoms = rattled(seed)
     structure = Structure.from_atoms(atoms)
     grid = Grid.with_spacing(structure.cell, 0.7)
-    found = predict(model, structure, ("forces", "stress"), grid=grid)
+    found = predict(model, structure, forces=True, stress=True, grid_shape=grid.shape)
     assert found.forces is not None
     assert found.stress is not None
     return Snapshot(

@@ -472,7 +472,7 @@ def test_command_writes_a_model_that_tells_its_data(
     capsys.readouterr()
     provenance = load_model(out).metadata.provenance
     assert provenance["data"] == [{"name": Path(source).name, "sha256": content_hash(source)} for source in sources]
-    assert main(["info", str(out)]) == 0
+    assert main(["info", str(out), "--provenance"]) == 0
     printed = capsys.readouterr().out
     assert all(f"{Path(source).name} (SHA-256 {content_hash(source)[:12]}…)" in printed for source in sources)
 
@@ -500,7 +500,7 @@ def test_core_charge_of_the_labels_must_be_in_the_recipe(toy: TrainingSettings) 
     write_record(toy.folder / "data", {"pseudopotentials": {"Mg": pseudo | {"functional": "blyp"}}})
     with pytest.raises(ValueError, match=r"data \(Mg\.pz-n-vbc\.UPF\) has .* 'blyp', which is unknown"):
         describe_sources(ready)
-    with pytest.raises(ValueError, match="unknown exchange-correlation functional 'nonsense'; known: lda, pbe, pbesol"):
+    with pytest.raises(ValueError, match="functional is 'nonsense'; it must be one of lda, pbe, pbesol"):
         replace(toy.model, functional="nonsense")
     assert core_charges(ready)["Mg"].values[0] > 0.5
     with pytest.raises(ValueError, match="of Mg with 2 valence electrons; the settings have Mg with 10"):

@@ -240,7 +240,7 @@ def test_smooth_at_the_cutoff(order: int) -> None:
         ((), {}, "give each atomic number once"),
         ((4, 4), {}, "give each atomic number once"),
         ((4,), {"cutoff": 0.0}, "cutoff is 0.0 Å; it must be positive"),
-        ((4,), {"n_radial": 0}, "n_radial is 0; at least one"),
+        ((4,), {"n_radial": 0}, "n_radial is 0; it must be a whole number from 1 to 16"),
         ((4,), {"lmax": 5}, "lmax is 5"),
         ((4,), {"lmax": -1}, "lmax is -1"),
     ],
