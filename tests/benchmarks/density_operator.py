@@ -28,8 +28,8 @@ from ase_ldos.prediction.predict import predict
 from ase_ldos.training.loop import fit
 from ase_ldos.training.soap import SOAP
 
-LABELS = Path(ase_ldos.__file__).parent / "models" / "recipes"
-SMALL, LARGE = LABELS / "be-small-cells.npz", LABELS / "be-labels.npz"
+LABELS = Path(ase_ldos.__file__).parent / "models/be/labels"
+SMALL, LARGE = LABELS / "small-cells.npz", LABELS / "larger-cells.npz"
 VALENCE = 2.0  # electrons of a beryllium atom in these labels
 
 

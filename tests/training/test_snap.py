@@ -121,7 +121,7 @@ def labelled(model: LDOSModel, seed: int) -> Snapshot:
         stress=found.stress.numpy(),
         electronic_temperature=3000.0,
         energies=model.energies.numpy(),
-        ldos=predict_ldos(model, structure, grid).numpy().astype(np.float32),
+        ldos=predict_ldos(model, structure, grid.shape).numpy().astype(np.float32),
         ldos_scale=1.0,
         ldos_sigma=0.3,
     )
