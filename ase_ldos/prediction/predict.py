@@ -23,6 +23,7 @@ from ase_ldos.geometry.grid_blocks import DEFAULT_BLOCK, iterate_blocks
 from ase_ldos.geometry.structure import Structure
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.physics.free_energy import Energies
+from ase_ldos.physics.heat_capacity import thermodynamic_entropy
 from ase_ldos.prediction.backward import pull_back
 from ase_ldos.prediction.checkpointing import PredictionCheckpoint
 from ase_ldos.prediction.free_energy_gradient import Electrons, find_gradient
@@ -46,6 +47,9 @@ class Prediction:
         grid: of the density.
         forces: −∂A/∂R, eV/Å, ``[atom, 3]``, if wanted.
         stress: (1/V) ∂A/∂ε, eV/Å³, ``[3, 3]``, tension positive, if wanted.
+        entropy: −∂A/∂T of the electrons at fixed atoms, eV/K, wherever forces or stress are wanted. It differs from the
+            entropy of the occupations, −(−TS)/T, by what the predicted LDOS lacks in self-consistency; this is the one
+            with which forces, temperature and energy A + T entropy balance exactly.
     """
 
     energies: Energies
@@ -57,6 +61,7 @@ class Prediction:
     grid: Grid
     forces: Tensor | None = None
     stress: Tensor | None = None
+    entropy: float | None = None
 
     @property
     def free_energy(self) -> float:
@@ -145,10 +150,13 @@ def fulfil_request(
         electrons = Electrons(evaluator.ldos_sum(hidden_sum), fermi_level, evaluator.charges)
         gradient, density = find_gradient(model, request, electrons, fields, communicator)
         del fields
-    forces, stress = None, None
+    forces, stress, entropy = None, None, None
     if request.needs_gradient:
         with record_function("ase_ldos::forces"):
-            forces, stress = pull_back(evaluator, gradient, strained=request.stress)
+            forces, stress, projected = pull_back(evaluator, gradient, strained=request.stress)
+        entropy = thermodynamic_entropy(
+            evaluator.dos(hidden_sum), projected, model.energies, fermi_level, request.electronic_temperature
+        )
     found = Prediction(
         energies=Energies.from_terms(gradient.terms, len(request.structure)),
         fermi_level=fermi_level,
@@ -159,6 +167,7 @@ def fulfil_request(
         grid=grid,
         forces=forces if request.forces else None,
         stress=stress if request.stress else None,
+        entropy=entropy,
     )
     _refuse_non_finite(found)
     return found
