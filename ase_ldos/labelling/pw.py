@@ -101,7 +101,9 @@ def electronic_temperature_of(atoms: Atoms, recipe: Recipe) -> float:
     """
     value = atoms.info.get("electronic_temperature", recipe.electronic_temperature)
     if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 < float(value) < math.inf:
-        raise ValueError(f"a structure has info['electronic_temperature'] = {value!r}; a positive number (K) is expected")
+        raise ValueError(
+            f"a structure has info['electronic_temperature'] = {value!r}; a positive number (K) is expected"
+        )
     return float(value)
 
 
