@@ -38,30 +38,3 @@ def electronic_heat_capacity(dos: Tensor, energies: Tensor, fermi_level: float, 
         number_slopes = torch.autograd.grad(weights.number @ dos.detach(), (mu, heat), retain_graph=True)
         band_slopes = torch.autograd.grad(weights.band @ dos.detach(), (mu, heat))
     return BOLTZMANN * (band_slopes[1] - band_slopes[0] * number_slopes[1] / number_slopes[0])
-
-
-def thermodynamic_entropy(
-    dos: Tensor, projected_ldos: Tensor, energies: Tensor, fermi_level: float, temperature: float
-) -> float:
-    """−(∂A/∂T)_N of electrons with a given LDOS: S − Σ_ε (dw/dT)_N ∫ λ(r) d(ε, r) d³r, eV/K.
-
-    w are the occupation weights of the density n = Σ w d and λ = ∂A/∂n at fixed D. For self-consistent electrons the
-    second term vanishes with the response of their states, which a given LDOS does not have.
-
-    Args:
-        dos: D, 1/eV, float64 ``[energy]``.
-        projected_ldos: Σ_r λ(r) d(ε, r) over the grid, with λ the derivative in n at a point of the grid, float64
-            ``[energy]``.
-        energies: rising nodes, eV, ``[energy]``.
-        fermi_level: μ at this temperature, eV.
-        temperature: of the electrons, K.
-    """
-    with torch.enable_grad():
-        mu = torch.tensor(fermi_level, dtype=torch.float64, device=dos.device, requires_grad=True)
-        heat = torch.tensor(BOLTZMANN * temperature, dtype=torch.float64, device=dos.device, requires_grad=True)
-        number = occupation_weights(energies, mu, heat).number
-        number_slopes = torch.autograd.grad(number @ dos.detach(), (mu, heat), retain_graph=True)
-        projected_slopes = torch.autograd.grad(number @ projected_ldos.detach(), (mu, heat))
-    along = projected_slopes[1] - projected_slopes[0] * number_slopes[1] / number_slopes[0]
-    entropy = electronic_entropy(dos, energies, fermi_level, temperature)
-    return float(entropy - BOLTZMANN * along)

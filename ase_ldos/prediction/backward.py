@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,22 +12,8 @@ from ase_ldos.prediction.free_energy_gradient import FreeEnergyGradient
 from ase_ldos.prediction.grid_pass import GridEvaluator
 
 
-class Derivatives(NamedTuple):
-    """What the walk back over the grid gives.
-
-    Attributes:
-        forces: −∂A/∂R, eV/Å, ``[atom, 3]``.
-        stress: (1/V) ∂A/∂ε, eV/Å³, ``[3, 3]``.
-        projected: Σ_r λ(r) d(ε, r), the LDOS weighted with ∂A/∂n(r), 1/Å³, float64 ``[energy]``.
-    """
-
-    forces: Tensor
-    stress: Tensor
-    projected: Tensor
-
-
-def pull_back(evaluator: GridEvaluator, gradient: FreeEnergyGradient, *, strained: bool) -> Derivatives:
-    """Forces, stress, and the LDOS weighted with ∂A/∂n, from which the derivative in the temperature follows.
+def pull_back(evaluator: GridEvaluator, gradient: FreeEnergyGradient, *, strained: bool) -> tuple[Tensor, Tensor]:
+    """Forces −∂A/∂R, eV/Å, ``[atom, 3]``, and stress (1/V) ∂A/∂ε, eV/Å³, ``[3, 3]``.
 
     ∂A/∂h(r) = Wᵀa + λ(r) Wᵀb is made block by block; what the images of atoms get is added to their atoms, and where
     the features depend on layers on the atoms, what their states get is collected and pulled through these once.
@@ -44,39 +29,33 @@ def pull_back(evaluator: GridEvaluator, gradient: FreeEnergyGradient, *, straine
     by_atoms = torch.zeros_like(gradient.positions)
     virial = torch.zeros_like(gradient.strain)
     by_state = torch.zeros_like(atom_state) if atom_state.is_floating_point() else torch.zeros(0)
-    weighted = evaluator.empty_sum()
-    kept = {"gradient": by_atoms, "virial": virial, "by_state": by_state, "weighted": weighted}
-    for name, target in kept.items():
+    for target, name in ((by_atoms, "gradient"), (virial, "virial"), (by_state, "by_state")):
         if state:
             target.copy_(state[name])
     constant, varying = (part.to(evaluator.model.dtype) for part in (gradient.constant, gradient.varying))
     for done, block in evaluator.blocks("forces", int(state.get("done", 0))):
-        potential = gradient.potential[block.flat]
-        pull = torch.addcmul(constant, potential[:, None].to(constant), varying)
-        hidden, by_images, by_points, by_image_states = _pull_back_block(evaluator, block, pull, strained)
-        weighted += (potential.to(hidden) @ hidden).double()
+        pull = torch.addcmul(constant, gradient.potential[block.flat, None].to(constant), varying)
+        by_images, by_points, by_image_states = _pull_back_block(evaluator, block, pull, strained)
         by_atoms.index_add_(0, block.owners, by_images)
         virial += block.atoms.double().T @ by_images
         if by_points is not None:
             virial += block.points.double().T @ by_points
         if by_image_states is not None:
             by_state.index_add_(0, block.owners, by_image_states)
-        checkpoint.write(stage, {"done": done, **kept})
-    for sums in kept.values():
+        checkpoint.write(stage, {"done": done, "gradient": by_atoms, "virial": virial, "by_state": by_state})
+    for sums in (by_atoms, virial, by_state):
         evaluator.communicator.all_reduce(sums)
     by_atoms, virial = by_atoms + gradient.positions, virial + gradient.strain
     if len(by_state):
         by_positions, by_strain = _pull_back_atom_state(evaluator, by_state)
         by_atoms, virial = by_atoms + by_positions, virial + by_strain
-    weight, bias = evaluator.model.head
-    projected = weight.detach() @ weighted + bias.detach() * gradient.potential.sum(dtype=torch.float64)
-    return Derivatives(-by_atoms, (virial + virial.T) / (2 * evaluator.grid.volume), projected)
+    return -by_atoms, (virial + virial.T) / (2 * evaluator.grid.volume)
 
 
 def _pull_back_block(
     evaluator: GridEvaluator, block: Block, pull: Tensor, strained: bool
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """h, and derivatives of Σ pull · h in the images, the points (if ``strained``), the images' states (if learned)."""
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Derivatives of Σ pull · h in the images, the points (if ``strained``) and the images' states (if learned)."""
     atom_state = evaluator.atom_state[block.owners]
     atoms, points = block.atoms.detach().requires_grad_(), block.points.detach()
     leaves = [atoms]
@@ -90,7 +69,7 @@ def _pull_back_block(
         hidden = evaluator.model.hidden(moved, atom_state)
     found = list(torch.autograd.grad(hidden, leaves, pull))
     by_state = found.pop() if atom_state.is_floating_point() else None
-    return hidden.detach(), found[0].double(), found[1].double() if strained else None, by_state
+    return found[0].double(), found[1].double() if strained else None, by_state
 
 
 def _pull_back_atom_state(evaluator: GridEvaluator, by_state: Tensor) -> tuple[Tensor, Tensor]:

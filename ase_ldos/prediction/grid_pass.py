@@ -3,6 +3,9 @@
 The density needs μ, and μ needs the whole grid. There are two strategies (``choose_strategy``): on small grids the
 hidden features are kept until μ is known; on large ones the density is found at several Fermi levels about a guess in
 the same walk, and interpolated to μ. Each rank of a communicator walks over its share of the blocks.
+
+There are two densities where the electrons are of another temperature than the model's own (see
+``free_energy_gradient``): that of the states' own occupation, which the energy's double counting needs, and theirs.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from ase_ldos.physics.occupation import fermi_level, number_weights
 from ase_ldos.prediction.checkpointing import PredictionCheckpoint
 from ase_ldos.prediction.fermi_level_interpolation import FermiLevelInterpolation
 from ase_ldos.prediction.request import PredictionRequest
+from ase_ldos.units import BOLTZMANN
 
 
 def hidden_bytes(model: LDOSModel, grid: Grid) -> int:
@@ -102,12 +106,18 @@ class GridEvaluator:
         """D(ε) from Σ_r h(r), 1/eV, ``[energy]``."""
         return self.ldos_sum(hidden_sum) * self.grid.voxel_volume
 
-    def find_fermi_level(self, hidden_sum: Tensor) -> float:
-        """μ from Σ_r h(r), eV."""
+    @property
+    def thermal_energies(self) -> tuple[float, ...]:
+        """KT of the occupations whose density is needed, eV: the model's own, and the request's if it is another."""
+        own, wanted = BOLTZMANN * self.model.metadata.electronic_temperature, self.request.thermal_energy
+        return (own,) if own == wanted else (own, wanted)
+
+    def find_fermi_levels(self, hidden_sum: Tensor) -> list[float]:
+        """μ at each of ``thermal_energies`` from Σ_r h(r), eV."""
         guess = self.request.fermi_guess
         start = self.model.metadata.fermi_level if guess is None else guess
-        n_electrons, thermal_energy = float(self.charges.sum()), self.request.thermal_energy
-        return float(fermi_level(self.dos(hidden_sum), self.model.energies, n_electrons, thermal_energy, start))
+        n_electrons, dos = float(self.charges.sum()), self.dos(hidden_sum)
+        return [float(fermi_level(dos, self.model.energies, n_electrons, kT, start)) for kT in self.thermal_energies]
 
     def project(self, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Weights of the energies as weights of the hidden features: Σ_ε w d = row · h + constant.
@@ -123,12 +133,15 @@ class GridEvaluator:
 class DensityStrategy(Protocol):
     """How the density is found although it needs a Fermi level that only the whole grid tells."""
 
-    def sum_hidden(self) -> tuple[Tensor, float]:
-        """Σ_r h(r) over the whole grid, float64 ``[hidden]``, and μ, eV."""
+    def sum_hidden(self) -> tuple[Tensor, list[float]]:
+        """Σ_r h(r) over the whole grid, float64 ``[hidden]``, and μ at each of ``thermal_energies``, eV."""
         ...
 
-    def density(self, fermi_level: float) -> Tensor:
-        """n(r) and ∂n(r)/∂μ at the points of this rank's blocks, ``[2, own grid]``; once, after ``sum_hidden``."""
+    def density(self, fermi_levels: Sequence[float]) -> Tensor:
+        """Fields at the points of this rank's blocks, ``[2 or 3, own grid]``; once, after ``sum_hidden``.
+
+        n(r) and ∂n(r)/∂μ of the model's own occupation, then n(r) of the request's if that is another.
+        """
         ...
 
 
@@ -146,7 +159,7 @@ class KeptFeatures:
         self._evaluator = evaluator
         self._kept = torch.empty(0)
 
-    def sum_hidden(self) -> tuple[Tensor, float]:
+    def sum_hidden(self) -> tuple[Tensor, list[float]]:
         """One walk; see ``DensityStrategy``."""
         evaluator, place = self._evaluator, 0
         total = evaluator.empty_sum()
@@ -157,13 +170,13 @@ class KeptFeatures:
             total += sum_rows(hidden)
             place += len(hidden)
         evaluator.communicator.all_reduce(total)
-        return total, evaluator.find_fermi_level(total)
+        return total, evaluator.find_fermi_levels(total)
 
-    def density(self, fermi_level: float) -> Tensor:
+    def density(self, fermi_levels: Sequence[float]) -> Tensor:
         """A matrix product, after which the features are gone."""
-        evaluator = self._evaluator
-        weights = number_weights(evaluator.model.energies, fermi_level, evaluator.request.thermal_energy)
-        rows, constants = evaluator.project(weights)
+        evaluator, energies = self._evaluator, self._evaluator.model.energies
+        pairs = [number_weights(energies, mu, kT) for mu, kT in zip(fermi_levels, evaluator.thermal_energies)]
+        rows, constants = evaluator.project([*pairs[0], *(number for number, _ in pairs[1:])])
         fields, self._kept = torch.addmm(constants, rows, self._kept.T), torch.empty(0)
         return fields
 
@@ -177,41 +190,53 @@ class InterpolatedDensity:
     def __init__(self, evaluator: GridEvaluator) -> None:
         self._evaluator = evaluator
         self._sampled: dict[BlockRange, Tensor] = {}
-        self._interpolation: FermiLevelInterpolation | None = None
+        self._interpolations: list[FermiLevelInterpolation] = []
 
-    def sum_hidden(self) -> tuple[Tensor, float]:
+    def sum_hidden(self) -> tuple[Tensor, list[float]]:
         """One or two walks, one of which may resume from a checkpoint; see ``DensityStrategy``."""
         evaluator = self._evaluator
-        # the ranks were not interrupted at the same moment: that of rank 0 counts
-        begun = torch.tensor([evaluator.checkpoint.stage("sums").get("guess", math.nan)], dtype=torch.float64)
+        # the ranks were not interrupted at the same moment: those of rank 0 count
+        unknown = torch.full((len(evaluator.thermal_energies),), math.nan, dtype=torch.float64)
+        begun = evaluator.checkpoint.stage("sums").get("guesses", unknown).clone()
         evaluator.communicator.broadcast(begun)
-        guess = evaluator.request.fermi_guess if bool(begun.isnan()) else float(begun)
-        if guess is None:
-            guess = evaluator.find_fermi_level(self._sample())
-        total, interpolation = self._walk(guess)
-        level = evaluator.find_fermi_level(total)
-        if interpolation.misplaced(level, evaluator.dos(total)) > evaluator.request.thresholds.misplaced:
-            total, interpolation = self._walk(level)
-        self._interpolation, self._sampled = interpolation, {}
-        return total, level
+        if not bool(begun.isnan().any()):
+            guesses = begun.tolist()
+        elif evaluator.request.fermi_guess is not None:
+            guesses = [evaluator.request.fermi_guess] * len(begun)
+        else:
+            guesses = evaluator.find_fermi_levels(self._sample())
+        total, interpolations = self._walk(guesses)
+        levels, dos, most = (
+            evaluator.find_fermi_levels(total),
+            evaluator.dos(total),
+            evaluator.request.thresholds.misplaced,
+        )
+        if any(item.misplaced(level, dos) > most for item, level in zip(interpolations, levels)):
+            total, interpolations = self._walk(levels)
+        self._interpolations, self._sampled = interpolations, {}
+        return total, levels
 
-    def density(self, fermi_level: float) -> Tensor:
+    def density(self, fermi_levels: Sequence[float]) -> Tensor:
         """The interpolation at μ."""
-        assert self._interpolation is not None
-        return self._interpolation.at(fermi_level)
+        fields = [item.at(level) for item, level in zip(self._interpolations, fermi_levels, strict=True)]
+        return torch.cat([fields[0], *(both[:1] for both in fields[1:])])
 
-    def _walk(self, guess: float) -> tuple[Tensor, FermiLevelInterpolation]:
-        """Σ h and the densities at Fermi levels about the guess."""
-        evaluator, model = self._evaluator, self._evaluator.model
-        interpolation = FermiLevelInterpolation(guess, model.energies, evaluator.request.thermal_energy)
-        rows, constants = evaluator.project(interpolation.weights)
+    def _walk(self, guesses: Sequence[float]) -> tuple[Tensor, list[FermiLevelInterpolation]]:
+        """Σ h and the densities at Fermi levels about the guesses, one for each of ``thermal_energies``."""
+        evaluator, energies = self._evaluator, self._evaluator.model.energies
+        pairs = zip(guesses, evaluator.thermal_energies, strict=True)
+        interpolations = [FermiLevelInterpolation(guess, energies, kT) for guess, kT in pairs]
+        rows, constants = evaluator.project([row for item in interpolations for row in item.weights])
         counts = [block.n_points for block in evaluator.own_ranges]
-        shape = (len(interpolation.weights), sum(counts))
-        fields = evaluator.checkpoint.field("fields", shape, model.dtype, model.device)
-        interpolation.fields = fields
+        fields = evaluator.checkpoint.field(
+            "fields", (len(rows), sum(counts)), evaluator.model.dtype, evaluator.model.device
+        )
+        for item, part in zip(interpolations, fields.chunk(len(interpolations))):
+            item.fields = part
+        start = torch.tensor(list(guesses), dtype=torch.float64)
         state = evaluator.checkpoint.stage("sums")
-        resumes = state.get("guess") == guess
-        total = state["total"].to(model.device) if resumes else evaluator.empty_sum()
+        resumes = "guesses" in state and bool(torch.equal(state["guesses"], start))
+        total = state["total"].to(evaluator.model.device) if resumes else evaluator.empty_sum()
         done = int(state["done"]) if resumes else 0
         place = sum(counts[:done])
         for finished, block in evaluator.blocks("density of states", done):
@@ -220,10 +245,10 @@ class InterpolatedDensity:
             total += sum_rows(hidden)
             fields[:, place : place + len(hidden)] = rows @ hidden.T + constants
             place += len(hidden)
-            evaluator.checkpoint.write("sums", {"guess": guess, "done": finished, "total": total})
+            evaluator.checkpoint.write("sums", {"guesses": start, "done": finished, "total": total})
         finished = len(evaluator.own_ranges)
-        evaluator.checkpoint.write("sums", {"guess": guess, "done": finished, "total": total}, always=True)
-        return evaluator.communicator.all_reduce(total.clone()), interpolation
+        evaluator.checkpoint.write("sums", {"guesses": start, "done": finished, "total": total}, always=True)
+        return evaluator.communicator.all_reduce(total.clone()), interpolations
 
     def _sample(self) -> Tensor:
         """Σ h over the grid as estimated from some blocks, spread evenly."""

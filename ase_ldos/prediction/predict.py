@@ -23,7 +23,6 @@ from ase_ldos.geometry.grid_blocks import DEFAULT_BLOCK, iterate_blocks
 from ase_ldos.geometry.structure import Structure
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.physics.free_energy import Energies
-from ase_ldos.physics.heat_capacity import thermodynamic_entropy
 from ase_ldos.prediction.backward import pull_back
 from ase_ldos.prediction.checkpointing import PredictionCheckpoint
 from ase_ldos.prediction.free_energy_gradient import Electrons, find_gradient
@@ -43,13 +42,10 @@ class Prediction:
         electronic_temperature: K.
         energy_grid: nodes, eV, ``[energy]``.
         dos: D, 1/eV, ``[energy]``.
-        density: n, e/Å³, ``[nx, ny, nz]``.
+        density: n at the electronic temperature, e/Å³, ``[nx, ny, nz]``.
         grid: of the density.
         forces: −∂A/∂R, eV/Å, ``[atom, 3]``, if wanted.
         stress: (1/V) ∂A/∂ε, eV/Å³, ``[3, 3]``, tension positive, if wanted.
-        entropy: −∂A/∂T of the electrons at fixed atoms, eV/K, wherever forces or stress are wanted. It differs from the
-            entropy of the occupations, −(−TS)/T, by what the predicted LDOS lacks in self-consistency; this is the one
-            with which forces, temperature and energy A + T entropy balance exactly.
     """
 
     energies: Energies
@@ -61,7 +57,6 @@ class Prediction:
     grid: Grid
     forces: Tensor | None = None
     stress: Tensor | None = None
-    entropy: float | None = None
 
     @property
     def free_energy(self) -> float:
@@ -142,24 +137,23 @@ def fulfil_request(
     evaluator = GridEvaluator(model, request, communicator=communicator, checkpoint=kept, progress=progress)
     strategy = choose_strategy(evaluator)
     with torch.no_grad(), record_function("ase_ldos::density_of_states"):
-        hidden_sum, fermi_level = strategy.sum_hidden()
+        hidden_sum, fermi_levels = strategy.sum_hidden()
     with torch.no_grad(), record_function("ase_ldos::density"):
-        fields = gather_fields(strategy.density(fermi_level), grid, evaluator.ranges, communicator)
+        fields = gather_fields(strategy.density(fermi_levels), grid, evaluator.ranges, communicator)
         del strategy
     with record_function("ase_ldos::energies"):
-        electrons = Electrons(evaluator.ldos_sum(hidden_sum), fermi_level, evaluator.charges)
+        electrons = Electrons(
+            evaluator.ldos_sum(hidden_sum), fermi_levels, evaluator.thermal_energies, evaluator.charges
+        )
         gradient, density = find_gradient(model, request, electrons, fields, communicator)
         del fields
-    forces, stress, entropy = None, None, None
+    forces, stress = None, None
     if request.needs_gradient:
         with record_function("ase_ldos::forces"):
-            forces, stress, projected = pull_back(evaluator, gradient, strained=request.stress)
-        entropy = thermodynamic_entropy(
-            evaluator.dos(hidden_sum), projected, model.energies, fermi_level, request.electronic_temperature
-        )
+            forces, stress = pull_back(evaluator, gradient, strained=request.stress)
     found = Prediction(
         energies=Energies.from_terms(gradient.terms, len(request.structure)),
-        fermi_level=fermi_level,
+        fermi_level=fermi_levels[-1],
         electronic_temperature=request.electronic_temperature,
         energy_grid=model.energies,
         dos=evaluator.dos(hidden_sum),
@@ -167,7 +161,6 @@ def fulfil_request(
         grid=grid,
         forces=forces if request.forces else None,
         stress=stress if request.stress else None,
-        entropy=entropy,
     )
     _refuse_non_finite(found)
     return found

@@ -75,13 +75,6 @@ def _heat_capacity(model: LDOSModel, found: Prediction) -> Tensor:  # noqa: ARG0
     return electronic_heat_capacity(found.dos, found.energy_grid, found.fermi_level, found.electronic_temperature)
 
 
-def _thermodynamic_entropy(model: LDOSModel, found: Prediction) -> float:  # noqa: ARG001
-    """−∂A/∂T at fixed atoms, see ``Prediction.entropy``."""
-    if found.entropy is None:
-        raise ValueError("the thermodynamic entropy comes with the forces; ask for forces first")
-    return found.entropy
-
-
 #: Quantities by name, those of other packages included.
 QUANTITIES: Registry[Quantity] = Registry(
     "quantity",
@@ -93,9 +86,6 @@ QUANTITIES: Registry[Quantity] = Registry(
         ),
         "thermal_dos": Quantity("1/eV", "density of states averaged over kT about the Fermi level", _thermal_dos),
         "electronic_entropy": Quantity("eV/K", "entropy of the electrons", _entropy),
-        "thermodynamic_entropy": Quantity(
-            "eV/K", "-dA/dT of the electrons at fixed atoms; needs forces", _thermodynamic_entropy
-        ),
         "electronic_heat_capacity": Quantity(
             "eV/K", "heat capacity of the electrons at the predicted density of states", _heat_capacity
         ),

@@ -97,7 +97,7 @@ class TwoTemperatureMD(MolecularDynamics):
 
     Args:
         atoms: with a calculator that has ``set(electronic_temperature=…)`` (K) and ``get_quantity`` of
-            ``"thermodynamic_entropy"`` (eV/K) and ``"electronic_heat_capacity"`` (eV/K), such as ``LDOSCalculator``;
+            ``"electronic_entropy"`` (eV/K) and ``"electronic_heat_capacity"`` (eV/K), such as ``LDOSCalculator``;
             without constraints.
         timestep: in ASE's units.
         electronic_temperature: of the electrons at the start, K; default: that of the calculator.
@@ -211,7 +211,7 @@ class TwoTemperatureMD(MolecularDynamics):
     def _evaluated_entropy(self) -> float:
         """−∂A/∂T at the temperature of the last forces, eV/K."""
         self.atoms.get_forces()
-        return float(self.atoms.calc.get_quantity("thermodynamic_entropy"))
+        return float(self.atoms.calc.get_quantity("electronic_entropy"))
 
     def _solve(self, guess: float) -> None:
         """Find T with S(R, T) = S, and the forces at a T as near to it as the tolerance says.

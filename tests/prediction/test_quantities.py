@@ -17,7 +17,7 @@ from ase_ldos.units import BOLTZMANN
 
 
 def test_every_quantity_has_a_value_and_a_unit(be_atoms: Atoms, be_model: LDOSModel) -> None:
-    found = predict(be_model, be_atoms, forces=True)
+    found = predict(be_model, be_atoms)
     for name in QUANTITIES:
         value = evaluate_quantity(name, be_model, found)
         assert np.all(np.isfinite(value)), name
@@ -27,7 +27,7 @@ def test_every_quantity_has_a_value_and_a_unit(be_atoms: Atoms, be_model: LDOSMo
 
 def test_values_agree_with_the_prediction(be_atoms: Atoms, be_model: LDOSModel) -> None:
     temperature, step = 4000.0, 4.0
-    found = predict(be_model, be_atoms, electronic_temperature=temperature, forces=True)
+    found = predict(be_model, be_atoms, electronic_temperature=temperature)
     assert found.electronic_temperature == temperature
     values = {name: evaluate_quantity(name, be_model, found) for name in QUANTITIES}
     assert values["number_of_electrons"] == pytest.approx(2 * len(be_atoms), abs=1e-9)
@@ -47,17 +47,6 @@ def test_values_agree_with_the_prediction(be_atoms: Atoms, be_model: LDOSModel) 
     assert values["electronic_heat_capacity"] == pytest.approx(slope, rel=1e-4)
     more, less = (number_and_energy(kT, found.fermi_level + sign * 1e-4)[0] for sign in (1, -1))
     assert values["thermal_dos"] == pytest.approx((more - less) / 2e-4, rel=1e-6)
-
-
-def test_the_thermodynamic_entropy_is_the_slope_of_the_free_energy(be_atoms: Atoms, be_model: LDOSModel) -> None:
-    T, h = 4000.0, 2.0
-    found = predict(be_model, be_atoms, electronic_temperature=T, forces=True, chunk_size=100)
-    high, low = (predict(be_model, be_atoms, electronic_temperature=t).free_energy for t in (T + h, T - h))
-    assert found.entropy == pytest.approx(-(high - low) / (2 * h), rel=3e-6)
-    # that of the occupations is another
-    assert found.entropy != pytest.approx(float(-found.energies.entropy_term) / T, rel=3e-5)
-    with pytest.raises(ValueError, match="ask for forces first"):
-        evaluate_quantity("thermodynamic_entropy", be_model, predict(be_model, be_atoms))
 
 
 def test_a_quantity_from_outside(be_atoms: Atoms, be_model: LDOSModel, monkeypatch: pytest.MonkeyPatch) -> None:
