@@ -1,4 +1,4 @@
-"""States above a model's energy window, continued as those of free electrons, for electrons hotter than it was made for.
+"""States above a model's energy window, continued as those of free electrons, for hotter electrons than it is made for.
 
 Far above the Fermi level of a simple metal the density of states grows as √(ε − ε₀) does. The LDOS is continued in the
 same way at each point,

@@ -90,8 +90,8 @@ def find_gradient(
 ) -> tuple[FreeEnergyGradient, Tensor]:
     """Energies, derivatives if wanted, and the density, float64 ``[grid]``, on all ranks.
 
-    Rank 0, which has the fields n₀ and ∂n₀/∂μ, and n if it is another, ``[2 or 3, grid]``, does the work and sends what it
-    found.
+    Rank 0, which has the fields n₀ and ∂n₀/∂μ, and n if it is another, ``[2 or 3, grid]``, does the work and sends
+    what it found.
     """
     grid, structure, found = request.grid, request.structure, list[FreeEnergyGradient]()
 

@@ -1,10 +1,10 @@
 """How far one LDOS carries: models that saw one electronic temperature against DFT at others.
 
-Run: python hot_electrons.py [MODEL ...]. For each model and temperature, over the structures of
-``labels/hot``, held back from its training: the change of free energy, of −TS, μ and pressure from the temperature of the model's own
-labels (``labels/small`` and ``labels/solid``), by DFT and by the model, and the errors of forces and density. Then the
-highest temperature that the model's window of energies allows, and what it gives with free states above the window
-(``ase_ldos.model.energy_tail``); to see what these are worth, the same with the window of `be` cut off at 12 eV.
+Run: python hot_electrons.py [MODEL ...]. For each model and temperature, over the structures of ``labels/hot``, which
+were held back from its training: the change of free energy, of −TS, μ and pressure from the temperature of the model's
+own labels (``labels/small`` and ``labels/solid``), by DFT and by the model, and the errors of forces and density. In the
+heading, the highest temperature that the model's window of energies allows. Below, the same with free states above the
+window (``ase_ldos.model.energy_tail``), and, to see what these are worth, with the window of `be` cut off at 12 eV.
 """
 
 from __future__ import annotations
