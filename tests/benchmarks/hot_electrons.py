@@ -2,13 +2,14 @@
 
 Run: python hot_electrons.py [MODEL ...]. For each model and temperature, over the structures of ``labels/hot``, which
 were held back from its training: the change of free energy, of −TS, μ and pressure from the temperature of the model's
-own labels (``labels/small`` and ``labels/solid``), by DFT and by the model, and the errors of forces and density. In the
+own labels (``labels/small`` and ``labels/solid``), by DFT and by the model, and errors of forces and density. In the
 heading, the highest temperature that the model's window of energies allows. Below, the same with free states above the
 window (``ase_ldos.model.energy_tail``), and, to see what these are worth, with the window of `be` cut off at 12 eV.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -35,6 +36,7 @@ HIGHEST = 32.0
 HEADER = (
     f"{'T':>6}{'cells':>6}{'dA DFT':>9}{'model':>9}{'error':>7}{'d(-TS) DFT':>12}{'model':>9}"
     f"{'forces':>9}{'error':>7}{'density':>9}{'dmu DFT':>9}{'model':>8}{'dp DFT':>9}{'model':>8}"
+    f"{'gamma DFT':>11}{'model':>8}"
 )
 UNITS = (
     f"{'K':>6}{'':>6}{'meV/atom':>9}{'':>9}{'RMS':>7}{'meV/atom':>12}{'':>9}{'meV/Å':>9}{'RMS':>7}{'%':>9}{'eV':>9}"
@@ -48,7 +50,9 @@ def main() -> None:
         model, folder = load_model(name), MODELS / name.removesuffix("-se3") / "labels"
         hot = load_snapshots(folder / "hot")
         own = {snapshot.name: snapshot for snapshot in load_snapshots(folder / OWN[name])}
-        pairs = [(own[base], snapshot) for snapshot in hot if (base := snapshot.name.rsplit("_", 1)[0]) in own]
+        own |= {_stem(s): s for s in hot if float(s.electronic_temperature or 0) < 1000}
+        labels = [(own.get(_stem(snapshot)), snapshot) for snapshot in hot]
+        pairs = [(base, snapshot) for base, snapshot in labels if base is not None and base is not snapshot]
         report(name, model, pairs)
         report(f"{name}, with free states from {model.energies[-1]:g} to {HIGHEST:g} eV", tail(model), pairs)
         if name == "be":
@@ -93,23 +97,28 @@ def of(model: LDOSModel, snapshot: Snapshot) -> Prediction:
 
 def report(title: str, model: LDOSModel, pairs: list[tuple[Snapshot, Snapshot]]) -> None:
     """A model's table."""
-    bases = {base.name: (base, of(model, base)) for base, _ in pairs}
+    bases = {_stem(base): (base, of(model, base)) for base, _ in pairs}
     highest = [highest_temperature(found.dos, found.energy_grid, 1e-9 + _electrons(b)) for b, found in bases.values()]
     own = next(iter(bases.values()))[0].electronic_temperature
     print(
         f"\n{title}: learned at {model.metadata.electronic_temperature:.0f} K; its window allows {min(highest):.0f} K"
     )
     print(f"changes from {own:.0f} K\n{HEADER}\n{UNITS}")
-    rows = [(base, base, bases[base.name][1]) for base, _ in bases.values()]
-    for _, snapshot in pairs:
+    rows = [(base, base, found) for base, found in bases.values()]
+    for base, snapshot in pairs:
         try:
-            rows.append((bases[snapshot.name.rsplit("_", 1)[0]][0], snapshot, of(model, snapshot)))
+            rows.append((base, snapshot, of(model, snapshot)))
         except ValueError as error:
             if "energy window" not in str(error):
                 raise
     for temperature in sorted({round(float(row[1].electronic_temperature or 0)) for row in rows}):
         chosen = [row for row in rows if round(float(row[1].electronic_temperature or 0)) == temperature]
-        print(line(temperature, [compare(base, bases[base.name][1], label, found) for base, label, found in chosen]))
+        print(line(temperature, [compare(base, bases[_stem(base)][1], label, found) for base, label, found in chosen]))
+
+
+def _stem(snapshot: Snapshot) -> str:
+    """The structure's name: that of the label without its temperature."""
+    return re.sub(r"_\d+K$", "", snapshot.name)
 
 
 def _electrons(snapshot: Snapshot) -> float:
@@ -127,7 +136,7 @@ def compare(base: Snapshot, cold: Prediction, label: Snapshot, found: Prediction
     def pressure(stress: np.ndarray | torch.Tensor) -> float:
         return -float(np.trace(np.asarray(stress))) / 3 * GIGAPASCAL
 
-    forces = np.asarray(label.forces)
+    forces, per_volume = np.asarray(label.forces), GIGAPASCAL / abs(float(np.linalg.det(label.cell)))
     return [
         (label.free_energy - base.free_energy) / n,
         (found.free_energy - cold.free_energy) / n,
@@ -140,18 +149,22 @@ def compare(base: Snapshot, cold: Prediction, label: Snapshot, found: Prediction
         found.fermi_level - cold.fermi_level,
         pressure(label.stress) - pressure(base.stress),
         pressure(found.stress) - pressure(cold.stress),
+        # E = A + TS per volume, in the unit of pressures
+        ((label.free_energy - label.smearing_TS) - (base.free_energy - base.smearing_TS)) * per_volume,
+        float(found.energies.internal_energy - cold.energies.internal_energy) * per_volume,
     ]
 
 
 def line(temperature: int, rows: list[list[float]]) -> str:
     """Means over structures, root mean squares of errors and forces."""
     table = np.array(rows)
-    A, model, ts, ts_model, _, _, density, mu, mu_model, p, p_model = table.mean(axis=0)
+    A, model, ts, ts_model, _, _, density, mu, mu_model, p, p_model, heat, heat_model = table.mean(axis=0)
+    gruneisen = f"{p / heat:11.2f}{p_model / heat_model:8.2f}" if heat else ""
     error = float(np.sqrt(np.mean((table[:, 1] - table[:, 0]) ** 2)))
     forces, off = np.sqrt(np.mean(table[:, 4:6] ** 2, axis=0))
     return (
         f"{temperature:6}{len(rows):6}{A:9.1f}{model:9.1f}{error:7.2f}{ts:12.1f}{ts_model:9.1f}{forces:9.0f}{off:7.1f}"
-        f"{density:9.2f}{mu:9.3f}{mu_model:8.3f}{p:9.2f}{p_model:8.2f}"
+        f"{density:9.2f}{mu:9.3f}{mu_model:8.3f}{p:9.2f}{p_model:8.2f}{gruneisen}"
     )
 
 
