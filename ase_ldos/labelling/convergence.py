@@ -46,6 +46,8 @@ KSPACINGS = (0.6, 0.5, 0.42, 0.36, 0.31, 0.27, 0.235, 0.205, 0.18, 0.155, 0.135,
 COARSE_KSPACING = 0.5
 #: The DOS of two k-meshes is compared at this width, eV; the width of the LDOS itself is found afterwards.
 COMPARED_SIGMA = 0.3
+#: It is compared up to so far above the Fermi level, eV.
+COMPARED_ABOVE = 1.0
 #: Widths of the LDOS that are tried, eV.
 SIGMAS = (0.1, 0.15, 0.2, 0.3, 0.4)
 #: Spacings of the real-space grid that are tried, Å.
@@ -390,7 +392,9 @@ class _Measure:
         width = len(columns) if with_dos else len(columns) - 1
         rows = tuple((item.value, item.energy, *_differences(item, known[-1]))[:width] for item in known)
         kept = {column: bounds[column] for column in columns[2:width]}
-        return Series(name, unit, columns[:width], rows, kept, chosen, met, f"differences to {known[-1].value:g} {unit}")
+        return Series(
+            name, unit, columns[:width], rows, kept, chosen, met, f"differences to {known[-1].value:g} {unit}"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -418,10 +422,10 @@ def _differences(item: _Observed, last: _Observed) -> tuple[float, float, float,
 
 
 def _ripple(snapshot: Snapshot, better: Snapshot, sigma: float) -> float:
-    """Relative difference of the DOS of two k-meshes where both are complete, %."""
+    """Relative difference of the DOS of two k-meshes up to an eV above the Fermi level, %: what energies depend on."""
     energies = _fine_energies(snapshot, sigma)
-    other = _fine_energies(better, sigma)
-    energies = energies[energies <= other[-1]]
+    top = min(_fine_energies(better, sigma)[-1], float(better.fermi_level or 0.0) + COMPARED_ABOVE)
+    energies = energies[energies <= top]
     dos, reference = (_dos(item, energies, sigma) for item in (snapshot, better))
     return 100 * float(np.linalg.norm(dos - reference) / np.linalg.norm(reference))
 
@@ -524,22 +528,23 @@ def _grid(
     """The coarsest grid on which DFT's own density gives DFT's free energy, and every finer one does."""
     from ase_ldos.geometry.grid import grid_shape
 
-    columns = ("grid spacing (Å)", "points per atom", "defect of A (meV/atom)")
-    rows: list[tuple[float, ...]] = []
-    seen = set()
+    columns = ("grid spacing (Å)", "points per atom", "defect of A (meV/atom)", "its spread over cells (meV/atom)")
+    by_shapes: dict[tuple[tuple[int, int, int], ...], tuple[float, ...]] = {}
     for spacing in GRID_SPACINGS:
         shapes = tuple(grid_shape(s.cell, spacing) for s in found.values())
-        if shapes in seen:
+        if shapes in by_shapes:
+            # other cells shall not come out coarser: of spacings with these shapes the finest counts
+            by_shapes[shapes] = (spacing, *by_shapes[shapes][1:])
             continue
-        seen.add(shapes)
         defects, points = [], []
         for snapshot, shape in zip(found.values(), shapes, strict=True):
             assert snapshot.density is not None
             coarse = replace(snapshot, density=resample(snapshot.density, shape))
             defect = energy_defect(coarse, {s: pseudos[s] for s in set(coarse.to_atoms().symbols)})
-            defects.append(math.nan if defect is None else 1000 * abs(defect) / len(snapshot))
+            defects.append(math.nan if defect is None else 1000 * defect / len(snapshot))
             points.append(math.prod(shape) / len(snapshot))
-        rows.append((spacing, max(points), max(defects)))
+        by_shapes[shapes] = (spacing, max(points), float(np.abs(defects).max()), float(np.ptp(defects) / 2))
+    rows = list(by_shapes.values())
     chosen, met = rows[-1], False
     for row in reversed(rows):
         if not row[2] <= targets.grid_energy:

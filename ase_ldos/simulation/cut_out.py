@@ -11,7 +11,9 @@ from ase_ldos.simulation.primitive_cell import nearest_distance
 _ON_SITE = 0.4
 
 
-def cut_out(frame: Atoms, perfect: Atoms, crystal: Atoms, small: Atoms, atom: int, *, closest: float = 0.75) -> Atoms | None:
+def cut_out(
+    frame: Atoms, perfect: Atoms, crystal: Atoms, small: Atoms, atom: int, *, closest: float = 0.75
+) -> Atoms | None:
     """A small supercell with the displacements that the atoms around one atom of a large frame have.
 
     Each site of the small cell, laid around the atom's site, takes the displacement (and the frame the strain) of the

@@ -98,7 +98,9 @@ def rattled_cells(
     for i in range(number):
         crystal = crystals[i % len(crystals)]
         if len(crystal) > largest:
-            raise ValueError(f"a primitive cell has {len(crystal)} atoms, the largest cell {largest}; allow larger ones")
+            raise ValueError(
+                f"a primitive cell has {len(crystal)} atoms, the largest cell {largest}; allow larger ones"
+            )
         multiples = [m for m in (1, 2, 3, 4) if m * len(crystal) <= largest]
         cell = compact_supercell(crystal, multiples[(i // len(crystals)) % len(multiples)])
         if vacancies:

@@ -176,7 +176,9 @@ class ValidationSettings:
         names: of snapshots; a split by names stays where it is when labels are added.
     """
 
-    every: Annotated[int, Limit(lambda x: x >= 2, "2 or more: at least every second snapshot must stay for training")] = 6
+    every: Annotated[
+        int, Limit(lambda x: x >= 2, "2 or more: at least every second snapshot must stay for training")
+    ] = 6
     offset: NonNegativeInt = 1
     names: tuple[str, ...] = ()
 

@@ -78,7 +78,10 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[object]], *, chosen: int
 
 def pictures(figures: Sequence[tuple[Figure, str]]) -> str:
     """Figures side by side, with captions."""
-    parts = [f"<figure>{_svg(fig, n)}<figcaption>{html.escape(text)}</figcaption></figure>" for n, (fig, text) in enumerate(figures)]
+    parts = [
+        f"<figure>{_svg(fig, n)}<figcaption>{html.escape(text)}</figcaption></figure>"
+        for n, (fig, text) in enumerate(figures)
+    ]
     return f'<div class="pictures">{"".join(parts)}</div>'
 
 
