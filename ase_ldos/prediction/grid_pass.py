@@ -24,7 +24,7 @@ from ase_ldos.geometry.grid import BlockRange, Grid
 from ase_ldos.geometry.grid_blocks import Block, iterate_blocks
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.physics.occupation import fermi_level, number_weights
-from ase_ldos.prediction.checkpointing import PredictionCheckpoint
+from ase_ldos.prediction.checkpointing import PredictionCheckpoint, checksum
 from ase_ldos.prediction.fermi_level_interpolation import FermiLevelInterpolation
 from ase_ldos.prediction.request import PredictionRequest
 from ase_ldos.units import BOLTZMANN
@@ -206,11 +206,8 @@ class InterpolatedDensity:
         else:
             guesses = evaluator.find_fermi_levels(self._sample())
         total, interpolations = self._walk(guesses)
-        levels, dos, most = (
-            evaluator.find_fermi_levels(total),
-            evaluator.dos(total),
-            evaluator.request.thresholds.misplaced,
-        )
+        levels, dos = evaluator.find_fermi_levels(total), evaluator.dos(total)
+        most = evaluator.request.thresholds.misplaced
         if any(item.misplaced(level, dos) > most for item, level in zip(interpolations, levels)):
             total, interpolations = self._walk(levels)
         self._interpolations, self._sampled = interpolations, {}
@@ -228,26 +225,43 @@ class InterpolatedDensity:
         interpolations = [FermiLevelInterpolation(guess, energies, kT) for guess, kT in pairs]
         rows, constants = evaluator.project([row for item in interpolations for row in item.weights])
         counts = [block.n_points for block in evaluator.own_ranges]
-        fields = evaluator.checkpoint.field(
-            "fields", (len(rows), sum(counts)), evaluator.model.dtype, evaluator.model.device
-        )
+        guessed = torch.tensor(list(guesses), dtype=torch.float64)
+        checkpoint = evaluator.checkpoint
+        state = checkpoint.stage("sums")
+        begun = "guesses" in state and bool(torch.equal(state["guesses"], guessed))
+        checksums: list[int] = state["checksums"].tolist() if begun else []
+        shape, dtype, device = (len(rows), sum(counts)), evaluator.model.dtype, evaluator.model.device
+        fields, resumes = checkpoint.field("fields", shape, dtype, device, counts=counts, checksums=checksums)
         for item, part in zip(interpolations, fields.chunk(len(interpolations))):
             item.fields = part
-        start = torch.tensor(list(guesses), dtype=torch.float64)
-        state = evaluator.checkpoint.stage("sums")
-        resumes = "guesses" in state and bool(torch.equal(state["guesses"], start))
-        total = state["total"].to(evaluator.model.device) if resumes else evaluator.empty_sum()
-        done = int(state["done"]) if resumes else 0
+        if not resumes:
+            checksums = []
+        total = state["total"].to(device) if resumes else evaluator.empty_sum()
+        done = len(checksums)
         place = sum(counts[:done])
+
+        def write(finished: int, *, always: bool = False) -> None:
+            """Blocks that were finished since the last time get their checksums where they are kept: on the CPU."""
+            if checkpoint.folder is None or not (always or checkpoint.is_due()):
+                return
+            if fields.device.type == "cpu":
+                start = sum(counts[: len(checksums)])
+                for count in counts[len(checksums) : finished]:
+                    checksums.append(checksum(fields[:, start : start + count]))
+                    start += count
+            kept = {"guesses": guessed, "total": total, "checksums": torch.tensor(checksums, dtype=torch.int64)}
+            checkpoint.write("sums", kept, always=True)
+
+        # a state of an earlier walk must not speak of the field that this one overwrites
+        write(done, always=True)
         for finished, block in evaluator.blocks("density of states", done):
             sampled = self._sampled.get(evaluator.own_ranges[finished - 1])
             hidden = evaluator.hidden(block) if sampled is None else sampled
             total += sum_rows(hidden)
             fields[:, place : place + len(hidden)] = rows @ hidden.T + constants
             place += len(hidden)
-            evaluator.checkpoint.write("sums", {"guesses": start, "done": finished, "total": total})
-        finished = len(evaluator.own_ranges)
-        evaluator.checkpoint.write("sums", {"guesses": start, "done": finished, "total": total}, always=True)
+            write(finished)
+        write(len(evaluator.own_ranges), always=True)
         return evaluator.communicator.all_reduce(total.clone()), interpolations
 
     def _sample(self) -> Tensor:
