@@ -39,6 +39,8 @@ COLUMNS: dict[str, tuple[str, str, int, float]] = {
     "electron_pressure": ("p el.", "GPa", 3, 1.0),
     "gruneisen": ("gamma el.", "", 3, 1.0),
 }
+#: Of the Langevin thermostat, 1/fs.
+DEFAULT_FRICTION = 0.01
 #: What a resumed run may have otherwise than before.
 FREE_TO_CHANGE = frozenset({"steps", "out", "file", "index", "device", "fields", "fields_every", "fields_as", "window"})
 #: Shortest run whose drift of the conserved energy is told, fs.
@@ -77,7 +79,8 @@ def _nvt(atoms: Atoms, args: argparse.Namespace, random: np.random.Generator) ->
     from ase.md.langevin import Langevin
     from ase.units import fs
 
-    heat = {"temperature_K": args.temperature, "friction": args.friction / fs}
+    friction = DEFAULT_FRICTION if args.friction is None else args.friction
+    heat = {"temperature_K": args.temperature, "friction": friction / fs}
     return Langevin(atoms, args.timestep * fs, **heat, rng=random, fixcm=False)
 
 
@@ -88,6 +91,17 @@ def _npt(atoms: Atoms, args: argparse.Namespace, random: np.random.Generator) ->
     damping = {"tdamp": args.tdamp * fs, "pdamp": args.pdamp * fs}
     pressure = args.pressure * GPa
     return MTKNPT(atoms, args.timestep * fs, temperature_K=args.temperature, pressure_au=pressure, **damping)
+
+
+def _respa(atoms: Atoms, args: argparse.Namespace, random: np.random.Generator) -> MolecularDynamics:
+    from ase.units import fs
+
+    from ase_ldos.model.distilled_calculator import DistilledCalculator
+    from ase_ldos.simulation.respa import RespaLDOS
+
+    heat = {} if args.friction is None else {"temperature_K": args.temperature, "friction": args.friction / fs}
+    inner = DistilledCalculator(args.model if args.inner is None else args.inner)
+    return RespaLDOS(atoms, args.timestep * fs, inner, args.inner_steps, **heat, rng=random)
 
 
 def _two_temperatures(atoms: Atoms, args: argparse.Namespace, random: np.random.Generator) -> MolecularDynamics:
@@ -123,6 +137,7 @@ DRIVERS: dict[str, Driver] = {
     "nve": Driver("constant energy (velocity Verlet)", _nve, _total_energy),
     "nvt": Driver("constant temperature (Langevin)", _nvt, None),
     "npt": Driver("constant pressure and temperature (Martyna-Tobias-Klein)", _npt, _own_energy, stress=True),
+    "respa": Driver("constant energy, or with --friction temperature, by long steps (r-RESPA)", _respa, _own_energy),
     "2t": Driver(
         "electrons with a temperature of their own",
         _two_temperatures,
@@ -165,11 +180,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--window", type=float, nargs=2, default=(-1.0, 1.0), metavar="EV", help="of the LDOS, from the Fermi level"
     )
-    thermostat = parser.add_argument_group("nvt and npt")
-    thermostat.add_argument("--friction", type=float, default=0.01, metavar="1/FS", help="default: 0.01")
+    thermostat = parser.add_argument_group("nvt, npt and respa")
+    thermostat.add_argument("--friction", type=float, metavar="1/FS", help=f"default: {DEFAULT_FRICTION}")
     thermostat.add_argument("--pressure", type=float, default=0.0, metavar="GPA", help="default: 0")
     thermostat.add_argument("--tdamp", type=float, default=50.0, metavar="FS", help="default: 50")
     thermostat.add_argument("--pdamp", type=float, default=200.0, metavar="FS", help="default: 200")
+    long = parser.add_argument_group("respa", "the model has to hold a distilled potential: ase-ldos distill")
+    long.add_argument("--inner", metavar="MODEL", help="model with the potential of the inner steps (default: --model)")
+    long.add_argument("--inner-steps", type=int, default=8, metavar="N", help="in a step (default: 8)")
     hot = parser.add_argument_group("2t")
     hot.add_argument("--coupling", type=float, default=0.0, metavar="G", help="of electrons and ions, W/(m³ K)")
     hot.add_argument(

@@ -65,4 +65,5 @@ def with_free_states(model: LDOSModel, highest: float, *, averaged: float = 2.0)
     )
     extended.extrapolation_mean = model.extrapolation_mean
     extended.extrapolation_whitening = model.extrapolation_whitening
+    extended.distilled = model.distilled
     return extended.to(device=model.device, dtype=model.dtype).eval().requires_grad_(False)
