@@ -76,9 +76,13 @@ class PredictionCheckpoint:
         write_checkpoint(self._path, {"fingerprint": self._fingerprint, "stages": self._state})
         self._written = time.monotonic()
 
+    def keeps_fields(self, device: torch.device) -> bool:
+        """Whether the fields of an earlier run are there: those of a GPU are not, their pass starts again."""
+        return self.folder is not None and device.type == "cpu"
+
     def field(self, name: str, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
         """Memory for a field: mapped onto a file, with what was written there before, or plain and empty."""
-        if self.folder is None or device.type != "cpu":
+        if not self.keeps_fields(device):
             return torch.empty(shape, dtype=dtype, device=device)
         path = self.folder / f"{self._name}.{name}"
         size = shape[0] * shape[1]
