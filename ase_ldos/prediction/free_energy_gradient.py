@@ -127,7 +127,8 @@ def _differentiate(
         nodes = model.energies.cpu()
         mu = fermi_level(dos, nodes, n_electrons, thermal_energy, electrons.fermi_level)
         weights = occupation_weights(nodes, mu, thermal_energy)
-        ewald = _ions_energy(strained, electrons.charges, request, model.device)
+        mesh_from = request.thresholds.mesh_from
+        ewald = ewald_energy(strained, electrons.charges, mesh_from=mesh_from, device=model.device)
         energies = Energies.collect(dos, weights, terms.energies, ewald)
         free_energy = energies.free_energy
         if terms.potential is not None:
@@ -147,14 +148,6 @@ def _differentiate(
     a, by_positions, by_strain = torch.autograd.grad(free_energy, (leaf_sum, leaf.positions, strain))
     head, number = model.head_on_cpu[0], weights.number.detach()
     return FreeEnergyGradient(values, a @ head, number @ head, by_positions, by_strain + terms.strain, terms.potential)
-
-
-def _ions_energy(structure: Structure, charges: Tensor, request: PredictionRequest, device: torch.device) -> Tensor:
-    """Ewald's energy: of few ions on the CPU, of many, which are summed on a mesh, on the model's device."""
-    mesh_from = request.thresholds.mesh_from
-    if device.type != "cpu" and len(structure) >= mesh_from:
-        structure, charges = structure.to(device), charges.to(device)
-    return ewald_energy(structure, charges, mesh_from=mesh_from).cpu()
 
 
 def _dot(first: Tensor, second: Tensor) -> float:
