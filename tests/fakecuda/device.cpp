@@ -4,9 +4,8 @@
 // Every operator that reaches the dispatch key CUDA goes through one boxed fallback. A tensor of the device is seen by
 // the CPU's kernel as an alias: another TensorImpl, with the key CPU, on the same bytes. What comes back new is given
 // the key CUDA; what was written in place or resized is given back to the tensor that it came from.
-#include <torch/extension.h>
-
 #include <ATen/EmptyTensor.h>
+#include <ATen/core/Tensor.h>
 #include <ATen/native/Resize.h>
 #include <ATen/ops/_reshape_alias_native.h>
 #include <ATen/ops/as_strided_native.h>
@@ -17,7 +16,10 @@
 #include <ATen/ops/view_as_real_native.h>
 #include <ATen/ops/view_native.h>
 #include <c10/core/CPUAllocator.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 #include <frameobject.h>
+#include <torch/library.h>
 
 #include <atomic>
 #include <cstdlib>
@@ -157,7 +159,7 @@ at::Tensor with_storage(const at::Tensor& like, c10::Storage storage, c10::Dispa
   auto made = at::detail::make_tensor<c10::TensorImpl>(std::move(storage), c10::DispatchKeySet(key), like.dtype());
   auto* impl = made.unsafeGetTensorImpl();
   impl->set_sizes_and_strides(like.sizes(), like.strides(), like.storage_offset());
-  impl->set_wrapped_number(like.unsafeGetTensorImpl()->is_wrapped_number());
+  if (like.unsafeGetTensorImpl()->is_wrapped_number()) impl->set_wrapped_number(true);
   if (like.is_conj()) made._set_conj(true);
   if (like.is_neg()) made._set_neg(true);
   return made;
@@ -390,7 +392,7 @@ TORCH_LIBRARY_IMPL(aten, CUDA, library) {
   library.impl("set_.source_Storage_storage_offset", TORCH_FN(set_storage));
 }
 
-PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
+PYBIND11_MODULE(_fakecuda, module) {
   module.def("setup", [](const std::set<std::string>& names) {
     unchecked = names;
     c10::SetAllocator(c10::DeviceType::CUDA, &allocator, 1);
