@@ -58,6 +58,7 @@ for _name, _answer in {
     "synchronize": None,
     "reset_peak_memory_stats": None,
     "get_device_name": "fake device",
+    "is_bf16_supported": True,
 }.items():
     setattr(torch.cuda, _name, lambda *_, answer=_answer: answer)
 torch.cuda.max_memory_allocated = lambda *_: _fakecuda.peak_bytes()  # type: ignore[assignment]
