@@ -25,7 +25,10 @@ def run(args: argparse.Namespace) -> int:
     from ase_ldos.model.model_file import find_model, load_model, save_model
     from ase_ldos.training.calibrate import calibrate
 
-    model, out = load_model(args.model).to(find_device(args.device)), Path(args.out) if args.out else find_model(args.model)
+    model, out = (
+        load_model(args.model).to(find_device(args.device)),
+        Path(args.out) if args.out else find_model(args.model),
+    )
     calibrate(model, *split(model, [load_snapshots(source) for source in args.data], args))
     save_model(model, out)
     found = model.metadata.extrapolation

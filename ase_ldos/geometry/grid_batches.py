@@ -83,9 +83,7 @@ class GridBatches:
         signs = np.stack(np.meshgrid(*[[-1.0, 1.0]] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
         corners = signs * ((sizes.max(axis=0) - 1) / 2 / grid.shape) @ cell
         places = (first + (sizes - 1) / 2) / grid.shape @ cell
-        self._table = ImageTable(
-            structure, places, radii, corners=corners, kinds=kinds, n_kinds=n_kinds, device=device
-        )
+        self._table = ImageTable(structure, places, radii, corners=corners, kinds=kinds, n_kinds=n_kinds, device=device)
         self._numbers = self._firsts.to(device, torch.int64)
 
     def iterate(self, done: int = 0) -> Iterator[BlockBatch]:

@@ -83,9 +83,7 @@ class GridEvaluator:
         ranges = self.own_ranges if ranges is None else ranges
         if done >= len(ranges):
             return
-        with tqdm(
-            desc=name, total=len(ranges), initial=done, unit="block", delay=2, disable=not self.progress
-        ) as bar:
+        with tqdm(desc=name, total=len(ranges), initial=done, unit="block", delay=2, disable=not self.progress) as bar:
             for block in self.walk.blocks(ranges, done):
                 done += block.n_blocks
                 yield done, block

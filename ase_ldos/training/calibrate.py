@@ -36,10 +36,7 @@ def calibrate(
     """
     if not held_back:
         raise ValueError("no structure is held back; the threshold needs at least one")
-    structures = [
-        Structure.from_arrays(item.numbers, item.positions, item.cell)
-        for item in (*training, *held_back)
-    ]
+    structures = [Structure.from_arrays(item.numbers, item.positions, item.cell) for item in (*training, *held_back)]
     bar = tqdm(structures[: len(training)], desc="training range", disable=not progress)
     inputs = torch.cat([atom_inputs(model, structure).cpu() for structure in bar])
     numbers = torch.cat([structure.numbers for structure in structures[: len(training)]])

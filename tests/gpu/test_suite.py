@@ -74,7 +74,13 @@ def test_ranks(fake_device: Path) -> None:
             stderr=subprocess.STDOUT,
             text=True,
             env=environment(fake_device)
-            | {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
+            | {
+                "RANK": str(rank),
+                "WORLD_SIZE": "2",
+                "LOCAL_RANK": "0",
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": port,
+            },
         )
         for rank in range(2)
     ]

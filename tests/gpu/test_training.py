@@ -151,7 +151,11 @@ def small_file(be_model: LDOSModel, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.mark.parametrize("command", ["train", "evaluate", "calibrate"])
 def test_a_device_that_is_not_there(
-    command: str, folder: Path, capsys: pytest.CaptureFixture[str], make_model: Callable[..., LDOSModel], small_file: Path
+    command: str,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    make_model: Callable[..., LDOSModel],
+    small_file: Path,
 ) -> None:
     recipe = folder / "training.toml"
     recipe.write_text(SETTINGS.format(folder=folder, descriptor=DESCRIPTORS["power spectrum"]))
