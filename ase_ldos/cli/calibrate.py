@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ase_ldos.cli.evaluate import add_device, add_selection, split
+from ase_ldos.cli.evaluate import add_device, add_selection, learned_among, split
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,11 +25,16 @@ def run(args: argparse.Namespace) -> int:
     from ase_ldos.model.model_file import find_model, load_model, save_model
     from ase_ldos.training.calibrate import calibrate
 
-    model, out = (
-        load_model(args.model).to(find_device(args.device)),
-        Path(args.out) if args.out else find_model(args.model),
-    )
-    calibrate(model, *split(model, [load_snapshots(source) for source in args.data], args))
+    model = load_model(args.model).to(find_device(args.device))
+    out = Path(args.out) if args.out else find_model(args.model)
+    training, held_back = split(model, [load_snapshots(source) for source in args.data], args)
+    learned = learned_among(model, held_back)
+    if learned:
+        raise ValueError(
+            f"{len(learned)} of the {len(held_back)} held-back snapshots, {learned[0]} for one, were learned by "
+            f"{model.metadata.name!r}; leave out --every to take the split that the model file tells"
+        )
+    calibrate(model, training, held_back)
     save_model(model, out)
     found = model.metadata.extrapolation
     sys.stdout.write(

@@ -109,7 +109,7 @@ class Grid:
         if edges is None:
             return sorted(self.block_ranges(max_points), key=lambda block: (block.shape, block.first))
         starts = (range(0, n, edge) for n, edge in zip(self.shape, edges))
-        return [BlockRange(first, edges) for first in itertools.product(*starts)]
+        return [BlockRange((i, j, k), edges) for i, j, k in itertools.product(*starts)]
 
     def numbers(self, block: BlockRange, device: torch.device | None = None) -> Tensor:
         """Flat C-order numbers of the points of a block, int64 ``[grid]``; on the device of the cell by default."""
@@ -148,19 +148,19 @@ class Grid:
         """
         reciprocal = (2 * math.pi * torch.linalg.inv(self.cell).T).to(device)
         nx, ny, nz = self.shape
-        like = {"dtype": reciprocal.dtype, "device": reciprocal.device}
+        dtype, device = reciprocal.dtype, reciprocal.device
         axes = (
-            torch.fft.fftfreq(nx, 1 / nx, **like)[rows],
-            torch.fft.fftfreq(ny, 1 / ny, **like),
-            torch.fft.rfftfreq(nz, 1 / nz, **like),
+            torch.fft.fftfreq(nx, 1 / nx, dtype=dtype, device=device)[rows],
+            torch.fft.fftfreq(ny, 1 / ny, dtype=dtype, device=device),
+            torch.fft.rfftfreq(nz, 1 / nz, dtype=dtype, device=device),
         )
         return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1) @ reciprocal
 
     def half_weights(self, device: torch.device | None = None) -> Tensor:
         """How often each of ``rfftn``'s coefficients stands in the full transform (1 or 2), ``[nz // 2 + 1]``."""
         nz = self.shape[2]
-        like = {"dtype": self.cell.dtype, "device": self.cell.device if device is None else device}
-        weights = torch.full((nz // 2 + 1,), 2.0, **like)
+        device = self.cell.device if device is None else device
+        weights = torch.full((nz // 2 + 1,), 2.0, dtype=self.cell.dtype, device=device)
         weights[:1].fill_(1.0)  # not by a number's tensor, which would wait for the device
         if nz % 2 == 0:
             weights[-1:].fill_(1.0)

@@ -20,16 +20,13 @@ import torch
 from torch import Tensor
 
 from ase_ldos.descriptors.protocol import BatchedFeatures
+from ase_ldos.geometry.atom_blocks import iterate_atom_blocks
 from ase_ldos.geometry.grid_batches import BlockBatch
-from ase_ldos.geometry.grid_blocks import Block
 from ase_ldos.geometry.image_table import ImageTable
-from ase_ldos.geometry.neighbours import Images
 from ase_ldos.geometry.structure import Structure, species_indices
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.torch_state import standard_torch_state
 
-#: Edge of the boxes whose atoms are handled at once, Å.
-BOX = 6.0
 #: A warning names at most so many atoms.
 NAMED = 8
 
@@ -117,24 +114,12 @@ def atom_inputs(model: LDOSModel, structure: Structure) -> Tensor:
     if model.device.type == "cuda" and isinstance(model.descriptor, BatchedFeatures):
         return _inputs_in_batches(model, model.descriptor, structure.to("cpu"))
     structure = structure.to(model.device)
-    cell = structure.cell
-    fractional = structure.positions @ torch.linalg.inv(cell)
-    # Images knows the surroundings of the cell: atoms that have left it are looked at where they come in again
-    points = (fractional - fractional.floor()) @ cell
-    boxes = _boxes(fractional - fractional.floor(), cell)
-    radii = [float((points[box] - points[box].mean(dim=0)).norm(dim=1).max()) + 1e-6 for box in boxes]
-    images = Images(structure, model.descriptor.cutoff + max(radii))
     dtype = model.dtype if model.descriptor.n_learned else torch.float64
     inputs = torch.empty(len(structure), model.network.n_inputs, dtype=torch.float64, device=model.device)
     with torch.no_grad():
         atom_state = model.encode_atoms(structure)
-        for box, radius in zip(boxes, radii):
-            centre = points[box].mean(dim=0)
-            near = images.near(centre, model.descriptor.cutoff + radius)
-            owners = images.atoms[near]
-            around = images.positions[near] - centre
-            block = Block(box, (points[box] - centre).to(dtype), around.to(dtype), owners)
-            inputs[box] = model.inputs(block, atom_state[owners]).double()
+        for block in iterate_atom_blocks(structure, model.descriptor.cutoff, dtype=dtype):
+            inputs[block.flat] = model.inputs(block, atom_state[block.owners]).double()
     return inputs
 
 
@@ -158,14 +143,3 @@ def _inputs_in_batches(model: LDOSModel, descriptor: BatchedFeatures, structure:
             flat = torch.arange(start, start + len(near.owners), device=model.device)
             parts.append(model.inputs(BlockBatch(flat, point, near.vectors, near.owners, near.groups), None))
     return torch.cat(parts)
-
-
-def _boxes(fractional: Tensor, cell: Tensor) -> list[Tensor]:
-    """Numbers of the atoms in each box of the cell."""
-    heights = 1 / np.linalg.norm(np.linalg.inv(cell.cpu().numpy()), axis=0)
-    counts = np.maximum(1, np.floor(heights / BOX)).astype(int)
-    places = np.minimum((fractional.cpu().numpy() * counts).astype(int), counts - 1)
-    box = np.ravel_multi_index(tuple(places.T), tuple(counts))
-    order = np.argsort(box, kind="stable")
-    parts = np.split(order, np.flatnonzero(np.diff(box[order])) + 1)
-    return [torch.as_tensor(part, device=cell.device) for part in parts]

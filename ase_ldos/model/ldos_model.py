@@ -14,6 +14,7 @@ from ase_ldos.geometry.grid import Grid
 from ase_ldos.geometry.grid_batches import BlockBatch
 from ase_ldos.geometry.grid_blocks import Block
 from ase_ldos.geometry.structure import Structure
+from ase_ldos.model.distilled_potential import DistilledPotential
 from ase_ldos.model.metadata import ModelMetadata
 from ase_ldos.networks.mlp import MLP
 from ase_ldos.physics.core_charge import core_density
@@ -44,6 +45,8 @@ class LDOSModel(nn.Module):
     #: ``[species, input, input]``; None if not calibrated.
     extrapolation_mean: Tensor | None
     extrapolation_whitening: Tensor | None
+    #: A cheap potential of the atoms alone that was distilled from the model; None if there is none.
+    distilled: DistilledPotential | None
 
     def __init__(
         self,
@@ -75,6 +78,8 @@ class LDOSModel(nn.Module):
         self.metadata = metadata
         self.ldos_scale = float(ldos_scale)
         self._has_fused_scaler = False
+        # not a module: it stays float64, on the CPU, whatever the network's
+        self.distilled = None
         dtype = network.head.weight.dtype
         self.register_buffer("mean", mean.to(dtype).clone())
         self.register_buffer("projection", projection.to(dtype).clone())
@@ -197,7 +202,7 @@ class LDOSModel(nn.Module):
         return torch.tensor([table[n] for n in numbers.tolist()], dtype=torch.float64, device=numbers.device)
 
     def core_density(self, structure: Structure, grid: Grid) -> Tensor | None:
-        """Partial core charge of the atoms, e/Å³, ``[nx, ny, nz]`` on the model's device; ``None`` if they have none."""
+        """Partial core charge of the atoms, e/Å³, ``[nx, ny, nz]``, on the model's device; None if they have none."""
         return core_density(structure, grid, self.metadata.core_charges, device=self.device)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
@@ -67,7 +68,7 @@ def count_work(model: LDOSModel, structure: Structure, grid: Grid, *, forces: bo
     channels, size = len(descriptor.species) * descriptor.n_radial, (descriptor.lmax + 1) ** 2
     pairs = channels * (channels + 1) / 2
     widths = [network.n_inputs, *network.hidden]
-    layers = sum(2 * n_in * n_out for n_in, n_out in zip(widths, widths[1:]))
+    layers = sum(2 * n_in * n_out for n_in, n_out in pairwise(widths))
     moments = 2 * sum(images) * size
     features = 12 * images[0] + sum(images) + moments + 2 * channels * size**2 + 2 * pairs * size
     operations = features + layers

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,7 +52,8 @@ class Labels:
 
     def to(self, device: torch.device) -> Labels:
         """The labels on a device."""
-        return replace(self, **{name: value.to(device) for name, value in vars(self).items() if torch.is_tensor(value)})
+        moved: dict[str, Any] = {name: value.to(device) for name, value in vars(self).items() if torch.is_tensor(value)}
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import importlib.util
 import re
 from pathlib import Path
@@ -21,8 +22,8 @@ for _path in (
 import torch  # noqa: E402
 import torchgen  # noqa: E402
 
-import _fakecuda  # noqa: E402
-
+# after torch, whose libraries it needs
+_fakecuda = importlib.import_module("_fakecuda")
 _FUNCTIONS = Path(torchgen.__file__).parent / "packaged" / "ATen" / "native" / "native_functions.yaml"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -55,8 +54,9 @@ weights = {{ ldos_points = 50 }}
 """
 DESCRIPTORS = {
     "power spectrum": "descriptor = { cutoff = 4.2, n_radial = 2, lmax = 2 }\nn_components = 10",
-    "graph network": "descriptor = { kind = 'se3_transformer', cutoff = 4.2, atom_cutoff = 3.6, lmax = 1, channels = 4, "
-    "heads = 2, n_radial = 2, fields = 4, point_heads = 0, spectrum_radial = 2, spectrum_lmax = 1 }\nn_components = 8",
+    "graph network": "descriptor = { kind = 'se3_transformer', cutoff = 4.2, atom_cutoff = 3.6, lmax = 1, "
+    "channels = 4, heads = 2, n_radial = 2, fields = 4, point_heads = 0, spectrum_radial = 2, spectrum_lmax = 1 }\n"
+    "n_components = 8",
 }
 
 
@@ -154,7 +154,6 @@ def test_a_device_that_is_not_there(
     command: str,
     folder: Path,
     capsys: pytest.CaptureFixture[str],
-    make_model: Callable[..., LDOSModel],
     small_file: Path,
 ) -> None:
     recipe = folder / "training.toml"
