@@ -14,10 +14,10 @@ from ase_ldos.geometry.grid import BlockRange, Grid
 from ase_ldos.geometry.image_table import ImageGroup, ImageTable
 from ase_ldos.geometry.structure import Structure
 
-#: Grid points of a batch: some 3 GB of temporary arrays with forces.
-BATCH_POINTS = 2**18
+#: Grid points of a batch: some 5 GB of temporary arrays with forces.
+BATCH_POINTS = 2**19
 #: Pairs of a point and an image in a batch; each is some ten numbers while forces are found.
-_PAIRS = 2**27
+_PAIRS = 2**28
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from ase_ldos.units import BOHR, HARTREE
 #: Points of a block: its some forty temporary arrays should stay near the cache.
 BLOCK_POINTS = 2**16
 #: The same on a GPU, which has memory for them and wants few calls.
-GPU_BLOCK_POINTS = 2**22
+GPU_BLOCK_POINTS = 2**23
 #: From this many points on the fields are transformed in float32. Measured: below 0.001 meV/atom (see the tests).
 SINGLE_FROM = 2**22
 

@@ -46,7 +46,7 @@ class Thresholds:
     @classmethod
     def for_device(cls, device: torch.device) -> Thresholds:
         """Those that suit a device: a GPU has no cache to stay in, and wants few, large calls."""
-        return cls(density_block=GPU_BLOCK_POINTS, keep_bytes=2**32) if device.type == "cuda" else cls()
+        return cls(density_block=GPU_BLOCK_POINTS, keep_bytes=2**30) if device.type == "cuda" else cls()
 
 
 @dataclass(frozen=True)
