@@ -153,7 +153,9 @@ def main() -> None:
         model.distilled = distill(model, [cell], temperature=options.temperature)
         print(f"distilled in {time.process_time() - before:.0f} CPU s")
     found = model.distilled.errors
-    print(f"inner potential: {found['forces']:.0f} meV/Å of typical {found['typical_forces']:.0f}, {len(atoms)} atoms\n")
+    print(
+        f"inner potential: {found['forces']:.0f} meV/Å of typical {found['typical_forces']:.0f}, {len(atoms)} atoms\n"
+    )
     # the ideal crystal gives half of its kinetic energy away; a liquid has its share
     heat = options.temperature * (1 if options.friction or options.system == "liquid" else 2)
     momenta = np.random.default_rng(1).normal(size=(len(atoms), 3)) * np.sqrt(heat * kB * atoms.get_masses())[:, None]
