@@ -303,7 +303,7 @@ class _Fit:
         weights = [_row_weights(len(label.structure)) for label in self._labels]
         folds = [list(range(start, len(targets), FOLDS)) for start in range(FOLDS)]
         parts = [self._normal(fold, targets, weights) for fold in folds]
-        matrix, vector = sum(part[0] for part in parts), sum(part[1] for part in parts)
+        matrix, vector = (torch.stack(side).sum(dim=0) for side in zip(*parts))
         best: tuple[float, Tensor, float, list[Tensor]] | None = None
         for q, penalty in product(PRODUCTS, PENALTIES):
             columns = self._columns(q)

@@ -1,10 +1,10 @@
 """Multiple time steps beside velocity Verlet: conservation, averages, resonance and CPU time for each outer step.
 
-Run: python multiple_time_steps.py --model be --outer 1 4 8 12, or --system liquid --model al. Each outer step is run for
-the same time from the same start; 1 without --inner is plain velocity Verlet. With --friction a Langevin thermostat
-holds the temperature, as the averages need; without, the drift of the energy is measured. Averages leave out the first
-fifth; their standard errors come from blocks of 0.25 ps. A model without distilled potential gets one first. A table in
-Markdown; --out FILE keeps rows from which an interrupted run resumes.
+Run: python multiple_time_steps.py --model be --outer 1 4 8 12, or --system liquid --model al. Each outer step is run
+for the same time from the same start; an outer step as long as the inner one is plain velocity Verlet. With --friction
+a Langevin thermostat holds the temperature, as the averages need; without, the drift of the energy is measured.
+Averages leave out the first fifth; standard errors of T come from blocks of 0.25 ps. A model without distilled
+potential gets one first. A table in Markdown; --out FILE keeps rows from which an interrupted run resumes.
 """
 
 from __future__ import annotations

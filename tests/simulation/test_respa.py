@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from ase.build import bulk
 from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
-from ase.constraints import FixAtoms, FixBondLengths
+from ase.constraints import FixAtoms, FixBondLengths, FixConstraint
 from ase.md.verlet import VelocityVerlet
 from ase.units import fs, kB
 
@@ -74,7 +73,7 @@ def test_one_inner_step_is_velocity_verlet() -> None:
 
 
 @pytest.mark.parametrize("constraint", [None, FixAtoms([0]), FixBondLengths([[0, 1]])])
-def test_equal_potentials_are_velocity_verlet_with_short_steps(constraint: Any) -> None:
+def test_equal_potentials_are_velocity_verlet_with_short_steps(constraint: FixConstraint | None) -> None:
     ours, plain = copper(), copper()
     for atoms in (ours, plain):
         atoms.set_constraint(constraint)

@@ -65,8 +65,10 @@ def test_a_potential_of_its_kind_is_found(symbols: tuple[str, ...]) -> None:
     assert abs(student.evaluate(zero)[0] - teacher.evaluate(zero)[0]) < 0.01
 
 
-def test_errors_are_those_of_the_model(be_model: LDOSModel) -> None:
+def test_errors_are_those_of_the_model(be_model: LDOSModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reproducible, without a trace in torch's state; better than no forces at all on new structures."""
+    for name in ("EQUILIBRATION", "INTERVAL"):
+        monkeypatch.setattr(f"ase_ldos.training.distill.{name}", 10.0)
     state = torch.random.get_rng_state()
     kept = [
         distill(be_model, [crystal()], temperature=100, n_structures=10, rounds=1, progress=False) for _ in range(2)
