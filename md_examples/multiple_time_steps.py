@@ -84,9 +84,7 @@ apart = max(
 print(f"temperatures of the first two differ by at most {apart:.1f} K in the first {shared[-1]:.0f} fs")
 density = calculator.get_density(explorer)  # the electrons, where the explorer has arrived
 off = 1000 * (calculator.get_potential_energy(explorer) - explorer.get_potential_energy()) / len(explorer)
-print(
-    f"the model at the explorer's end: {off:+.2f} meV/atom from the distilled potential, {density.max():.3f} e/Å³ at most"
-)
+print(f"the model at the explorer's end: {off:+.2f} meV/atom from it, densities up to {density.max():.3f} e/Å³")
 
 figure = Figure(figsize=(7, 4.5), layout="constrained")
 upper, lower = figure.subplots(2, 1, sharex=True)

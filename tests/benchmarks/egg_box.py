@@ -71,11 +71,13 @@ def main() -> None:
     parser.add_argument("--spacing", type=float, nargs="+", metavar="Å", help="default: the model's own")
     parser.add_argument("--average", type=int, nargs="+", choices=SHIFTS, default=[1])
     parser.add_argument("--places", type=int, default=6, help="along each axis")
+    parser.add_argument("--rattle", type=float, default=0.08, metavar="Å", help="standard deviation of the atoms")
     options = parser.parse_args()
     model = load_model(options.model)
     beryllium = model.descriptor.species == (4,)
     crystal = bulk("Be", "hcp", a=2.245, c=3.531).repeat((2, 2, 2)) if beryllium else reference_crystal(model)
-    crystal.rattle(0.08, seed=1)
+    if options.rattle:
+        crystal.rattle(options.rattle, seed=1)
     print(f"{options.model}, {crystal.get_chemical_formula()}")
     heads = ["range x", "range z, meV/atom", "net force, meV/Å", "spread of forces, meV/Å", "mode, meV", "CPU s"]
     print(f"| spacing, Å | average of | {' | '.join(heads)} |\n" + "|---" * 8 + "|")

@@ -77,7 +77,7 @@ def test_errors_are_those_of_the_model(be_model: LDOSModel, monkeypatch: pytest.
     assert all(torch.equal(one, other) for one, other in zip(kept[0].tensors().values(), kept[1].tensors().values()))
     assert be_model.distilled is None
     errors = kept[0].errors
-    assert errors["structures"] == 10
+    assert errors["structures"] == 5
     assert errors["forces"] < 0.7 * errors["typical_forces"]
     atoms = rattled(crystal(), 0.05, np.random.default_rng(9))
     atoms.calc = DistilledCalculator(kept[0])
