@@ -65,6 +65,8 @@ _OWN: dict[str, Command] = {
         "ase_ldos.cli.distill", "make a cheap potential from a model, for multiple time steps and exploring"
     ),
     "label": LazyCommand("ase_ldos.cli.label", "make reference data with Quantum ESPRESSO"),
+    "setup": LazyCommand("ase_ldos.cli.setup", "measure a DFT set-up for a new material and write both recipes"),
+    "learn": LazyCommand("ase_ldos.cli.learn", "make a model of a new material: set-up, labels, training, exploration"),
     "pseudo": LazyCommand("ase_ldos.cli.pseudo", "write GTH pseudopotentials as UPF files for Quantum ESPRESSO"),
     "serve": LazyCommand("ase_ldos.cli.serve", "show a page in the browser to try models and look at predictions"),
     "report": LazyCommand("ase_ldos.cli.report", "write a prediction or a trajectory as one HTML file to look at"),
