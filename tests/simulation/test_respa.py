@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.calculator import Calculator, all_changes
@@ -16,6 +17,11 @@ from ase.constraints import FixAtoms, FixBondLengths, FixConstraint
 from ase.md.verlet import VelocityVerlet
 from ase.units import fs, kB
 
+from ase_ldos.calculator.calculator import LDOSCalculator
+from ase_ldos.descriptors.power_spectrum.descriptor import PowerSpectrum
+from ase_ldos.model.distilled_calculator import DistilledCalculator
+from ase_ldos.model.distilled_potential import DistilledPotential
+from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.simulation.respa import RespaLDOS, half_trace
 from ase_ldos.simulation.restart import load_run, save_run
 
@@ -187,6 +193,31 @@ def test_resumes_with_identical_numbers(tmp_path: Path) -> None:
     assert np.array_equal(second.atoms.positions, whole.atoms.positions)
     assert np.array_equal(second.atoms.get_momenta(), whole.atoms.get_momenta())
     assert second.heat == whole.heat != 0
+
+
+def test_resumes_with_a_model_and_its_potential(be_model: LDOSModel, tmp_path: Path) -> None:
+    """To the last digit: neither calculator remembers where the atoms were before."""
+    descriptor = PowerSpectrum((4,), cutoff=4.0, n_radial=2, lmax=1)
+    sizes = (descriptor.n_features, (descriptor.n_features, 2), 1, (1, 2), (1, 0))
+    random = torch.Generator().manual_seed(2)
+    coefficients = [0.01 * torch.randn(size, generator=random, dtype=torch.float64) for size in sizes]
+    potential = DistilledPotential(descriptor, *coefficients)
+
+    def make() -> RespaLDOS:
+        atoms = bulk("Be", "hcp", a=2.27, c=3.57)
+        atoms.set_momenta(np.random.default_rng(1).normal(size=(2, 3)) * 0.3)
+        atoms.calc = LDOSCalculator(be_model, device="cpu", grid_spacing=0.6)
+        return RespaLDOS(atoms, 2 * fs, DistilledCalculator(potential), 2)
+
+    whole, first, second = make(), make(), make()
+    whole.run(3)
+    first.run(1)
+    save_run(tmp_path / "run.npz", first, {})
+    load_run(tmp_path / "run.npz", second)
+    second.run(2)
+    assert np.array_equal(second.atoms.positions, whole.atoms.positions)
+    assert np.array_equal(second.atoms.get_momenta(), whole.atoms.get_momenta())
+    assert not np.array_equal(first.atoms.positions, whole.atoms.positions)
 
 
 def test_bad_arguments_are_named() -> None:
