@@ -206,11 +206,9 @@ def choose_frames(
     candidates = disputed if len(disputed) > number else ranked[: 3 * number]
     if len(candidates) <= number:
         return candidates
-    chosen: list[Visit] = []
     # frames of different numbers of atoms have features of the same kind: means and spreads over atoms
     picked = farthest_points(frame_features([visit.atoms for visit in candidates], descriptor), number)
-    chosen = [candidates[place] for place in picked]
-    return chosen
+    return [candidates[place] for place in picked]
 
 
 def _bare(atoms: Atoms) -> Atoms:

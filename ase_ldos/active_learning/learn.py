@@ -359,7 +359,7 @@ class _Learning:
             if isinstance(stage, SnapshotStage):
                 epochs = max(4, round(stage.epochs / given * wanted / n_training * stage.batch_size))
                 rate = stage.learning_rate * (0.5 if goes_on else 1.0)
-                stage = replace(stage, epochs=epochs, validate_every=max(1, epochs // 8), learning_rate=rate)  # noqa: PLW2901
+                stage = replace(stage, epochs=epochs, validate_every=max(1, epochs // 8), learning_rate=rate)
             scaled.append(stage)
         model = replace(self.training.model, n_components=n_inputs)
         if self.init_from is not None:
@@ -376,7 +376,7 @@ class _Learning:
 
     def _extend_validation(self, names: Sequence[str]) -> None:
         """Hold back every sixth of the new labels; what was held back stays so."""
-        known = set(self.state.validation) | {name for name in self._learned()}
+        known = set(self.state.validation) | self._learned()
         new = [name for name in names if name not in known]
         self.state.validation += new[1::VALIDATION_EVERY]
         self._save()
@@ -423,7 +423,7 @@ class _Learning:
         committee = self._committee(number)
         bound = max(ALARM * self.settings.forces, 2 * math.sqrt(3) * current.test.get("forces", 0.0))
         alarm = Alarm(bound / 1000)
-        trajectories = []
+        trajectories: list[Trajectory] = []
         for place, crystal in enumerate(self.crystals):
             for pressure in self.settings.pressures:
                 rest = _under_pressure(crystal, committee[0], pressure)
