@@ -147,22 +147,22 @@ def surface_cells(crystals: Sequence[Atoms], *, largest: int = 8, vacuum: float 
 
 
 def compact_supercell(crystal: Atoms, multiple: int) -> Atoms:
-    """The supercell of so many primitive cells whose shortest lattice vector is longest, among repeats along axes.
+    """The supercell of so many primitive cells whose shortest lattice vectors are longest, among repeats along axes.
 
     Args:
         crystal: primitive cell.
         multiple: number of cells.
     """
-    best, length = crystal, 0.0
+    best, longest = crystal, (0.0, 0.0, 0.0)
     for n in range(1, multiple + 1):
         for m in range(1, multiple + 1):
             if multiple % (n * m):
                 continue
             cell = crystal.repeat((n, m, multiple // (n * m)))
             reduced, _ = minkowski_reduce(cell.cell.array)
-            shortest = float(np.linalg.norm(reduced, axis=1).min())
-            if shortest > length + 1e-6:
-                best, length = cell, shortest
+            x, y, z = np.sort(np.linalg.norm(reduced, axis=1)).round(6).tolist()
+            if (x, y, z) > longest:
+                best, longest = cell, (x, y, z)
     return _bare(best)
 
 
