@@ -65,7 +65,7 @@ from ase_ldos.training.train import train_model
 STATE, REPORT = "state.json", "report.html"
 #: Of the labels of a round every so-many-th is held back to choose the best weights.
 VALIDATION_EVERY = 6
-#: Inputs of the network by the number of labels: (labels, inputs).
+#: Inputs of the network by the number of labels, (labels, inputs); never more than the recipe's n_components.
 INPUTS = ((0, 32), (40, 48), (100, 64), (250, 96))
 #: A trajectory stops where models differ by this many times the asked error of forces.
 ALARM = 4.0
@@ -322,6 +322,7 @@ class _Learning:
         names = sorted(path.stem for path in (self.out / "labels").glob("[!.]*.npz"))
         self._extend_validation(names)
         n_inputs = max(size for least, size in INPUTS if len(names) >= least)
+        n_inputs = min(n_inputs, self.training.model.n_components)
         folder = self.out / f"round-{number}"
         folder.mkdir(exist_ok=True)
         for member in range(self.settings.models):
