@@ -19,7 +19,9 @@ def figure(height: float) -> Figure:
 
 
 def test_text_is_escaped_and_tags_are_closed() -> None:
-    text = page("<Si>", [heading("a & b"), paragraph("<script>", kind="note"), table(["x"], [["<b>"], [1.23456], [None]])])
+    text = page(
+        "<Si>", [heading("a & b"), paragraph("<script>", kind="note"), table(["x"], [["<b>"], [1.23456], [None]])]
+    )
 
     class Checker(HTMLParser):
         open_tags: list[str] = []  # noqa: RUF012
