@@ -194,7 +194,7 @@ def train_stages(
         _check_stage(stage, *data.chosen(stage.data), communicator)
     progress = progress and communicator.is_root
     context = _fingerprint(settings, data, start)
-    done, known_epochs = _resume_point(checkpoint, context)
+    done, known_epochs = _resume_point(checkpoint, context, settings)
     generator = torch.Generator().manual_seed(settings.seed)
     run = _Training(settings, data, start, generator, progress)
     if start is None and not done:
@@ -348,19 +348,27 @@ def _fingerprint(settings: TrainingSettings, data: TrainingData, start: LDOSMode
     weights = hashlib.sha256()
     for name, value in ({} if start is None else start.state_dict()).items():
         weights.update(name.encode() + value.contiguous().numpy().tobytes())
+    table = _as_json(settings.as_table())
+    for stage in table["stages"]:
+        stage.pop("epochs", None)  # more of them go on from what there is, see _resume_point
     return {
-        "settings": _as_json(settings.as_table()),
+        "settings": table,
         "data": {source: content([*data.training[source], *data.validation[source]]) for source in data.training},
         "core charges": hashlib.sha256(repr(core_charges(settings)).encode()).hexdigest(),
         "initial weights": weights.hexdigest() if start is not None else "least squares",
     }
 
 
-def _resume_point(checkpoint: Path | None, context: dict[str, Any]) -> tuple[dict[str, Any], int]:
+def _resume_point(
+    checkpoint: Path | None, context: dict[str, Any], settings: TrainingSettings
+) -> tuple[dict[str, Any], int]:
     """Histories of the stages that were finished before the one of a checkpoint, by name, and epochs done in all.
 
+    The stage of the checkpoint may have got another number of epochs since: it goes on with the learning rates of the
+    longer cycle. A stage that another has followed cannot.
+
     Raises:
-        ValueError: the checkpoint is of another training.
+        ValueError: the checkpoint is of another training, or of one with other epochs in a finished stage.
     """
     if checkpoint is None or not checkpoint.exists():
         return {}, 0
@@ -369,6 +377,13 @@ def _resume_point(checkpoint: Path | None, context: dict[str, Any]) -> tuple[dic
     done = dict(found.pop("finished", {}))
     found.pop("stage", None)
     check_context(checkpoint, found, context)
+    for stage in settings.stages:
+        taken = len(done[stage.name]["records"]) if stage.name in done else None
+        if isinstance(stage, SnapshotStage) and taken not in (None, stage.epochs):
+            raise ValueError(
+                f"the checkpoint {checkpoint} is beyond stage {stage.name!r}, which had {taken} epochs and has "
+                f"{stage.epochs} here: name another file, or train on from its model by --init-from"
+            )
     return done, sum(len(history["records"]) for history in (*done.values(), state["history"]))
 
 
