@@ -73,7 +73,9 @@ class RespaLDOS(MolecularDynamics):
         if atoms.calc is None:
             raise ValueError("the atoms have no calculator; give them the one of the outer steps")
         if inner is atoms.calc:
-            raise ValueError("inner and outer calculator are the same object; give two, so that both keep their results")
+            raise ValueError(
+                "inner and outer calculator are the same object; give two, so that both keep their results"
+            )
         if isinstance(n_inner, bool) or n_inner != int(n_inner) or n_inner < 1:
             raise ValueError(f"n_inner is {n_inner}; it must be a whole number of inner steps, at least 1")
         if (temperature_K is None) != (friction is None):

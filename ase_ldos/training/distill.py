@@ -295,7 +295,9 @@ class _Fit:
         n_species, n_components = len(self.descriptor.species), self.projection.shape[1]
         total = sum(label.energy for label in self._labels) / sum(len(label.structure) for label in self._labels)
         targets = [
-            torch.cat((torch.tensor([label.energy - total * len(label.structure)]), label.forces.flatten(), label.virial))
+            torch.cat(
+                (torch.tensor([label.energy - total * len(label.structure)]), label.forces.flatten(), label.virial)
+            )
             for label in self._labels
         ]
         weights = [_row_weights(len(label.structure)) for label in self._labels]
