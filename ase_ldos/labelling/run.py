@@ -100,7 +100,7 @@ def label_structures(  # noqa: C901 - checks, then one loop
         progress: called with a name and the reason of its failure (or ``None``) after each calculation.
         executor: where the calculations run instead of threads here, ``workers`` and ``cores_per_worker`` apart: any
             ``concurrent.futures.Executor``, also one of other machines (executorlib, ``Client.get_executor()`` of
-            dask.distributed), or what has a ``submit`` whose jobs have ``done()`` and ``result()`` (submitit). Its
+            dask.distributed), or what has a ``submit`` whose jobs have ``done``, ``result`` and ``cancel``. Its
             machines must see the folder under the same path.
 
     Raises:
@@ -128,14 +128,14 @@ def label_structures(  # noqa: C901 - checks, then one loop
     task = _Task(folder.resolve(), recipe, launcher, compact)
     queue = _core_sets(workers, cores_per_worker, pin=not launcher and workers > 1)
 
-    def work(name: str) -> str | None:
+    def work(name: str) -> _Outcome:
         cores = queue.get()
         try:
             return task(name, named[name], cores)
         finally:
             queue.put(cores)
 
-    def start(names: Sequence[str]) -> Generator[tuple[str, str | Exception | None], None, None]:
+    def start(names: Sequence[str]) -> Generator[tuple[str, _Outcome], None, None]:
         if executor is not None:
             return _outcomes({name: executor.submit(task, name, named[name], set()) for name in names})
         pool = ThreadPoolExecutor(workers)
@@ -146,16 +146,16 @@ def label_structures(  # noqa: C901 - checks, then one loop
         elsewhere = []
         with closing(start(waiting)) as outcomes:
             for name, outcome in outcomes:
-                if outcome is None:
+                if outcome.is_elsewhere:
                     elsewhere.append(name)
                     continue
-                if isinstance(outcome, str):
+                if outcome.program:
                     finished.append(name)
-                    _note_program(folder, leases, outcome)
+                    _note_program(folder, leases, outcome.program)
                 else:
-                    logger.warning("%s failed: %s", name, outcome)
+                    logger.warning("%s failed: %s", name, outcome.failure)
                 if progress is not None:
-                    progress(name, None if isinstance(outcome, str) else str(outcome))
+                    progress(name, outcome.failure or None)
         ended = _ended_elsewhere(folder, elsewhere, progress)
         found += [name for name in ended if (folder / f"{name}.npz").exists()]
         if len(elsewhere) == len(waiting) and not ended:
@@ -202,10 +202,26 @@ def _check_setup_once(name: str, atoms: Atoms, recipe: Recipe, folder: Path, lau
         write_record(folder, record)
 
 
+@dataclass(frozen=True)
+class _Outcome:
+    """What became of a structure: which program labelled it, or why it failed.
+
+    Neither, if another process has it or has just finished it. Failures are told by a value, not by an error, because
+    executors pass errors on in ways of their own.
+    """
+
+    program: str = ""
+    failure: str = ""
+
+    @property
+    def is_elsewhere(self) -> bool:
+        return not self.program and not self.failure
+
+
 def _outcomes(
-    jobs: dict[str, Future[str | None]], pool: Executor | None = None
-) -> Generator[tuple[str, str | Exception | None], None, None]:
-    """Names with what the work returned or why it failed, as they end; an error of another kind ends all.
+    jobs: dict[str, Future[_Outcome]], pool: Executor | None = None
+) -> Generator[tuple[str, _Outcome], None, None]:
+    """Names with what became of them, as they end; an error, which is no structure's, ends all.
 
     Args:
         jobs: by name; any objects with ``done``, ``result`` and ``cancel``.
@@ -215,10 +231,7 @@ def _outcomes(
         while jobs:
             ended = [name for name, job in jobs.items() if job.done()]
             for name in ended:
-                try:
-                    yield name, jobs.pop(name).result()
-                except (CalculationError, ValueError) as error:
-                    yield name, error
+                yield name, jobs.pop(name).result()
             if not ended:
                 time.sleep(POLL)
     except BaseException:
@@ -232,32 +245,28 @@ def _outcomes(
 
 @dataclass(frozen=True)
 class _Task:
-    """The work on a structure, wherever it is done: it can be sent to other processes.
-
-    Called with a name, atoms and cores to be pinned to, it returns which program labelled them, or None where another
-    process has the structure or has just finished it.
-    """
+    """The work on a structure, given its name, atoms and cores to be pinned to; it can be sent to other processes."""
 
     folder: Path
     recipe: Recipe
     launcher: str
     compact: bool
 
-    def __call__(self, name: str, atoms: Atoms, cores: set[int]) -> str | None:
+    def __call__(self, name: str, atoms: Atoms, cores: set[int]) -> _Outcome:
         lease = Leases(self.folder / LEASES).take(name)
         if lease is None:
-            return None
+            return _Outcome()
         with lease:
             if (self.folder / f"{name}.npz").exists() or name in read_failures(self.folder):
-                return None
+                return _Outcome()
             _end_leftovers(self.folder / WORK / name)
             save = save_compact if self.compact else save_snapshot
             try:
-                return _label_one(name, atoms, self.recipe, self.folder, cores, self.launcher, save)
+                return _Outcome(_label_one(name, atoms, self.recipe, self.folder, cores, self.launcher, save))
             except (CalculationError, ValueError) as error:
                 # before the lease is given up, so that nobody tries it again
                 _note_failure(self.folder, name, str(error))
-                raise
+                return _Outcome(failure=str(error))
 
 
 def _label_one(

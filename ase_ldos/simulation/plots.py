@@ -120,7 +120,7 @@ def plane_figure(
     Args:
         atoms: the structure.
         density: n, e/Å³, ``[nx, ny, nz]``; between its points it is interpolated by cubic splines.
-        normal: Miller indices (h k l): the normal is h b₁ + k b₂ + l b₃ with the reciprocal lattice vectors of the cell.
+        normal: Miller indices (h k l); the normal is h b₁ + k b₂ + l b₃ with the cell's reciprocal lattice vectors.
         point: a place in the plane, Å; default: the first atom.
         size: edge of the picture, Å; default: twice the cube root of the volume, from 6 to 40.
         title: of the figure.

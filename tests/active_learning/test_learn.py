@@ -80,7 +80,7 @@ class Teacher:
         self.break_after: int | None = None
         self.calculator = LDOSCalculator("be", grid_spacing=0.5, electronic_temperature=3000.0)
 
-    def __call__(self, structures: Sequence[Atoms], recipe: object, folder: Path, **_: object) -> LabelReport:
+    def __call__(self, structures: Sequence[Atoms], _recipe: object, folder: Path, **_: object) -> LabelReport:
         folder.mkdir(exist_ok=True)
         for atoms in structures:
             if self.break_after is not None and len(self.names) >= self.break_after:

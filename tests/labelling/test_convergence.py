@@ -30,7 +30,7 @@ class Program:
         self.calls: list[tuple[str, Recipe]] = []
         self.break_after: int | None = None
 
-    def __call__(self, name: str, atoms: Atoms, recipe: Recipe, folder: Path, *, launcher: str = "") -> Snapshot:
+    def __call__(self, name: str, atoms: Atoms, recipe: Recipe, _folder: Path, **_: object) -> Snapshot:
         if self.break_after is not None and len(self.calls) >= self.break_after:
             raise KeyboardInterrupt
         self.calls.append((name, recipe))

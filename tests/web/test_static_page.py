@@ -26,7 +26,7 @@ def test_text_is_escaped_and_tags_are_closed() -> None:
     class Checker(HTMLParser):
         open_tags: list[str] = []  # noqa: RUF012
 
-        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        def handle_starttag(self, tag: str, _attrs: list[tuple[str, str | None]]) -> None:
             if tag not in {"meta", "link", "br"}:
                 self.open_tags.append(tag)
 
