@@ -23,9 +23,10 @@ VOLUMES = (-0.12, -0.08, -0.04, 0.0, 0.04, 0.08, 0.12)
 STRAIN = 0.03
 #: Displacements of one atom, in nearest distances.
 DISPLACEMENTS = (0.03, 0.06)
-#: Rattled cells: least and greatest standard deviation, in nearest distances. Crystals melt where it reaches some 0.07
-#: in each direction (Lindemann).
-RATTLE = (0.01, 0.06)
+#: Rattled cells: least and greatest standard deviation in each direction, in nearest distances. Independent
+#: displacements cost more than thermal ones of that size: in silicon 0.06 costs 0.5 eV/atom, 0.035 some 0.15 eV/atom,
+#: which is what a crystal takes up at 1000 K. Crystals melt where thermal ones reach some 0.07 (Lindemann).
+RATTLE = (0.008, 0.035)
 #: No two atoms of a rattled cell are closer than this, in nearest distances.
 CLOSEST = 0.75
 
