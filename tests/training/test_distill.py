@@ -90,6 +90,8 @@ def test_errors_are_those_of_the_model(be_model: LDOSModel, monkeypatch: pytest.
 def test_what_cannot_be_distilled_is_named(be_model: LDOSModel, alloy_model: LDOSModel) -> None:
     with pytest.raises(ValueError, match="at least 10 structures"):
         distill(be_model, [crystal()], n_structures=5)
+    with pytest.raises(ValueError, match="one in each"):
+        distill(be_model, [crystal()], n_structures=12, rounds=8)
     with pytest.raises(ValueError, match="temperature is -1 K"):
         distill(be_model, [crystal()], temperature=-1)
     with pytest.raises(ValueError, match="give structures to start from"):
