@@ -99,8 +99,8 @@ def evaluate_snapshot(
         mu = fermi_level(dos, model.energies, snapshot.n_electrons, thermal_energy, model.metadata.fermi_level)
     except ValueError as error:
         raise ElectronWindowError(
-            f"structure {snapshot.name!r}: {error}; if only the network is at fault, lower the stage's learning_rate or "
-            "begin with a longer stage on the LDOS alone, else widen energy_window or leave the structure out"
+            f"structure {snapshot.name!r}: {error}; if only the network is at fault, lower the stage's learning_rate "
+            "or begin with a longer stage on the LDOS alone, else widen energy_window or leave the structure out"
         ) from error
     weights = occupation_weights(model.energies, mu, thermal_energy)
     # the projection in the network's dtype: double precision here would double the cost of the whole step
