@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ase_ldos.cli.evaluate import add_device
 from ase_ldos.cli.structure_files import read_structure
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--temperature", type=float, metavar="K", help="electronic temperature (default: the model's)")
     parser.add_argument("--spacing", type=float, metavar="Å", help="target distance of grid points")
     parser.add_argument("--chunk-size", type=int, metavar="N", help="grid points that are handled at once")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, … (default: cuda where there is a device)")
+    add_device(parser)
     parser.add_argument("--dtype", choices=("float32", "float64"), help="number type of the network")
     parser.add_argument("--dos-plot", type=Path, metavar="PNG", help="draw the density of states")
     parser.add_argument("--density-plot", type=Path, metavar="PNG", help="draw the density in a plane")

@@ -99,9 +99,7 @@ class RespaLDOS(MolecularDynamics):
         return {**super().todict(), "n_inner": self.n_inner, "temperature_K": self.temperature}
 
     def get_conserved_energy(self) -> float:
-        """Potential and kinetic energy without what the thermostat has brought in, eV: conserved but for the errors
-        of the integrator.
-        """
+        """Total energy without what the thermostat has brought in, eV; it changes by errors of the integrator alone."""
         return float(self.atoms.get_total_energy()) - self.heat
 
     def step(self) -> None:
