@@ -20,10 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Find the range and write it into the model file."""
     from ase_ldos.dataset.npz import load_snapshots
+    from ase_ldos.files import check_output
     from ase_ldos.model.model_file import find_model, load_model, save_model
     from ase_ldos.training.calibrate import calibrate
 
     model, out = load_model(args.model), Path(args.out) if args.out else find_model(args.model)
+    check_output(out, find_model(args.model).stat().st_size)
     calibrate(model, *split(model, [load_snapshots(source) for source in args.data], args))
     save_model(model, out)
     found = model.metadata.extrapolation

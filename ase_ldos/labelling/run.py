@@ -2,35 +2,43 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
-import signal
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ase_ldos.dataset.compact import save_compact
 from ase_ldos.dataset.npz import PathLike, load_snapshot, save_snapshot
 from ase_ldos.dataset.provenance import write_record
+from ase_ldos.ending import exit_on_signals
+from ase_ldos.files import check_file_names, check_output_folder, locked, read_json, write_json
 from ase_ldos.labelling.dft_settings import Recipe
 from ase_ldos.labelling.provenance import extend_record, recipe_table
 from ase_ldos.labelling.pw import PREFIX, calculate, check_setup
 from ase_ldos.labelling.pw_output import read_creator
 from ase_ldos.labelling.selfcheck import check_derivatives
-from ase_ldos.labelling.subprocesses import PID_FILE, CalculationError
+from ase_ldos.labelling.subprocesses import (
+    PID_FILE,
+    CalculationError,
+    KilledError,
+    end_orphan,
+    end_programs,
+    refuse_full_disk,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator
 
     from ase import Atoms
 
@@ -48,11 +56,13 @@ class LabelReport:
         finished: names labelled now.
         found: names that were there already.
         failed: reason by name, of now and of earlier runs.
+        interrupted: reason by name, of those that something ended from outside; the next run takes them again.
     """
 
     finished: tuple[str, ...]
     found: tuple[str, ...]
     failed: dict[str, str]
+    interrupted: dict[str, str] = field(default_factory=dict)
 
 
 def label_structures(
@@ -72,7 +82,9 @@ def label_structures(
 
     Each snapshot becomes ``folder/NAME.npz``, complete or not at all; NAME is ``atoms.info["name"]`` or the
     structure's number. So the process may be killed at any moment and started again. A structure that fails is
-    noted in ``failures.json`` with its reason and the others go on. ``provenance.json`` tells set-up and programs.
+    noted in ``failures.json`` with its reason and the others go on; one whose program was ended from outside is left
+    to the next run, and what no structure can help (a full disk, a program that does not start) ends this one. SIGTERM
+    ends the programs too. ``provenance.json`` tells set-up and programs.
 
     Args:
         structures: periodic ASE atoms.
@@ -89,6 +101,7 @@ def label_structures(
 
     Raises:
         ValueError: bad structures or recipe, the folder belongs to other structures or is in use, or the check fails.
+        OSError: the folder cannot be written to, the disk is full, or a program cannot be started.
     """
     named = name_structures(structures)
     symbols = {symbol for atoms in structures for symbol in atoms.symbols}
@@ -96,13 +109,18 @@ def label_structures(
     if workers < 1 or cores_per_worker < 1:
         raise ValueError(f"{workers} workers of {cores_per_worker} cores are asked for; at least 1 of each is needed")
     folder = Path(folder)
+    if os.name != "posix":
+        raise ValueError("labelling needs Linux or macOS; on Windows run it in WSL")
+    check_output_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
+    busy = f"another process labels into {folder}; wait for it or choose another folder"
+    with locked(folder / ".lock", busy), exit_on_signals():
         found = [name for name in named if _is_labelled(folder, name, named[name])]
         record = extend_record(folder, recipe, symbols)
         failed = {} if retry_failed else read_failures(folder)
         waiting = [name for name in named if name not in found and name not in failed]
         finished: list[str] = []
+        interrupted: dict[str, str] = {}
         queue = _core_sets(workers, cores_per_worker, pin=not launcher and workers > 1)
         _end_leftovers(folder / ".work")
         if check and waiting:
@@ -117,22 +135,26 @@ def label_structures(
             finally:
                 queue.put(cores)
 
-        with closing(_outcomes(work, waiting, workers)) as outcomes:
+        with closing(_outcomes(work, waiting, workers, folder / ".work")) as outcomes:
             for name, outcome in outcomes:
                 if isinstance(outcome, str):
                     finished.append(name)
                     if outcome not in record["programs"]:
                         record["programs"].append(outcome)
                         write_record(folder, record)
+                elif isinstance(outcome, KilledError):
+                    interrupted[name] = str(outcome)
+                    logger.warning("%s was interrupted: %s", name, outcome)
                 else:
                     failed[name] = str(outcome)
                     _write_failures(folder, failed)
                     logger.warning("%s failed: %s", name, outcome)
                 if progress is not None:
-                    progress(name, failed.get(name))
+                    progress(name, failed.get(name) or interrupted.get(name))
         shutil.rmtree(folder / ".work", ignore_errors=True)
         _write_failures(folder, failed)
-    return LabelReport(tuple(finished), tuple(found), {name: failed[name] for name in failed if name in named})
+    own_failures = {name: failed[name] for name in failed if name in named}
+    return LabelReport(tuple(finished), tuple(found), own_failures, interrupted)
 
 
 def _check_setup_once(
@@ -145,7 +167,7 @@ def _check_setup_once(
     (folder / ".work").mkdir(exist_ok=True)
     try:
         found = check_derivatives(name, atoms, recipe, partial(calculate, launcher=launcher), folder / ".work")
-    except CalculationError as error:
+    except (CalculationError, KilledError) as error:
         raise ValueError(f"the self-check of the set-up failed: {error} (--no-check labels without it)") from error
     found.refuse_if_wrong()
     record["checks"].append(found.as_record() | {"recipe": setup})
@@ -153,17 +175,24 @@ def _check_setup_once(
 
 
 def _outcomes(
-    work: Callable[[str], str], names: Sequence[str], workers: int
+    work: Callable[[str], str], names: Sequence[str], workers: int, folder: Path
 ) -> Generator[tuple[str, str | Exception], None, None]:
-    """Names with what the work returned or why it failed, as they end; an error of another kind ends all."""
+    """Names with what the work returned or why it failed, as they end; an error of another kind ends all.
+
+    Programs that run below ``folder`` then come to their end and are kept, unless the whole run is to end.
+    """
     with ThreadPoolExecutor(workers) as pool:
         jobs = {pool.submit(work, name): name for name in names}
         try:
             for job in as_completed(jobs):
                 error = job.exception()
-                yield jobs[job], error if isinstance(error, CalculationError | ValueError) else job.result()
-        except BaseException:
+                known = isinstance(error, CalculationError | KilledError | ValueError)
+                yield jobs[job], error if known else job.result()
+        except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
+            while not isinstance(error, Exception) and any(job.running() for job in jobs):
+                end_programs(folder)
+                time.sleep(0.1)
             raise
 
 
@@ -182,8 +211,15 @@ def _label_one(
     (folder / ".work").mkdir(exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f"{name}.", dir=folder / ".work")).resolve()
     try:
-        save(folder / f"{name}.npz", calculate(name, atoms, recipe, work, launcher=launcher))
-        return read_creator(work / f"{PREFIX}.save")
+        snapshot = calculate(name, atoms, recipe, work, launcher=launcher)
+        creator = read_creator(work / f"{PREFIX}.save")
+    except (CalculationError, ValueError) as error:
+        # half a file of a full disk is no fault of the structure
+        refuse_full_disk("pw.x", str(error), work)
+        raise
+    else:
+        save(folder / f"{name}.npz", snapshot)
+        return creator
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -200,8 +236,12 @@ def name_structures(structures: Sequence[Atoms]) -> dict[str, Atoms]:
     digits = len(str(max(0, len(structures) - 1)))
     for i, atoms in enumerate(structures):
         name = str(atoms.info.get("name", f"{i:0{digits}d}"))
-        if name in named or not name or "/" in name or name.startswith("."):
-            raise ValueError(f"structure {i} has the name {name!r}; names must be distinct and suit a file")
+        if name in named:
+            raise ValueError(f"structure {i} has the name {name!r}; names must be distinct")
+        try:
+            check_file_names([name])
+        except ValueError as error:
+            raise ValueError(f"structure {i}: {error}") from error
         try:
             check_atoms(atoms.positions, atoms.cell.array, atoms.pbc)
         except ValueError as error:
@@ -227,43 +267,26 @@ def _end_leftovers(work: Path) -> None:
     """End calculations that outlived a killed run, and remove their files."""
     for file in work.glob(f"*/{PID_FILE}"):
         with suppress(OSError, ValueError):
-            pid = int(file.read_text())
-            # the number may belong to another process by now; ours works in that folder
-            if Path(f"/proc/{pid}/cwd").resolve() == file.parent.resolve():
-                os.kill(pid, signal.SIGTERM)
+            end_orphan(int(file.read_text()), file.parent)
     shutil.rmtree(work, ignore_errors=True)
 
 
 def read_failures(folder: Path) -> dict[str, str]:
-    """Reasons of the calculations that failed, by name."""
+    """Reasons of the calculations that failed, by name.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
     path = folder / FAILURES
-    return dict(json.loads(path.read_text())) if path.exists() else {}
+    return read_json(path) if path.exists() else {}
 
 
 def _write_failures(folder: Path, failed: dict[str, str]) -> None:
     path = folder / FAILURES
-    if not failed:
+    if failed:
+        write_json(path, failed)
+    else:
         path.unlink(missing_ok=True)
-        return
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(failed, indent=1))
-    temporary.replace(path)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process; the system frees it when the process ends, however it ends."""
-    try:
-        import fcntl
-    except ImportError as error:
-        raise ValueError("labelling needs file locks of Linux or macOS; on Windows run it in WSL") from error
-    file: IO[str]
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ValueError(f"another process labels into {folder}; wait for it or choose another folder") from error
-        yield
 
 
 def _core_sets(workers: int, cores_per_worker: int, *, pin: bool) -> SimpleQueue[set[int]]:

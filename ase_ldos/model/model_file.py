@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from ase_ldos.files import PathLike, atomic_write, reading
+from ase_ldos.checkpoint import write_tensors
+from ase_ldos.files import PathLike, reading
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.model.metadata import ModelMetadata
 from ase_ldos.networks.mlp import MLP
@@ -46,8 +46,7 @@ def save_model(model: LDOSModel, path: PathLike) -> None:
     tensors = {name: value.contiguous().cpu() for name, value in model.state_dict().items()}
     # not a buffer of the model: energies stay float64 whatever the network's number type
     tensors["energies"] = model.energies.cpu()
-    with atomic_write(path) as draft:
-        save_file(tensors, draft, metadata={"ase_ldos": json.dumps(header)})
+    write_tensors(Path(path), tensors, {"ase_ldos": json.dumps(header)})
 
 
 @standard_torch_state()

@@ -6,8 +6,11 @@ import hashlib
 import json
 import logging
 import math
+import os
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +24,7 @@ from ase_ldos.checkpoint import read_checkpoint
 from ase_ldos.communicator import Communicator
 from ase_ldos.dataset.npz import Snapshot, snapshot_to_arrays
 from ase_ldos.descriptors.protocol import FixedFeatures, PointFeatures
-from ase_ldos.files import PathLike
+from ase_ldos.files import PathLike, check_output
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.model.metadata import ModelMetadata
 from ase_ldos.model.model_file import load_model, save_model
@@ -49,6 +52,8 @@ from ase_ldos.training.soap import SOAP
 
 logger = logging.getLogger(__name__)
 
+#: Space that is asked for at the start of a training: larger than most models and their checkpoints.
+_MODEL_BYTES = 4 * 2**20
 #: Unit of the network's outputs, 1/(eV Å³): the size of an LDOS in a metal.
 LDOS_SCALE = 0.03
 
@@ -109,8 +114,10 @@ def train_model(
         settings = settings.with_data(tuple(map(str, data)))
     if epochs is not None:
         settings = settings.with_epochs(epochs)
-    if out is not None and not Path(out).parent.is_dir():
-        raise FileNotFoundError(f"the folder {Path(out).parent} of the model file does not exist")
+    for path in (out, checkpoint):
+        if path is not None and communicator.is_root:
+            Path(path).parent.mkdir(parents=path is checkpoint, exist_ok=True)
+            check_output(path, _MODEL_BYTES)
     start = init_from if init_from is None or isinstance(init_from, LDOSModel) else load_model(init_from)
     origin = start.metadata.provenance if start else None
     sources, snapshots = describe_sources(settings), load_data(settings)
@@ -144,8 +151,33 @@ def train_model(
         },
     )
     if out is not None:
-        save_model(model, out)
+        _save_where_possible(model, Path(out))
     return replace(trained, errors=errors)
+
+
+def _save_where_possible(model: LDOSModel, out: Path) -> None:
+    """Write the model file, or, where its place cannot be written to any more, keep hours of work in another.
+
+    Raises:
+        OSError: its own place cannot be written to; the message tells where the model is.
+    """
+    try:
+        save_model(model, out)
+    except OSError as error:
+        kept = _save_elsewhere(model, f"{out.stem}-{os.getpid()}.safetensors")
+        if kept is None:
+            raise
+        reason = error.strerror or str(error)
+        raise OSError(error.errno, f"{reason}; the model is kept as {kept}") from error
+
+
+def _save_elsewhere(model: LDOSModel, name: str) -> Path | None:
+    """Write a model file where it can be: here, or among the temporary files; None if it cannot."""
+    for folder in (Path.cwd(), Path(tempfile.gettempdir())):
+        with suppress(OSError):
+            save_model(model, folder / name)
+            return folder / name
+    return None
 
 
 def train_stages(

@@ -281,3 +281,64 @@ def test_exit_code_of_the_process(tmp_path: Path) -> None:
     run = subprocess.run(command, capture_output=True, text=True, env={**os.environ}, check=False)
     assert run.returncode == 2
     assert "Traceback" not in run.stderr
+
+
+def run_command(
+    arguments: list[str], *, cwd: Path | None = None, encoding: str = "utf-8", stdout: int = subprocess.PIPE
+) -> subprocess.CompletedProcess[bytes]:
+    """The command as a process, with another encoding of its outputs."""
+    environment = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONPATH": str(PACKAGE.parent), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "ase_ldos", *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, stdout=stdout, stderr=subprocess.PIPE, check=False)
+
+
+@pytest.mark.parametrize("encoding", ["gbk", "ascii", "cp437"])
+def test_no_character_ends_a_calculation(encoding: str, model_file: str, structure_file: str) -> None:
+    """Å and ³ are not in every encoding; the numbers are those of any other."""
+    arguments = ["predict", structure_file, "--model", model_file, "--forces"]
+    usual, done = run_command(arguments), run_command(arguments, encoding=encoding)
+    assert done.returncode == 0, done.stderr
+    expected = usual.stdout.decode().encode(encoding, "backslashreplace")
+    assert done.stdout == expected
+    assert b"forces (eV/" in done.stdout
+
+
+def test_a_reader_that_has_had_enough_loses_nothing(model_file: str, structure_file: str, tmp_path: Path) -> None:
+    """As ``| head -0`` does: the pipe breaks before the first line, and the files are written all the same."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    arguments = ["predict", structure_file, "--model", model_file, "--cube", str(tmp_path / "n.cube")]
+    try:
+        done = run_command(arguments, stdout=writer)
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert (tmp_path / "n.cube").stat().st_size > 1000
+
+
+def test_without_any_output_the_work_is_done(model_file: str, structure_file: str, tmp_path: Path) -> None:
+    code = f'exec "$0" -m ase_ldos predict {structure_file} --model {model_file} --cube n.cube >&- 2>&-'
+    environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(["/bin/sh", "-c", code, sys.executable], cwd=tmp_path, env=environment, check=False)
+    assert done.returncode == 0
+    assert (tmp_path / "n.cube").stat().st_size > 1000
+
+
+def test_outputs_are_tried_before_the_work(
+    model_file: str, structure_file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder in place of a file, and folders that do not exist: told before any model or structure is read."""
+    none, folder = str(tmp_path / "none.xyz"), str(tmp_path)
+    for arguments in (
+        ["report", structure_file, "--out", folder],
+        ["convert", none, "--to", "extxyz", "--out", folder],
+        ["calibrate", model_file, none, "--out", folder],
+        ["predict", structure_file, "--model", "none", "--cube", folder],
+    ):
+        assert "it is a folder" in refuse(arguments, capsys)
+    file = str(tmp_path / "small.safetensors")
+    for arguments in (
+        ["convert", none, "--to", "npz", "--out", f"{file}/labels"],
+        ["demo", "--model", model_file, "--output", f"{file}/demo"],
+    ):
+        assert f"{file} is a file" in refuse(arguments, capsys)

@@ -43,7 +43,7 @@ from ase_ldos.training.losses import (
 from ase_ldos.training.precompute import JacobianProduct, Scaler, TrainingSnapshot, fit_scaler, prepare_snapshot, voigt
 from ase_ldos.training.provenance import core_charges, describe_sources
 from ase_ldos.training.settings import TrainingData, TrainingSettings, load_data, load_settings
-from ase_ldos.training.train import TrainedModel, start_linear, train_stages
+from ase_ldos.training.train import TrainedModel, start_linear, train_model, train_stages
 
 RECIPE = """
 name = "toy"
@@ -354,6 +354,38 @@ def test_a_checkpoint_belongs_to_settings_data_and_initial_weights(toy: Training
         resume(toy, changed)
     with pytest.raises(ValueError, match="belongs to another training"):
         resume(toy, data, model)
+
+
+@pytest.mark.parametrize("name", ["", "none/toy.safetensors", "/proc/self/toy.safetensors"])
+def test_a_model_that_cannot_be_written_is_told_before_the_training(
+    name: str, toy: TrainingSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ase_ldos.training.train.train_stages", lambda *_, **__: pytest.fail("it began to train"))
+    with pytest.raises(OSError, match="cannot write"):
+        train_model(toy, out=tmp_path / name, progress=False)
+    with pytest.raises(OSError, match="cannot write"):
+        train_model(toy, checkpoint=tmp_path if not name else Path("/proc/self/x.ck"), progress=False)
+
+
+def test_a_trained_model_is_kept_where_it_can_be(
+    toy: TrainingSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder vanishes during the training: the model is written elsewhere, and the error says where."""
+    place, here = tmp_path / "place", tmp_path / "here"
+    place.mkdir()
+    here.mkdir()
+    monkeypatch.chdir(here)
+    stages = train_stages
+
+    def vanish(*arguments: object, **options: object) -> TrainedModel:
+        place.rmdir()
+        return stages(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("ase_ldos.training.train.train_stages", vanish)
+    with pytest.raises(OSError, match=rf"the model is kept as {here}/toy-\d+\.safetensors"):
+        train_model(toy.with_epochs(1), out=place / "toy.safetensors", progress=False)
+    (kept,) = here.iterdir()
+    assert load_model(kept).metadata.errors
 
 
 def test_more_epochs_go_on_from_the_checkpoint(toy: TrainingSettings, tmp_path: Path) -> None:
