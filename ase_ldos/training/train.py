@@ -24,7 +24,7 @@ from ase_ldos.checkpoint import read_checkpoint
 from ase_ldos.communicator import Communicator
 from ase_ldos.dataset.npz import Snapshot, snapshot_to_arrays
 from ase_ldos.descriptors.protocol import FixedFeatures, PointFeatures
-from ase_ldos.files import PathLike, check_output
+from ase_ldos.files import PathLike, check_output, check_output_folder
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.model.metadata import ModelMetadata
 from ase_ldos.model.model_file import load_model, save_model
@@ -106,6 +106,8 @@ def train_model(
 
     Raises:
         FileNotFoundError: a label set or the folder of ``out`` is not there.
+        OSError: ``out`` or the checkpoint cannot be written; found out at the start, or else the message tells where
+            the model is.
         ValueError: settings or data that make no sense, or a checkpoint of another training.
     """
     communicator = Communicator() if communicator is None else communicator
@@ -116,7 +118,9 @@ def train_model(
         settings = settings.with_epochs(epochs)
     for path in (out, checkpoint):
         if path is not None and communicator.is_root:
-            Path(path).parent.mkdir(parents=path is checkpoint, exist_ok=True)
+            if path is checkpoint:  # its folder is made
+                check_output_folder(Path(path).parent)
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
             check_output(path, _MODEL_BYTES)
     start = init_from if init_from is None or isinstance(init_from, LDOSModel) else load_model(init_from)
     origin = start.metadata.provenance if start else None
