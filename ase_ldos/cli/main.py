@@ -157,8 +157,10 @@ def _patient_output() -> Iterator[None]:
 
 def _sentence(error: Exception) -> str:
     """The message in one line, without the number of an error of the system."""
-    plain = isinstance(error, OSError) and error.strerror and error.filename is None
-    return " ".join(str(error.strerror if isinstance(error, OSError) and plain else error).split())
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+    return " ".join(text.split())
 
 
 def _main_parser() -> argparse.ArgumentParser:

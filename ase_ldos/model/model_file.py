@@ -25,7 +25,7 @@ from ase_ldos.torch_state import standard_torch_state
 FORMAT = "ase-ldos model"
 VERSION = 2
 #: Widest layer of a network that is read.
-_WIDEST = 65536
+WIDEST = 65536
 #: One folder for each model that comes with the package: its file, its card, how it was made.
 BUNDLED = Path(__file__).parents[1] / "models"
 #: Names in files of version 1, and today's.
@@ -131,8 +131,8 @@ def _check(tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
     if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale < math.inf:
         raise ValueError(f"its ldos_scale is {scale!r}; it must be a positive number")
     widths = [network["n_inputs"], *network["hidden"], network["n_outputs"]]
-    if not all(isinstance(width, int) and 0 < width <= _WIDEST for width in widths):
-        raise ValueError(f"its layers have the widths {widths}; integers up to {_WIDEST} are expected")
+    if not all(isinstance(width, int) and 0 < width <= WIDEST for width in widths):
+        raise ValueError(f"its layers have the widths {widths}; integers up to {WIDEST} are expected")
     held = sum(tensor.numel() for name, tensor in tensors.items() if name.startswith("network."))
     wanted = sum((n_in + 1) * n_out for n_in, n_out in pairwise(widths[:-1]))
     if wanted > held:

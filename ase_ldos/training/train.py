@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from ase.data import atomic_numbers
 from torch import Tensor, nn
@@ -54,6 +55,8 @@ logger = logging.getLogger(__name__)
 
 #: Space that is asked for at the start of a training: larger than most models and their checkpoints.
 _MODEL_BYTES = 4 * 2**20
+#: Most atoms within the cutoff of a point; models in use have some hundred.
+_MOST_NEIGHBOURS = 1e5
 #: Unit of the network's outputs, 1/(eV Å³): the size of an LDOS in a metal.
 LDOS_SCALE = 0.03
 
@@ -116,6 +119,8 @@ def train_model(
         settings = settings.with_data(tuple(map(str, data)))
     if epochs is not None:
         settings = settings.with_epochs(epochs)
+    if time_limit is not None and not time_limit > 0:
+        raise ValueError(f"the time limit is {time_limit} s; it must be positive")
     for path in (out, checkpoint):
         if path is not None and communicator.is_root:
             if path is checkpoint:  # its folder is made
@@ -216,6 +221,7 @@ def train_stages(
         settings = replace(settings, stages=tuple(s for s in settings.stages if isinstance(s, SnapshotStage)))
     for stage in settings.stages:
         _check_stage(stage, *data.chosen(stage.data), communicator)
+    _check_reach(settings, data.chosen(None)[0])
     progress = progress and communicator.is_root
     context = _fingerprint(settings, data, start)
     done, known_epochs = _resume_point(checkpoint, context, settings)
@@ -349,6 +355,18 @@ def _check_stage(
             f"stage {stage.name!r} takes {stage.batch_size} snapshots a step (batch_size); {communicator.size} ranks "
             "need that many or more"
         )
+
+
+def _check_reach(settings: TrainingSettings, snapshots: Sequence[Snapshot]) -> None:
+    """Refuse a cutoff that makes every point see whole crystals: a training would not end."""
+    cutoff = make_point_features(settings.model.feature_settings).cutoff
+    for snapshot in snapshots:
+        seen = len(snapshot) / abs(np.linalg.det(snapshot.cell)) * 4 / 3 * math.pi * cutoff**3
+        if seen > _MOST_NEIGHBOURS:
+            raise ValueError(
+                f"within the descriptor's cutoff of {cutoff:g} Å a point of {snapshot.name} sees some {seen:.2g} "
+                f"atoms; at most {_MOST_NEIGHBOURS:.0e} can be handled"
+            )
 
 
 def _fingerprint(settings: TrainingSettings, data: TrainingData, start: LDOSModel | None) -> dict[str, Any]:
