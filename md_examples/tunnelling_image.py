@@ -35,15 +35,17 @@ microscope.ldos = calculator.get_local_density((min(level, level + options.bias)
 
 middle = 0.25 * C  # half-way between the layers at 0 and C/2
 x, y, current = microscope.scan2(options.bias, middle, repeat=(4, 4))  # nA
-below = microscope.ldos[:, :, : microscope.ldos.shape[2] // 4 + 1]
-set_point = 0.98 * below.max(axis=2).min()  # states/Å³; there is such a place in every column
-_, _, height = microscope.scan(options.bias, set_point, z0=middle, repeat=(4, 4))  # Å
-height = np.minimum(height, middle)  # where there is more at the start, the tip stays there
+start = microscope.ldos.shape[2] // 4 + 1
+set_point = 0.98 * microscope.ldos[:, :, :start].max(axis=2).min()  # states/Å³; there is such a place in every column
+microscope.ldos[:, :, start:] = 0  # from where the tip comes
+_, _, height = microscope.scan(options.bias, set_point, repeat=(4, 4))  # Å
 
 channel = np.array([2 / 3, 1 / 3]) @ atoms.cell.array[:2, :2]  # neither layer has an atom on this line along c
 lowest = [field[:24, :24].argmin() for field in (abs(current), height)]
 distances = [np.hypot(x[:24, :24].ravel()[i] - channel[0], y[:24, :24].ravel()[i] - channel[1]) for i in lowest]
-print(f"constant height: {abs(current).min():.3f} to {abs(current).max():.3f} nA, least {distances[0]:.2f} Å from a channel")
+print(
+    f"constant height: {abs(current).min():.3f} to {abs(current).max():.3f} nA, least {distances[0]:.2f} Å from a channel"
+)
 print(f"constant current: the tip sinks by {np.ptp(height):.2f} Å, most {distances[1]:.2f} Å from a channel")
 
 figure = Figure(figsize=(9, 3.6), layout="constrained")

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase.build import bulk
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
 
 import ase_ldos
@@ -342,3 +343,40 @@ def test_outputs_are_tried_before_the_work(
         ["demo", "--model", model_file, "--output", f"{file}/demo"],
     ):
         assert f"{file} is a file" in refuse(arguments, capsys)
+
+
+def test_wrong_commands_are_one_sentence(
+    model_file: str, tmp_path: Path, be_files: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once tracebacks, each of them."""
+    data = [str(path) for path in be_files]
+    magnesium = bulk("Mg")
+    magnesium.calc = SinglePointCalculator(magnesium, energy=-1.0)
+    write(tmp_path / "mg.xyz", magnesium)
+    assert main(["convert", str(tmp_path / "mg.xyz"), "--to", "packed", "--out", str(tmp_path / "mg.npz")]) == 0
+    capsys.readouterr()
+    foreign, out = [str(tmp_path / "mg.npz")], ["--out", str(tmp_path / "new.safetensors")]
+    (tmp_path / "some.thing").write_text("hello")
+    every = ["--every", "2", "--offset", "99"]
+    grid = ["convert", data[0], "--to", "npz", "--out", str(tmp_path / "o"), "--energies"]
+    cases = [
+        (["evaluate", model_file, *data, *every], "--every 2 with --offset 99 holds back none of these 2 snapshots"),
+        (["calibrate", model_file, *data, *every, *out], "holds back none of these 2 snapshots"),
+        (["calibrate", model_file, *data, "--every", "1", "--offset", "0", *out], "every structure is held back"),
+        (["evaluate", model_file, *foreign], "mg_0000: the model knows Be; the atoms contain Mg"),
+        (["calibrate", model_file, *data, *foreign, "--every", "2", *out], "the model knows Be; the atoms contain Mg"),
+        (["evaluate", model_file, str(tmp_path / "some.thing")], "some.thing is not a file of snapshots"),
+        ([*grid, "0", "1", "inf"], "--energies 0 1 inf is no energy grid"),
+        ([*grid, "0", "1", "nan"], "is no energy grid"),
+        ([*grid, "0", "1", "1e12"], "is no energy grid"),
+        ([*grid, "0", "0", "3"], "is no energy grid"),
+        ([*grid, "nan", "1", "3"], "is no energy grid"),
+        (["serve", "--port", "99999999"], "the port is 99999999; it must be 1 to 65535"),
+        (["serve", "--max-upload", "nan"], "max-upload is nan; it must be a positive number"),
+        (["serve", "--folder", str(tmp_path / "some.thing")], "some.thing is a file"),
+        (["pseudo", "Be", "--out", str(tmp_path / "some.thing")], "some.thing is a file"),
+    ]
+    for arguments, sentence in cases:
+        assert sentence in refuse(arguments, capsys)
+    assert not (tmp_path / "new.safetensors").exists()
+    assert not (tmp_path / "o").exists()
