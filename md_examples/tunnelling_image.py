@@ -43,9 +43,8 @@ _, _, height = microscope.scan(options.bias, set_point, repeat=(4, 4))  # Å
 channel = np.array([2 / 3, 1 / 3]) @ atoms.cell.array[:2, :2]  # neither layer has an atom on this line along c
 lowest = [field[:24, :24].argmin() for field in (abs(current), height)]
 distances = [np.hypot(x[:24, :24].ravel()[i] - channel[0], y[:24, :24].ravel()[i] - channel[1]) for i in lowest]
-print(
-    f"constant height: {abs(current).min():.3f} to {abs(current).max():.3f} nA, least {distances[0]:.2f} Å from a channel"
-)
+least, most = abs(current).min(), abs(current).max()
+print(f"constant height: {least:.3f} to {most:.3f} nA, least {distances[0]:.2f} Å from a channel")
 print(f"constant current: the tip sinks by {np.ptp(height):.2f} Å, most {distances[1]:.2f} Å from a channel")
 
 figure = Figure(figsize=(9, 3.6), layout="constrained")

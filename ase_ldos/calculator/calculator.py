@@ -68,8 +68,9 @@ class LDOSCalculator(NoBands, Calculator):
         chunk_size: grid points of a block, which are handled at once; memory grows with it.
         remove_net_force: subtract the mean force from all forces, as DFT codes do. The grid does not move with the
             atoms, so that A depends a little on where they lie between its points, and the forces, its exact
-            derivatives, do not add up to zero. Without the mean, acoustic phonons at Γ have no frequency, and the
-            energy of dynamics is conserved a little less well: for phonons, not for NVE.
+            derivatives, do not add up to zero. Without their mean the centre of mass stays at rest and acoustic
+            phonons at Γ come closer to zero; but forces are then no longer exact derivatives: for phonons and
+            relaxations, not for NVE.
 
     Attributes:
         communicator: ranks that share the work, see ``ase_ldos.calculator.parallel``.

@@ -364,7 +364,10 @@ def test_wrong_commands_are_one_sentence(
         (["calibrate", model_file, *data, *every, *out], "holds back none of these 2 snapshots"),
         (["calibrate", model_file, *data, "--every", "1", "--offset", "0", *out], "every structure is held back"),
         (["evaluate", model_file, *foreign], "mg_0000: the model knows Be; the atoms contain Mg"),
-        (["calibrate", model_file, *data, *foreign, "--every", "2", *out], "the model knows Be; the atoms contain Mg"),
+        (
+            ["calibrate", model_file, str(be_files[0].parent), *foreign, "--every", "2", *out],
+            "mg_0000: the model knows Be; the atoms contain Mg",
+        ),
         (["evaluate", model_file, str(tmp_path / "some.thing")], "some.thing is not a file of snapshots"),
         ([*grid, "0", "1", "inf"], "--energies 0 1 inf is no energy grid"),
         ([*grid, "0", "1", "nan"], "is no energy grid"),
