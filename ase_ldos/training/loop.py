@@ -95,6 +95,8 @@ def fit(
         ValueError: unusable settings, empty batches, a loss that is no scalar or does not depend on a parameter,
             a checkpoint of another model, optimiser or context, ``monitor`` not among the numbers.
         FloatingPointError: loss or gradient is not finite; the last checkpoint is the state before that epoch.
+
+    After an error, whichever, the best weights so far are in the model.
     """
     whole = {"epochs": epochs, "validate_every": validate_every, "patience": patience}
     _check_positive(
@@ -136,6 +138,9 @@ def fit(
                 reason = run.reason_to_stop(epochs, patience, time_limit, started)
                 if checkpoint is not None and communicator.is_root and (reason or (epoch + 1) % checkpoint_every == 0):
                     run.save(Path(checkpoint))
+    except Exception:
+        run.take_best()
+        raise
     finally:
         model.train(was_training)
     run.history.stopped = reason

@@ -25,6 +25,7 @@ from ase_ldos.checkpoint import read_checkpoint
 from ase_ldos.communicator import Communicator
 from ase_ldos.dataset.npz import Snapshot, snapshot_to_arrays
 from ase_ldos.descriptors.protocol import FixedFeatures, PointFeatures
+from ase_ldos.devices import find_device
 from ase_ldos.files import PathLike, check_output, check_output_folder
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.model.metadata import ModelMetadata
@@ -37,7 +38,14 @@ from ase_ldos.training.evaluate import SnapshotErrors, evaluate_model, summarise
 from ase_ldos.training.history import History
 from ase_ldos.training.learned_features import fixed_scaler, graft, whole_scaler
 from ase_ldos.training.loop import check_context, fit
-from ase_ldos.training.losses import LDOSLoss, LDOSPoints, ModelWithOffsets, measure, relative_square
+from ase_ldos.training.losses import (
+    ElectronWindowError,
+    LDOSLoss,
+    LDOSPoints,
+    ModelWithOffsets,
+    measure,
+    relative_square,
+)
 from ase_ldos.training.precompute import Scaler, TrainingSnapshot, fit_scaler, prepare_snapshots
 from ase_ldos.training.provenance import core_charges, describe_sources
 from ase_ldos.training.settings import (
@@ -70,12 +78,14 @@ class TrainedModel:
         histories: of the stages that were begun, by their names.
         finished: whether all stages are done; a time limit may have ended the training before.
         errors: on each snapshot that was held back; empty from ``train_stages``.
+        failure: why a stage broke off, in a sentence; the model has the best weights until then.
     """
 
     model: LDOSModel
     histories: dict[str, History]
     finished: bool
     errors: list[SnapshotErrors] = field(default_factory=list)
+    failure: str = ""
 
 
 def train_model(
@@ -89,6 +99,7 @@ def train_model(
     time_limit: float | None = None,
     progress: bool = True,
     communicator: Communicator | None = None,
+    device: str | torch.device = "auto",
 ) -> TrainedModel:
     """Train a model, measure it on the snapshots held back, and write its file.
 
@@ -97,12 +108,14 @@ def train_model(
         out: the model file; nothing is written without.
         checkpoint: file from which an interrupted training resumes, in whatever stage it was.
         init_from: a model, its file or the name of a bundled one, to start from its weights in place of least squares
-            and stages on the LDOS alone.
+            and stages on the LDOS alone. Mean and projection of the features stay that model's, because its weights
+            belong to them; name, electronic temperature and grid are those of the settings.
         data: label sets instead of those of the settings, all of them in every stage.
         epochs: of every stage on whole snapshots, instead of those of the settings.
         time_limit: s; no epoch starts that would probably end later.
         progress: show bars.
         communicator: ranks that share the snapshots of a step; the model of the first one is complete.
+        device: where steps are taken, see ``devices.find_device``; the model of the result lies there.
 
     Returns:
         The model with range, errors and provenance, and the histories of its stages.
@@ -138,15 +151,13 @@ def train_model(
         time_limit=time_limit,
         progress=progress,
         communicator=communicator,
+        device=device,
     )
     if not communicator.is_root:
         return trained
     model, (training, validation) = trained.model, snapshots.chosen(None)
-    calibrate(model, training, validation, progress=progress)
-    errors = evaluate_model(model, validation, progress=progress)
     model.metadata = replace(
         model.metadata,
-        errors=summarise(errors),
         provenance={
             "settings": _as_json(settings.as_table()),
             **sources,
@@ -159,6 +170,13 @@ def train_model(
             "ase-ldos": version("ase-ldos"),
         },
     )
+    if out is not None:
+        _save_where_possible(
+            model, Path(out)
+        )  # what follows may fail on one structure, which must not cost the training
+    calibrate(model, training, validation, progress=progress)
+    errors = evaluate_model(model, validation, progress=progress)
+    model.metadata = replace(model.metadata, errors=summarise(errors))
     if out is not None:
         _save_where_possible(model, Path(out))
     return replace(trained, errors=errors)
@@ -198,6 +216,7 @@ def train_stages(
     time_limit: float | None = None,
     progress: bool = True,
     communicator: Communicator | None = None,
+    device: str | torch.device = "auto",
 ) -> TrainedModel:
     """Train the model of some settings on snapshots that are loaded, and nothing else.
 
@@ -210,6 +229,7 @@ def train_stages(
         time_limit: s; no epoch starts that would probably end later.
         progress: show bars.
         communicator: ranks that share the snapshots of a step.
+        device: where steps are taken, see ``devices.find_device``. Snapshots are prepared and stay on the CPU.
 
     Raises:
         ValueError: no training snapshot of a stage has an LDOS, none is held back, data that do not fit the settings,
@@ -226,7 +246,7 @@ def train_stages(
     context = _fingerprint(settings, data, start)
     done, known_epochs = _resume_point(checkpoint, context, settings)
     generator = torch.Generator().manual_seed(settings.seed)
-    run = _Training(settings, data, start, generator, progress)
+    run = _Training(settings, data, start, generator, progress, find_device(device))
     if start is None and not done:
         start_linear(run.model, run.points(settings.stages[0]).completed(run.model))
     histories: dict[str, History] = {name: History.from_dict(known) for name, known in done.items()}
@@ -236,16 +256,22 @@ def train_stages(
         if left is not None and left <= 0 and sum(len(h.records) for h in histories.values()) > known_epochs:
             break
         logger.info("stage %s", stage.name)
-        histories[stage.name] = run.fit(
-            stage,
-            checkpoint=checkpoint,
-            context=context | {"stage": stage.name, "finished": {n: h.to_dict() for n, h in histories.items()}},
-            time_limit=None if left is None else max(left, 1e-9),
-            communicator=communicator,
-        )
+        try:
+            histories[stage.name] = run.fit(
+                stage,
+                checkpoint=checkpoint,
+                context=context | {"stage": stage.name, "finished": {n: h.to_dict() for n, h in histories.items()}},
+                time_limit=None if left is None else max(left, 1e-9),
+                communicator=communicator,
+            )
+        except ElectronWindowError as error:
+            failure = f"stage {stage.name!r} broke off: {error}"
+            logger.warning("%s", failure)
+            return TrainedModel(run.model.eval(), histories, False, failure=failure)
         if histories[stage.name].stopped == "time limit":
             break
-    finished = len(histories) == len(settings.stages) and histories[settings.stages[-1].name].stopped == "epochs"
+    last = histories.get(settings.stages[-1].name)
+    finished = last is not None and last.stopped in ("epochs", "patience")
     return TrainedModel(run.model.eval(), histories, finished)
 
 
@@ -258,6 +284,7 @@ class _Training:
         start: see ``train_stages``.
         generator: of all randomness.
         progress: show bars.
+        device: of the model.
     """
 
     def __init__(
@@ -267,9 +294,11 @@ class _Training:
         start: LDOSModel | None,
         generator: torch.Generator,
         progress: bool,
+        device: torch.device,
     ) -> None:
         self.settings, self.data, self.generator, self.progress = settings, data, generator, progress
         with_ldos = [snapshot for snapshot in data.chosen(None)[0] if snapshot.ldos is not None]
+        start = None if start is None else start.to("cpu")
         self.model = _first_model(settings, start, with_ldos, generator, progress)
         used = {source for stage in settings.stages for source in stage.data or settings.data}
         training, validation = data.chosen(tuple(used))
@@ -279,6 +308,7 @@ class _Training:
             settings, [*training, *validation], self.model.descriptor.fixed, scaler, wants_forces, progress
         )
         self._prepared = {snapshot.name: snapshot for snapshot in prepared}
+        self.model.to(device)
 
     def snapshots(self, stage: StageSettings) -> tuple[list[TrainingSnapshot], list[TrainingSnapshot]]:
         """Prepared training and validation snapshots of a stage."""
@@ -310,8 +340,8 @@ class _Training:
 
         def loss(module: nn.Module, chosen: Tensor) -> Tensor:
             assert isinstance(module, LDOSModel)
-            found = module.network(points.inputs[chosen]) * module.ldos_scale
-            return relative_square(found, points.ldos[chosen])
+            inputs, ldos = points.inputs[chosen].to(model.device), points.ldos[chosen].to(model.device)
+            return relative_square(module.network(inputs) * module.ldos_scale, ldos)
 
         # every rank takes all of these cheap steps and writes the same checkpoint, so there is nothing to add up
         options.pop("communicator")
@@ -335,6 +365,7 @@ class _Training:
             validate=lambda module: measure(module, validation, stage.weights),
             monitor="loss",
             validate_every=stage.validate_every,
+            patience=stage.patience,
             max_gradient_norm=stage.max_gradient_norm,
             ema_decay=stage.ema_decay,
             **options,
@@ -382,7 +413,7 @@ def _fingerprint(settings: TrainingSettings, data: TrainingData, start: LDOSMode
 
     weights = hashlib.sha256()
     for name, value in ({} if start is None else start.state_dict()).items():
-        weights.update(name.encode() + value.contiguous().numpy().tobytes())
+        weights.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
     table = _as_json(settings.as_table())
     for stage in table["stages"]:
         stage.pop("epochs", None)  # more of them go on from what there is, see _resume_point
@@ -435,19 +466,25 @@ def build_model(
     energies = torch.as_tensor(chosen.energies)
     n_inputs = scaler.projection.shape[1]
     network = MLP(n_inputs, len(energies), chosen.hidden, chosen.activation, True, generator)
-    metadata = ModelMetadata(
+    metadata = _metadata(settings, fermi_level=sum(chosen.energy_window) / 2)
+    return LDOSModel(
+        features, network, energies, metadata, mean=scaler.mean, projection=scaler.projection, ldos_scale=LDOS_SCALE
+    )
+
+
+def _metadata(settings: TrainingSettings, fermi_level: float) -> ModelMetadata:
+    """What some settings say of their model."""
+    chosen = settings.model
+    return ModelMetadata(
         name=settings.name,
         valence=dict(chosen.valence),
         functional=chosen.functional,
         electronic_temperature=chosen.electronic_temperature,
         broadening=chosen.broadening,
         grid_spacing=chosen.grid_spacing,
-        fermi_level=sum(chosen.energy_window) / 2,
+        fermi_level=fermi_level,
         minimum_distance=chosen.minimum_distance,
         core_charges=core_charges(settings),
-    )
-    return LDOSModel(
-        features, network, energies, metadata, mean=scaler.mean, projection=scaler.projection, ldos_scale=LDOS_SCALE
     )
 
 
@@ -483,6 +520,7 @@ def _first_model(
     else:
         _check_start(settings, start, features)
         if start.descriptor.settings() == features.settings():
+            start.metadata = _metadata(settings, fermi_level=start.metadata.fermi_level)
             return start.train().requires_grad_(True)
         scaler = fixed_scaler(start)
     whole = whole_scaler(features, scaler, snapshots, settings.model.grid_spacing)
