@@ -32,6 +32,9 @@ NSCF_THRESHOLD = 1e-8
 #: pw.x before this version computes a wrong deviatoric stress from GTH files with a p projector.
 FIRST_RIGHT_STRESS = 7
 
+#: Largest number of values of an LDOS: 16 GiB while it is summed up.
+LARGEST_LDOS = 2**31
+
 logger = logging.getLogger(__name__)
 
 
@@ -182,12 +185,20 @@ def calculate(name: str, atoms: Atoms, recipe: Recipe, folder: Path, *, launcher
 
     Raises:
         CalculationError: pw.x or pp.x failed.
-        ValueError: their files are cut off.
+        KilledError: one of them was ended from outside.
+        ValueError: their files are cut off, or the LDOS would be too large.
+        OSError: they cannot be started, or the disk is full.
     """
     from ase_ldos.geometry.grid import grid_shape
 
     cell, folder = atoms.cell.array, folder.resolve()
     shape = grid_shape(cell, recipe.grid_spacing)
+    n_values = math.prod(shape) * (0 if recipe.ldos is None else len(recipe.ldos.energies))
+    if n_values > LARGEST_LDOS:
+        raise ValueError(
+            f"the LDOS on a grid of {' x '.join(map(str, shape))} points would have {n_values:.2g} values, more than "
+            f"{LARGEST_LDOS:.2g}; raise grid_spacing or the spacing of [ldos]"
+        )
     save = folder / f"{PREFIX}.save"
     limits: dict[str, Any] = {"launcher": launcher, "time_limit": recipe.time_limit}
     run_program("pw.x", input_text(atoms, recipe, "scf", folder), folder, **limits)

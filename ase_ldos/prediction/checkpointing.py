@@ -56,6 +56,7 @@ class PredictionCheckpoint:
         if folder is None:
             return
         check_output_folder(folder)
+        folder.mkdir(parents=True, exist_ok=True)
         lock = locked(folder / f"{name}.lock", f"another process calculates in {folder}; name another folder")
         self._open.enter_context(lock)
         try:
