@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from scipy import fft
 
-from ase_ldos.geometry.fourier_resampling import resize_waves
+from ase_ldos.geometry.fourier_resampling import resample, resize_waves
+from ase_ldos.labelling.symmetry import read_operations, symmetrised
 from ase_ldos.units import BOHR, HARTREE
 
 #: Memory for the wavefunctions on the grid, bytes.
@@ -219,9 +220,15 @@ def sample_ldos(
     """
     results = read_xml(save)
     fft_grid = (int(results["fft_grid"][0]), int(results["fft_grid"][1]), int(results["fft_grid"][2]))
-    total = np.zeros((math.prod(shape), len(energies)))
+    operations = read_operations(save)
+    # k-points that symmetry left out come back by its operations, which map pw.x's own grid onto itself
+    grid = shape if len(operations) == 1 else fft_grid
+    total = np.zeros((len(energies), math.prod(grid)))
     for k, weight in enumerate(results["k_weights"]):
         states = read_wavefunctions(Path(save) / f"wfc{k + 1}.dat")
-        densities = band_densities(states, fft_grid, shape).reshape(len(states.coefficients), -1)
-        total += densities.T @ (gaussians(energies, results["eigenvalues"][k], sigma).T * (weight / volume))
-    return total.reshape(*shape, len(energies))
+        densities = band_densities(states, fft_grid, grid).reshape(len(states.coefficients), -1)
+        total += (gaussians(energies, results["eigenvalues"][k], sigma) * (weight / volume)) @ densities
+    fields = total.reshape(-1, *grid)
+    if len(operations) > 1:
+        fields = resample(symmetrised(fields, operations), shape)
+    return np.ascontiguousarray(np.moveaxis(fields, 0, -1))
