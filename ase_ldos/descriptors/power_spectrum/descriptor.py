@@ -99,7 +99,7 @@ class PowerSpectrum(Descriptor):
         single = len(self.species) == 1
         rows = [slice(None)] if single else [atom_state == index for index in range(len(self.species))]
         scale = self.amplitude_scale.to(points)
-        features: Tensor = PowerSpectrumKernel.apply(points, atoms, self._shifts(points), scale, rows, self.cutoff)
+        features: Tensor = PowerSpectrumKernel.apply(points, atoms, self.shifts(points), scale, rows, self.cutoff)
         return features.T
 
     def reference(self, points: Tensor, atoms: Tensor, species: Tensor) -> Tensor:
@@ -153,7 +153,7 @@ class PowerSpectrum(Descriptor):
         return (solid_harmonics(-points, self.lmax) @ tensor).reshape(-1, size, size)
 
     @torch.no_grad()
-    def _shifts(self, points: Tensor) -> Tensor:
+    def shifts(self, points: Tensor) -> Tensor:
         """The transposed translation of the points, kept while they are: blocks of one shape share their points."""
         if points.requires_grad:  # leaves of a derivative are nobody else's
             return self.translation(points).mT.contiguous()
