@@ -10,6 +10,8 @@ import numpy as np
 if TYPE_CHECKING:
     from ase_ldos.dataset.snapshot import Snapshot
 
+#: Part of the largest value below which the lowest bands have not begun.
+_NOTHING = 1e-3
 #: An energy counts as known when it lies this many widths below the first state that DFT left out.
 _MARGIN = 2.0
 
@@ -84,7 +86,21 @@ def on_model_energies(
     known = int(np.searchsorted(energies, top + 1e-9, side="right"))
     if known < 2:
         raise ValueError(f"{snapshot.name}: its LDOS ends at {top:.2f} eV, below the model's window")
-    return broaden(values, snapshot.energies, math.sqrt(broadening**2 - sigma**2), energies[:known]), known
+    values, nodes = _down_to(float(energies[0]), np.asarray(values), snapshot)
+    return broaden(values, nodes, math.sqrt(broadening**2 - sigma**2), energies[:known]), known
+
+
+def _down_to(lowest: float, values: np.ndarray, snapshot: Snapshot) -> tuple[np.ndarray, np.ndarray]:
+    """Values and their energies with zeros put below the window's start where nothing is at that start."""
+    nodes = np.asarray(snapshot.energies, dtype=float)
+    missing = math.ceil((nodes[0] - lowest) / (nodes[1] - nodes[0]) - 1e-9) if len(nodes) > 1 else 0
+    if missing <= 0 or np.abs(values[..., 0]).max() > _NOTHING * np.abs(values).max():
+        return values, nodes
+    spacing = (nodes[-1] - nodes[0]) / (len(nodes) - 1)
+    below = nodes[0] + spacing * np.arange(-missing, 0)
+    return np.concatenate((np.zeros((*values.shape[:-1], missing), values.dtype), values), axis=-1), np.concatenate(
+        (below, nodes)
+    )
 
 
 def _broadening_matrix(energies: np.ndarray, target: np.ndarray, sigma: float, spacing: float) -> np.ndarray:

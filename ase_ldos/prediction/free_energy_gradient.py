@@ -123,6 +123,8 @@ def _differentiate(
         weights = occupation_weights(model.energies, mu, thermal_energy)
         ewald = ewald_energy(strained, electrons.charges, mesh_from=request.thresholds.mesh_from)
         energies = Energies.collect(dos, weights, terms.energies, ewald)
+        # everything up to here counts energies as the network does; the sum over the electrons is DFT's
+        energies = replace(energies, band=energies.band + n_electrons * model.energy_shift(strained))
         free_energy = energies.free_energy
         if terms.potential is not None:
             # the density's terms are numbers here. n moves with μ, which moves with D: this term, zero in value,

@@ -102,9 +102,15 @@ class GridEvaluator:
         """D(ε) from Σ_r h(r), 1/eV, ``[energy]``."""
         return self.ldos_sum(hidden_sum) * self.grid.voxel_volume
 
-    def find_fermi_level(self, hidden_sum: Tensor) -> float:
-        """μ from Σ_r h(r), eV."""
+    @property
+    def fermi_guess(self) -> float | None:
+        """That of the request, counted as the network counts energies, eV."""
         guess = self.request.fermi_guess
+        return None if guess is None else guess - float(self.model.energy_shift(self.structure))
+
+    def find_fermi_level(self, hidden_sum: Tensor) -> float:
+        """μ from Σ_r h(r), counted as the network counts energies, eV."""
+        guess = self.fermi_guess
         start = self.model.metadata.fermi_level if guess is None else guess
         n_electrons, thermal_energy = float(self.charges.sum()), self.request.thermal_energy
         return float(fermi_level(self.dos(hidden_sum), self.model.energies, n_electrons, thermal_energy, start))
@@ -185,7 +191,7 @@ class InterpolatedDensity:
         # the ranks were not interrupted at the same moment: that of rank 0 counts
         begun = torch.tensor([evaluator.checkpoint.stage("sums").get("guess", math.nan)], dtype=torch.float64)
         evaluator.communicator.broadcast(begun)
-        guess = evaluator.request.fermi_guess if bool(begun.isnan()) else float(begun)
+        guess = evaluator.fermi_guess if bool(begun.isnan()) else float(begun)
         if guess is None:
             guess = evaluator.find_fermi_level(self._sample())
         total, interpolation = self._walk(guess)

@@ -139,7 +139,7 @@ def _snapshot_errors(model: LDOSModel, snapshot: Snapshot) -> SnapshotErrors:
         values |= _ldos_errors(model, snapshot, structure, found)
     elif snapshot.dos is not None and snapshot.energies is not None:
         dos, known = on_model_energies(
-            snapshot, snapshot.dos, model.energies.cpu().numpy(), _broadening(model, snapshot)
+            snapshot, snapshot.dos, found.energy_grid.cpu().numpy(), _broadening(model, snapshot)
         )
         values["dos"] = _relative(found.dos[:known].cpu(), torch.as_tensor(dos).double())
     return SnapshotErrors(snapshot.name, snapshot.group, values)
@@ -154,7 +154,7 @@ def _ldos_errors(model: LDOSModel, snapshot: Snapshot, structure: Structure, fou
     """Errors of DOS and LDOS up to where DFT knows them, and of A against A from DFT's LDOS by the same sums."""
     assert snapshot.ldos is not None
     assert snapshot.energies is not None
-    energies, broadening = model.energies.cpu().numpy(), _broadening(model, snapshot)
+    energies, broadening = found.energy_grid.cpu().numpy(), _broadening(model, snapshot)
     values, known = on_model_energies(snapshot, snapshot.ldos, energies, broadening)
     reference = torch.as_tensor(values).double() * float(snapshot.ldos_scale or 1.0)
     ldos = predict_ldos(model, structure, found.grid.shape)[..., :known].double().cpu()
@@ -162,7 +162,7 @@ def _ldos_errors(model: LDOSModel, snapshot: Snapshot, structure: Structure, fou
     dos = density_of_states(reference, grid)
     kT = BOLTZMANN * float(snapshot.electronic_temperature or model.metadata.electronic_temperature)
     charges = model.charges(structure.numbers)
-    nodes = model.energies[:known].cpu()
+    nodes = found.energy_grid[:known].cpu()
     errors = {"dos": _relative(found.dos[:known].cpu(), dos), "ldos": _relative(ldos, reference)}
     try:
         mu = fermi_level(dos, nodes, float(charges.sum()), kT)

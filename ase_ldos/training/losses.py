@@ -95,7 +95,9 @@ def evaluate_snapshot(
     n_atoms = len(snapshot.structure)
     # the ions' energy is a constant here, found beforehand with its derivatives
     energies = Energies.collect(dos, weights, terms, dos.new_tensor(snapshot.ewald), n_atoms)
-    found = Evaluation(hidden, dos, density, energies, mu)
+    shift = model.energy_shift(structure)
+    energies = replace(energies, band=energies.band + snapshot.n_electrons * shift)
+    found = Evaluation(hidden, dos, density, energies, mu + shift.detach())
     if not forces or snapshot.jacobian is None:
         return found
     # positions and strain act through the fixed inputs by the Jacobian, through the learned ones and the grid directly

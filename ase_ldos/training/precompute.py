@@ -8,11 +8,12 @@ half precision: a force is a sum over some 10⁶ of them, in which their roundin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from ase.data import chemical_symbols
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 from tqdm import tqdm
@@ -155,6 +156,7 @@ def prepare_snapshot(
     *,
     energies: np.ndarray,
     broadening: float,
+    level_constants: Mapping[str, float] | None = None,
     spacing: float = 0.25,
     jacobian: torch.dtype | None = torch.float16,
 ) -> TrainingSnapshot:
@@ -167,6 +169,7 @@ def prepare_snapshot(
         charges: valence charge by atomic number.
         energies: the model's nodes, eV.
         broadening: σ of the model's LDOS, eV; the data must not be broader.
+        level_constants: of the model, eV Å³: labels are brought onto ``energies`` + Σ_a c_a/Ω.
         spacing: of the grid where the snapshot has none, Å.
         jacobian: its precision; ``None`` leaves it out, and with it forces and stress.
 
@@ -181,6 +184,8 @@ def prepare_snapshot(
         raise ValueError(f"{snapshot.name}: atomic number {unknown[0]} has no valence charge in the settings")
     charge = torch.tensor([charges[int(n)] for n in snapshot.numbers], dtype=torch.float64)
     ewald, ewald_slope = _ewald(structure, charge)
+    symbols = (chemical_symbols[int(number)] for number in snapshot.numbers)
+    shift = sum((level_constants or {}).get(symbol, 0.0) for symbol in symbols) / float(structure.volume)
     return TrainingSnapshot(
         name=snapshot.name,
         group=snapshot.group,
@@ -192,7 +197,7 @@ def prepare_snapshot(
         temperature=300.0 if snapshot.electronic_temperature is None else float(snapshot.electronic_temperature),
         ewald=ewald,
         ewald_slope=ewald_slope,
-        labels=_labels(snapshot, energies, broadening),
+        labels=_labels(snapshot, energies + shift, broadening),
     )
 
 

@@ -27,6 +27,7 @@ from ase_ldos.model.metadata import ModelMetadata
 from ase_ldos.model.model_file import load_model, save_model
 from ase_ldos.networks.mlp import MLP
 from ase_ldos.networks.registry import make_point_features
+from ase_ldos.training.alignment import fit_level_constants
 from ase_ldos.training.calibrate import calibrate
 from ase_ldos.training.data_parallel import SharedLoss
 from ase_ldos.training.evaluate import SnapshotErrors, evaluate_model, summarise
@@ -228,13 +229,24 @@ class _Training:
     ) -> None:
         self.settings, self.data, self.generator, self.progress = settings, data, generator, progress
         with_ldos = [snapshot for snapshot in data.chosen(None)[0] if snapshot.ldos is not None]
-        self.model = _first_model(settings, start, with_ldos, generator, progress)
+        if start is None:
+            species = tuple(atomic_numbers[symbol] for symbol in settings.model.valence)
+            constants = fit_level_constants(data.chosen(None)[0], species, settings.model.alignment)
+        else:
+            constants = start.metadata.level_constants
+        self.model = _first_model(settings, start, with_ldos, constants, generator, progress)
         used = {source for stage in settings.stages for source in stage.data or settings.data}
         training, validation = data.chosen(tuple(used))
         wants_forces = any(isinstance(stage, SnapshotStage) for stage in settings.stages)
         scaler = fixed_scaler(self.model)
         prepared = _prepare(
-            settings, [*training, *validation], self.model.descriptor.fixed, scaler, wants_forces, progress
+            settings,
+            [*training, *validation],
+            self.model.descriptor.fixed,
+            scaler,
+            self.model.metadata.level_constants,
+            wants_forces,
+            progress,
         )
         self._prepared = {snapshot.name: snapshot for snapshot in prepared}
 
@@ -359,7 +371,11 @@ def _as_json(table: dict[str, Any]) -> dict[str, Any]:
 
 
 def build_model(
-    settings: TrainingSettings, features: PointFeatures, scaler: Scaler, generator: torch.Generator
+    settings: TrainingSettings,
+    features: PointFeatures,
+    scaler: Scaler,
+    generator: torch.Generator,
+    level_constants: dict[str, float] | None = None,
 ) -> LDOSModel:
     """The untrained model of some settings."""
     chosen = settings.model
@@ -376,6 +392,7 @@ def build_model(
         fermi_level=sum(chosen.energy_window) / 2,
         minimum_distance=chosen.minimum_distance,
         core_charges=core_charges(settings),
+        level_constants=level_constants or {},
     )
     return LDOSModel(
         features, network, energies, metadata, mean=scaler.mean, projection=scaler.projection, ldos_scale=LDOS_SCALE
@@ -400,6 +417,7 @@ def _first_model(
     settings: TrainingSettings,
     start: LDOSModel | None,
     snapshots: Sequence[Snapshot],
+    level_constants: dict[str, float],
     generator: torch.Generator,
     progress: bool,
 ) -> LDOSModel:
@@ -417,7 +435,7 @@ def _first_model(
             return start.train().requires_grad_(True)
         scaler = fixed_scaler(start)
     whole = whole_scaler(features, scaler, snapshots, settings.model.grid_spacing)
-    model = build_model(settings, features, whole, generator)
+    model = build_model(settings, features, whole, generator, level_constants)
     if start is not None:
         graft(start.network, model.network)
     return model
@@ -462,6 +480,7 @@ def _prepare(
     snapshots: Sequence[Snapshot],
     descriptor: FixedFeatures | None,
     scaler: Scaler,
+    level_constants: dict[str, float],
     wants_forces: bool,
     progress: bool,
 ) -> list[TrainingSnapshot]:
@@ -473,6 +492,7 @@ def _prepare(
         {atomic_numbers[symbol]: float(charge) for symbol, charge in chosen.valence.items()},
         energies=chosen.energies,
         broadening=chosen.broadening,
+        level_constants=level_constants,
         spacing=chosen.grid_spacing,
         jacobian=torch.float16 if wants_forces else None,
         progress=progress,
