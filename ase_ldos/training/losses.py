@@ -33,6 +33,8 @@ class LossWeights:
         energy: per (eV/atom)².
         forces: per (eV/Å)², mean over components.
         stress: per (eV/Å³)², mean over components.
+        electrons: of the number of electrons below DFT's Fermi level, or below the middle of its gap, relative to all:
+            what holds them where the density of states leaves the Fermi level free. Needs labels of the DOS.
         ldos_points: number of points drawn in each step.
     """
 
@@ -42,6 +44,7 @@ class LossWeights:
     energy: NonNegativeFloat = 100.0
     forces: NonNegativeFloat = 1.0
     stress: NonNegativeFloat = 100.0
+    electrons: NonNegativeFloat = 0.0
     ldos_points: PositiveInt = 2000
 
 
@@ -280,6 +283,9 @@ def _squared_errors(trained: ModelWithOffsets, snapshot: TrainingSnapshot, found
         squares["density"] = relative_square(found.density, labels.density)
     if labels.dos is not None:
         squares["dos"] = relative_square(found.dos, labels.dos)
+    if labels.level_weights is not None and labels.electrons is not None:
+        counted = labels.level_weights @ found.dos
+        squares["electrons"] = ((counted - labels.electrons) / snapshot.n_electrons).square()
     return squares
 
 
