@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 from scipy import fft
 
 from ase_ldos.geometry.fourier_resampling import resample, resize_waves
-from ase_ldos.labelling.symmetry import read_operations, symmetrised
+from ase_ldos.labelling.symmetry import Operation, symmetrise
 from ase_ldos.units import BOHR, HARTREE
 
 #: Memory for the wavefunctions on the grid, bytes.
@@ -217,7 +217,12 @@ def sample_dos(energies: np.ndarray, sigma: float, eigenvalues: np.ndarray, k_we
 
 
 def sample_ldos(
-    save: Path, shape: tuple[int, int, int], volume: float, energies: np.ndarray, sigma: float
+    save: Path,
+    shape: tuple[int, int, int],
+    volume: float,
+    energies: np.ndarray,
+    sigma: float,
+    operations: Sequence[Operation] = (),
 ) -> np.ndarray:
     """Local density of states, d(ε, r) = Σ_k w_k Σ_b G_σ(ε − ε_kb) |ψ_kb(r)|², from norm-conserving wavefunctions.
 
@@ -227,6 +232,7 @@ def sample_ldos(
         volume: of the cell, Å³.
         energies: eV, ``[energy]``.
         sigma: standard deviation of the Gaussian, eV.
+        operations: of the crystal, where the k-mesh was reduced by them; see ``labelling.symmetry``.
 
     Returns:
         1/(eV Å³), spin included, ``[*shape, energy]``.
@@ -236,15 +242,15 @@ def sample_ldos(
     """
     results = read_xml(save)
     fft_grid = (int(results["fft_grid"][0]), int(results["fft_grid"][1]), int(results["fft_grid"][2]))
-    operations = read_operations(save)
-    # k-points that symmetry left out come back by its operations, which map pw.x's own grid onto itself
-    grid = shape if len(operations) == 1 else fft_grid
-    total = np.zeros((len(energies), math.prod(grid)))
+    reduced = len(operations) > 1
+    first = fft_grid if reduced else shape
+    total = np.zeros((math.prod(first), len(energies)))
     for k, weight in enumerate(results["k_weights"]):
         states = read_wavefunctions(Path(save) / f"wfc{k + 1}.dat")
-        densities = band_densities(states, fft_grid, grid).reshape(len(states.coefficients), -1)
-        total += (gaussians(energies, results["eigenvalues"][k], sigma) * (weight / volume)) @ densities
-    fields = total.reshape(-1, *grid)
-    if len(operations) > 1:
-        fields = resample(symmetrised(fields, operations), shape)
-    return np.ascontiguousarray(np.moveaxis(fields, 0, -1))
+        densities = band_densities(states, fft_grid, first).reshape(len(states.coefficients), -1)
+        total += densities.T @ (gaussians(energies, results["eigenvalues"][k], sigma).T * (weight / volume))
+    total = total.reshape(*first, len(energies))
+    if reduced:
+        whole = symmetrise(total, list(operations))
+        total = np.stack([resample(whole[..., e], shape) for e in range(len(energies))], axis=-1)
+    return total

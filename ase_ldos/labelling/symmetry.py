@@ -1,95 +1,112 @@
-"""The symmetry that pw.x used to leave k-points out, put back into fields that are summed over the k-points it kept.
+"""Fields of a crystal from the irreducible part of a k-mesh, made symmetric again.
 
-A sum over the irreducible k-points alone, f(r) = Σ_k w_k |ψ_k(r)|², lacks the stars of these points; the mean over the
-operations of the crystal, f(g r), is the sum over the whole mesh. On pw.x's own grid, which it chooses so that all
-operations map it onto itself, that is a mean over permutations of the points, without interpolation.
+pw.x with ``nosym = false`` calculates one k-point of each star. The sum of their states' densities lacks the other
+members, which are images of these: the whole field is the mean over the crystal's operations g = {P | t},
+
+    f_sym(x) = 1/N Σ_g f(P x + t),    x: fractional,
+
+exact on pw.x's own grid, onto which every operation that it keeps maps grid points to grid points.
 """
 
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-#: Largest deviation of a rotated atom or grid point from its image, in lattice vectors.
-TOLERANCE = 1e-4
-
 
 @dataclass(frozen=True, eq=False)
 class Operation:
-    """A map of the crystal onto itself, x → W x + t in fractions of the lattice vectors.
+    """An operation of a crystal, x → P x + t in fractional coordinates.
 
     Attributes:
-        rotation: W, ``[3, 3]``.
+        rotation: P, int ``[3, 3]``.
         translation: t, ``[3]``.
     """
 
     rotation: np.ndarray
     translation: np.ndarray
 
-    def __call__(self, fractions: np.ndarray) -> np.ndarray:
-        """Images of points ``[point, 3]``."""
-        return fractions @ self.rotation.T + self.translation
-
 
 def read_operations(save: Path) -> list[Operation]:
-    """Operations that pw.x used, from ``data-file-schema.xml``; one if it was told not to look for symmetry.
-
-    How rotation and translation are stored is settled by the images of the atoms, which the file holds too.
+    """The operations with which pw.x reduced its k-mesh, from ``data-file-schema.xml``; the identity is one.
 
     Raises:
-        ValueError: no reading of the file maps the atoms as it says.
+        ValueError: the file is missing or cut off.
     """
     path = Path(save) / "data-file-schema.xml"
-    output = ET.parse(path).getroot().find("output")  # noqa: S314 (written by our own pw.x)
-    assert output is not None
-    cell = np.array([_numbers(output, f"atomic_structure/cell/a{i}") for i in (1, 2, 3)])
-    atoms = output.findall("atomic_structure/atomic_positions/atom")
-    fractions = np.array([np.array((atom.text or "").split(), dtype=float) for atom in atoms]) @ np.linalg.inv(cell)
-    entries = [
-        (
-            _numbers(entry, "rotation").reshape(3, 3),
-            _numbers(entry, "fractional_translation"),
-            _numbers(entry, "equivalent_atoms").astype(int) - 1,
-        )
-        for entry in output.findall("symmetries/symmetry")
-        if entry.findtext("info") == "crystal_symmetry"
-    ]
-    for turned in (False, True):
-        for sign in (-1.0, 1.0):
-            found = [Operation(np.rint(w.T if turned else w), sign * t) for w, t, _ in entries]
-            if all(_maps(operation, fractions, images) for operation, (_, _, images) in zip(found, entries)):
-                return found
-    raise ValueError(f"the symmetry operations in {path} do not map the atoms as the file says")
+    try:
+        found = ET.parse(path).getroot().findall("output/symmetries/symmetry")  # noqa: S314 (written by our own pw.x)
+    except (OSError, ET.ParseError) as error:
+        raise ValueError(f"{path} is missing or cut off: {error}") from error
+    operations = []
+    for item in found:
+        if item.findtext("info") != "crystal_symmetry":
+            continue  # those of the lattice alone come after the crystal's
+        rotation = np.array((item.findtext("rotation") or "").split(), dtype=float).reshape(3, 3)
+        translation = np.array((item.findtext("fractional_translation") or "0 0 0").split(), dtype=float)
+        operations.append(Operation(rotation.round().astype(int), translation))
+    return operations or [Operation(np.eye(3, dtype=int), np.zeros(3))]
 
 
-def symmetrised(field: np.ndarray, operations: Sequence[Operation]) -> np.ndarray:
-    """Mean over the operations of a field on pw.x's own grid, ``[value, nx, ny, nz]``, of the same shape.
+def check_operations(operations: list[Operation], numbers: np.ndarray, fractional: np.ndarray) -> list[Operation]:
+    """The operations with the sign of t that maps the atoms onto atoms of their kind; programs differ in it.
+
+    Args:
+        operations: of a program.
+        numbers: atomic numbers ``[atom]``.
+        fractional: positions ``[atom, 3]``.
 
     Raises:
-        ValueError: an operation does not map the grid onto itself.
+        ValueError: with neither sign.
     """
-    shape = np.array(field.shape[1:])
-    points = np.stack(np.unravel_index(np.arange(shape.prod()), shape), axis=1)
-    flat = field.reshape(len(field), -1)
+    checked = []
+    for operation in operations:
+        for sign in (1.0, -1.0):
+            candidate = Operation(operation.rotation, sign * operation.translation)
+            if _maps_atoms(candidate, numbers, fractional):
+                checked.append(candidate)
+                break
+        else:
+            raise ValueError(
+                f"the operation {operation.rotation.tolist()}, {operation.translation.tolist()} of the program does "
+                "not map the crystal onto itself; set nosym = true in the recipe's options"
+            )
+    return checked
+
+
+def symmetrise(field: np.ndarray, operations: list[Operation]) -> np.ndarray:
+    """Mean of a periodic field over operations.
+
+    Args:
+        field: ``[nx, ny, nz, ...]`` on a grid that they map onto itself.
+        operations: the whole group.
+
+    Raises:
+        ValueError: an operation maps grid points between grid points.
+    """
+    shape = np.array(field.shape[:3])
+    if len(operations) == 1:
+        return field
+    points = np.indices(tuple(shape)).reshape(3, -1) / shape[:, None]
+    flat = field.reshape(int(shape.prod()), -1)
     total = np.zeros_like(flat)
     for operation in operations:
-        images = operation(points / shape) * shape
-        nearest = np.rint(images)
-        if np.abs(images - nearest).max() > TOLERANCE * shape.max():
-            raise ValueError(f"the grid {'x'.join(map(str, shape))} is not mapped onto itself by the crystal's symmetry")
-        places = np.ravel_multi_index(tuple((nearest.astype(int) % shape).T), tuple(shape))
-        total += flat[:, places]
+        images = (operation.rotation @ points + operation.translation[:, None]) * shape[:, None]
+        indices = images.round()
+        if np.abs(images - indices).max() > 1e-3:
+            raise ValueError(
+                f"the grid {shape.tolist()} does not have the crystal's symmetry; set nosym = true in the recipe's "
+                "options"
+            )
+        total += flat[np.ravel_multi_index(tuple(indices.astype(int) % shape[:, None]), tuple(shape))]
     return (total / len(operations)).reshape(field.shape)
 
 
-def _maps(operation: Operation, fractions: np.ndarray, images: np.ndarray) -> bool:
-    difference = operation(fractions) - fractions[images]
-    return bool(np.abs(difference - np.rint(difference)).max() < TOLERANCE)
-
-
-def _numbers(element: ET.Element, tag: str) -> np.ndarray:
-    return np.array((element.findtext(tag) or "").split(), dtype=float)
+def _maps_atoms(operation: Operation, numbers: np.ndarray, fractional: np.ndarray) -> bool:
+    images = fractional @ operation.rotation.T + operation.translation
+    difference = images[:, None] - fractional[None]
+    near = np.abs(difference - difference.round()).max(axis=2) < 1e-4
+    return bool((near & (numbers[:, None] == numbers[None])).any(axis=1).all())
