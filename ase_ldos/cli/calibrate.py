@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ase_ldos.cli.evaluate import add_selection, split
+from ase_ldos.cli.evaluate import add_selection, learned_among, split
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,14 @@ def run(args: argparse.Namespace) -> int:
     from ase_ldos.training.calibrate import calibrate
 
     model, out = load_model(args.model), Path(args.out) if args.out else find_model(args.model)
-    calibrate(model, *split(model, [load_snapshots(source) for source in args.data], args))
+    training, held_back = split(model, [load_snapshots(source) for source in args.data], args)
+    learned = learned_among(model, held_back)
+    if learned:
+        raise ValueError(
+            f"{len(learned)} of the {len(held_back)} held-back snapshots, {learned[0]} for one, were learned by "
+            f"{model.metadata.name!r}; leave out --every to take the split that the model file tells"
+        )
+    calibrate(model, training, held_back)
     save_model(model, out)
     found = model.metadata.extrapolation
     sys.stdout.write(

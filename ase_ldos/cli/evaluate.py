@@ -40,6 +40,12 @@ def run(args: argparse.Namespace) -> int:
         snapshots = split(model, sources, args)[1]
     else:
         snapshots = [snapshot for source in sources for snapshot in source]
+    learned = learned_among(model, snapshots)
+    if learned and not args.json:
+        sys.stderr.write(
+            f"{len(learned)} of these {len(snapshots)} snapshots, {learned[0]} for one, have names that "
+            f"{model.metadata.name!r} was trained on; --held-out leaves them out\n"
+        )
     errors = evaluate_model(model, snapshots, progress=not args.json)
     if args.json:
         table = {error.name: error.values for error in errors}
@@ -47,6 +53,12 @@ def run(args: argparse.Namespace) -> int:
     else:
         sys.stdout.write(format_table(errors) + "\n")
     return 0
+
+
+def learned_among(model: LDOSModel, snapshots: list[Snapshot]) -> list[str]:
+    """Names of the snapshots that the model file lists as learned from."""
+    learned = set(model.metadata.provenance.get("training", ()))
+    return [snapshot.name for snapshot in snapshots if snapshot.name in learned]
 
 
 def split(

@@ -15,18 +15,14 @@ from __future__ import annotations
 
 import warnings
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ase_ldos.geometry.grid_blocks import Block
-from ase_ldos.geometry.neighbours import Images
+from ase_ldos.geometry.atom_blocks import iterate_atom_blocks
 from ase_ldos.geometry.structure import Structure, species_indices
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.torch_state import standard_torch_state
 
-#: Edge of the boxes whose atoms are handled at once, Å.
-BOX = 6.0
 #: A warning names at most so many atoms.
 NAMED = 8
 
@@ -110,33 +106,10 @@ def atom_inputs(model: LDOSModel, structure: Structure) -> Tensor:
     A fixed descriptor is evaluated in float64: directions in which the training set hardly differs are scaled up so
     much that float32 would show the rounding of a box of this size. A graph network keeps its own number type.
     """
-    cell = structure.cell
-    fractional = structure.positions @ torch.linalg.inv(cell)
-    # Images knows the surroundings of the cell: atoms that have left it are looked at where they come in again
-    points = (fractional - fractional.floor()) @ cell
-    boxes = _boxes(fractional - fractional.floor(), cell)
-    radii = [float((points[box] - points[box].mean(dim=0)).norm(dim=1).max()) + 1e-6 for box in boxes]
-    images = Images(structure, model.descriptor.cutoff + max(radii))
     dtype = model.dtype if model.descriptor.n_learned else torch.float64
     inputs = torch.empty(len(structure), model.network.n_inputs, dtype=torch.float64, device=model.device)
     with torch.no_grad():
         atom_state = model.encode_atoms(structure)
-        for box, radius in zip(boxes, radii):
-            centre = points[box].mean(dim=0)
-            near = images.near(centre, model.descriptor.cutoff + radius)
-            owners = images.atoms[near]
-            around = images.positions[near] - centre
-            block = Block(box, (points[box] - centre).to(dtype), around.to(dtype), owners)
-            inputs[box] = model.inputs(block, atom_state[owners]).double()
+        for block in iterate_atom_blocks(structure, model.descriptor.cutoff, dtype=dtype):
+            inputs[block.flat] = model.inputs(block, atom_state[block.owners]).double()
     return inputs
-
-
-def _boxes(fractional: Tensor, cell: Tensor) -> list[Tensor]:
-    """Numbers of the atoms in each box of the cell."""
-    heights = 1 / np.linalg.norm(np.linalg.inv(cell.cpu().numpy()), axis=0)
-    counts = np.maximum(1, np.floor(heights / BOX)).astype(int)
-    places = np.minimum((fractional.cpu().numpy() * counts).astype(int), counts - 1)
-    box = np.ravel_multi_index(tuple(places.T), tuple(counts))
-    order = np.argsort(box, kind="stable")
-    parts = np.split(order, np.flatnonzero(np.diff(box[order])) + 1)
-    return [torch.as_tensor(part, device=cell.device) for part in parts]

@@ -10,6 +10,7 @@ from ase_ldos.descriptors.protocol import PointFeatures
 from ase_ldos.geometry.grid import Grid
 from ase_ldos.geometry.grid_blocks import Block
 from ase_ldos.geometry.structure import Structure
+from ase_ldos.model.distilled_potential import DistilledPotential
 from ase_ldos.model.metadata import ModelMetadata
 from ase_ldos.networks.mlp import MLP
 from ase_ldos.physics.core_charge import core_density
@@ -41,6 +42,8 @@ class LDOSModel(nn.Module):
     #: ``[species, input, input]``; None if not calibrated.
     extrapolation_mean: Tensor | None
     extrapolation_whitening: Tensor | None
+    #: A cheap potential of the atoms alone that was distilled from the model; None if there is none.
+    distilled: DistilledPotential | None
 
     def __init__(
         self,
@@ -72,6 +75,8 @@ class LDOSModel(nn.Module):
         self.metadata = metadata
         self.ldos_scale = float(ldos_scale)
         self._has_fused_scaler = False
+        # not a module: it stays float64, on the CPU, whatever the network's
+        self.distilled = None
         dtype = network.head.weight.dtype
         self.register_buffer("mean", mean.to(dtype).clone())
         self.register_buffer("projection", projection.to(dtype).clone())

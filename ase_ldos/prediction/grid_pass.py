@@ -21,7 +21,7 @@ from ase_ldos.geometry.grid import BlockRange, Grid
 from ase_ldos.geometry.grid_blocks import Block, iterate_blocks
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.physics.occupation import fermi_level, number_weights
-from ase_ldos.prediction.checkpointing import PredictionCheckpoint
+from ase_ldos.prediction.checkpointing import PredictionCheckpoint, checksum
 from ase_ldos.prediction.fermi_level_interpolation import FermiLevelInterpolation
 from ase_ldos.prediction.request import PredictionRequest
 
@@ -213,22 +213,42 @@ class InterpolatedDensity:
         rows, constants = evaluator.project(interpolation.weights)
         counts = [block.n_points for block in evaluator.own_ranges]
         shape = (len(interpolation.weights), sum(counts))
-        fields = evaluator.checkpoint.field("fields", shape, model.dtype, model.device)
+        checkpoint = evaluator.checkpoint
+        state = checkpoint.stage("sums")
+        begun = state.get("guess") == guess
+        checksums: list[int] = state["checksums"].tolist() if begun else []
+        fields, resumes = checkpoint.field(
+            "fields", shape, model.dtype, model.device, counts=counts, checksums=checksums
+        )
         interpolation.fields = fields
-        state = evaluator.checkpoint.stage("sums")
-        resumes = state.get("guess") == guess
+        if not resumes:
+            checksums = []
         total = state["total"].to(model.device) if resumes else evaluator.empty_sum()
-        done = int(state["done"]) if resumes else 0
+        done = len(checksums)
         place = sum(counts[:done])
+
+        def write(finished: int, *, always: bool = False) -> None:
+            """Blocks that were finished since the last time get their checksums where they are kept: on the CPU."""
+            if checkpoint.folder is None or not (always or checkpoint.is_due()):
+                return
+            if fields.device.type == "cpu":
+                start = sum(counts[: len(checksums)])
+                for count in counts[len(checksums) : finished]:
+                    checksums.append(checksum(fields[:, start : start + count]))
+                    start += count
+            kept = {"guess": guess, "total": total, "checksums": torch.tensor(checksums, dtype=torch.int64)}
+            checkpoint.write("sums", kept, always=True)
+
+        # a state of an earlier walk must not speak of the field that this one overwrites
+        write(done, always=True)
         for finished, block in evaluator.blocks("density of states", done):
             sampled = self._sampled.get(evaluator.own_ranges[finished - 1])
             hidden = evaluator.hidden(block) if sampled is None else sampled
             total += sum_rows(hidden)
             fields[:, place : place + len(hidden)] = rows @ hidden.T + constants
             place += len(hidden)
-            evaluator.checkpoint.write("sums", {"guess": guess, "done": finished, "total": total})
-        finished = len(evaluator.own_ranges)
-        evaluator.checkpoint.write("sums", {"guess": guess, "done": finished, "total": total}, always=True)
+            write(finished)
+        write(len(evaluator.own_ranges), always=True)
         return evaluator.communicator.all_reduce(total.clone()), interpolation
 
     def _sample(self) -> Tensor:

@@ -133,22 +133,22 @@ def fulfil_request(
     chunk_size = min(request.chunk_size, max(1, request.grid.n_points // communicator.size))
     request = replace(request, structure=request.structure.to(model.device), chunk_size=chunk_size)
     grid, model = request.grid, model.with_fused_scaler()
-    kept = PredictionCheckpoint.of(checkpoint, model, request, communicator)
-    evaluator = GridEvaluator(model, request, communicator=communicator, checkpoint=kept, progress=progress)
-    strategy = choose_strategy(evaluator)
-    with torch.no_grad(), record_function("ase_ldos::density_of_states"):
-        hidden_sum, fermi_level = strategy.sum_hidden()
-    with torch.no_grad(), record_function("ase_ldos::density"):
-        fields = gather_fields(strategy.density(fermi_level), grid, evaluator.ranges, communicator)
-        del strategy
-    with record_function("ase_ldos::energies"):
-        electrons = Electrons(evaluator.ldos_sum(hidden_sum), fermi_level, evaluator.charges)
-        gradient, density = find_gradient(model, request, electrons, fields, communicator)
-        del fields
-    forces, stress = None, None
-    if request.needs_gradient:
-        with record_function("ase_ldos::forces"):
-            forces, stress = pull_back(evaluator, gradient, strained=request.stress)
+    with PredictionCheckpoint.of(checkpoint, model, request, communicator) as kept:
+        evaluator = GridEvaluator(model, request, communicator=communicator, checkpoint=kept, progress=progress)
+        strategy = choose_strategy(evaluator)
+        with torch.no_grad(), record_function("ase_ldos::density_of_states"):
+            hidden_sum, fermi_level = strategy.sum_hidden()
+        with torch.no_grad(), record_function("ase_ldos::density"):
+            fields = gather_fields(strategy.density(fermi_level), grid, evaluator.ranges, communicator)
+            del strategy
+        with record_function("ase_ldos::energies"):
+            electrons = Electrons(evaluator.ldos_sum(hidden_sum), fermi_level, evaluator.charges)
+            gradient, density = find_gradient(model, request, electrons, fields, communicator)
+            del fields
+        forces, stress = None, None
+        if request.needs_gradient:
+            with record_function("ase_ldos::forces"):
+                forces, stress = pull_back(evaluator, gradient, strained=request.stress)
     found = Prediction(
         energies=Energies.from_terms(gradient.terms, len(request.structure)),
         fermi_level=fermi_level + float(model.energy_shift(request.structure)),

@@ -58,7 +58,11 @@ class SnapshotErrors:
 
 @standard_torch_state()
 def evaluate_model(model: LDOSModel, snapshots: Iterable[Snapshot], *, progress: bool = True) -> list[SnapshotErrors]:
-    """Predict every snapshot on its own grid and compare."""
+    """Predict every snapshot on its own grid and compare.
+
+    Raises:
+        ValueError: one cannot be predicted; the message names it.
+    """
     items = list(snapshots)
     return [_snapshot_errors(model, item) for item in tqdm(items, desc="evaluate", disable=not progress)]
 
@@ -119,9 +123,12 @@ def format_table(errors: Sequence[SnapshotErrors]) -> str:
 def _snapshot_errors(model: LDOSModel, snapshot: Snapshot) -> SnapshotErrors:
     structure = Structure.from_arrays(snapshot.numbers, snapshot.positions, snapshot.cell, device=model.device)
     temperature = snapshot.electronic_temperature
-    found = predict(
-        model, structure, forces=True, stress=True, grid_shape=snapshot.shape, electronic_temperature=temperature
-    )
+    try:
+        found = predict(
+            model, structure, forces=True, stress=True, grid_shape=snapshot.shape, electronic_temperature=temperature
+        )
+    except ValueError as error:
+        raise ValueError(f"snapshot {snapshot.name!r}: {error}") from error
     assert found.forces is not None
     assert found.stress is not None
     values: dict[str, float] = {}

@@ -20,6 +20,10 @@ from ase_ldos.training.precompute import JacobianProduct, TrainingSnapshot, voig
 from ase_ldos.units import BOLTZMANN
 
 
+class ElectronWindowError(ValueError):
+    """The DOS that the network predicts of a training structure does not hold its electrons."""
+
+
 @dataclass(frozen=True)
 class LossWeights:
     """Weight of each term; zero leaves it out.
@@ -79,7 +83,11 @@ class Evaluation:
 def evaluate_snapshot(
     model: LDOSModel, snapshot: TrainingSnapshot, *, forces: bool = True, create_graph: bool = False
 ) -> Evaluation:
-    """Evaluate the model on prepared inputs; the same physics as ``predict``, on the whole grid at once."""
+    """Evaluate the model on prepared inputs; the same physics as ``predict``, on the whole grid at once.
+
+    Raises:
+        ElectronWindowError: the predicted DOS does not hold the structure's electrons.
+    """
     inputs = snapshot.inputs.to(model.dtype).detach().requires_grad_(forces)
     strain = torch.zeros(3, 3, dtype=torch.float64, requires_grad=forces)
     positions = snapshot.structure.positions.detach().requires_grad_(forces)
@@ -89,7 +97,13 @@ def evaluate_snapshot(
     hidden = model.network.features(complete_inputs(model, inputs, structure, grid))
     dos = (weight @ hidden.sum(dim=0, dtype=torch.float64) + bias * grid.n_points) * grid.voxel_volume
     thermal_energy = BOLTZMANN * snapshot.temperature
-    mu = fermi_level(dos, model.energies, snapshot.n_electrons, thermal_energy, model.metadata.fermi_level)
+    try:
+        mu = fermi_level(dos, model.energies, snapshot.n_electrons, thermal_energy, model.metadata.fermi_level)
+    except ValueError as error:
+        raise ElectronWindowError(
+            f"structure {snapshot.name!r}: {error}; if only the network is at fault, lower the stage's learning_rate or "
+            "begin with a longer stage on the LDOS alone, else widen energy_window or leave the structure out"
+        ) from error
     weights = occupation_weights(model.energies, mu, thermal_energy)
     # the projection in the network's dtype: double precision here would double the cost of the whole step
     density = (hidden @ (weights.number @ weight).to(hidden.dtype)).double() + weights.number @ bias

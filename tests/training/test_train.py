@@ -346,9 +346,6 @@ def test_a_checkpoint_belongs_to_settings_data_and_initial_weights(toy: Training
     def resume(settings: TrainingSettings, data: TrainingData, start: LDOSModel | None = None) -> None:
         train_stages(settings, data, start=start, checkpoint=checkpoint, progress=False)
 
-    more = r"belongs to another training \(settings\.stages 2\.epochs is 6 there and 7 here\): remove it or name"
-    with pytest.raises(ValueError, match=more):
-        resume(toy.with_epochs(7), data)
     with pytest.raises(ValueError, match=r"\(settings\.seed is 0 there and 1 here\)"):
         resume(replace(toy, seed=1), data)
     items = data.training["data"]
@@ -357,6 +354,36 @@ def test_a_checkpoint_belongs_to_settings_data_and_initial_weights(toy: Training
         resume(toy, changed)
     with pytest.raises(ValueError, match="belongs to another training"):
         resume(toy, data, model)
+
+
+def test_more_epochs_go_on_from_the_checkpoint(toy: TrainingSettings, tmp_path: Path) -> None:
+    """The epochs there are stay, the next one has the learning rate that it has in the longer cycle from the start."""
+    checkpoint, data = tmp_path / "run.ck", load_data(toy)
+    first = train_stages(toy.with_epochs(2), data, checkpoint=checkpoint, progress=False)
+    assert first.finished
+    longer = train_stages(toy.with_epochs(4), data, checkpoint=checkpoint, progress=False)
+    whole = train_stages(toy.with_epochs(4), data, progress=False)
+    assert longer.finished
+    assert losses(longer)["ldos"] == losses(first)["ldos"]
+    assert losses(longer)["everything"][:2] == losses(first)["everything"]
+    assert len(longer.histories["everything"].records) == 4
+    rates, expected = (
+        [record.learning_rate for record in trained.histories["everything"].records[2:]] for trained in (longer, whole)
+    )
+    assert rates == pytest.approx(expected, rel=1e-9)
+    # fewer epochs than there are: nothing is left to do
+    again = train_stages(toy.with_epochs(1), data, checkpoint=checkpoint, progress=False)
+    assert losses(again) == losses(longer)
+    assert same_weights(again.model, longer.model)
+
+
+def test_a_stage_that_another_followed_gets_no_more_epochs(toy: TrainingSettings, tmp_path: Path) -> None:
+    path, checkpoint = tmp_path / "toy.toml", tmp_path / "run.ck"
+    path.write_text(RECIPE.replace("epochs = 6", "epochs = 1") + STAGES)
+    settings = load_settings(path)
+    train_stages(settings, load_data(settings), checkpoint=checkpoint, progress=False)
+    with pytest.raises(ValueError, match=r"beyond stage 'everything', which had 1 epochs and has 3 here"):
+        train_stages(settings.with_epochs(3), load_data(settings), checkpoint=checkpoint, progress=False)
 
 
 def test_stages_learn_from_their_own_label_sets(toy: TrainingSettings, be_model: LDOSModel) -> None:

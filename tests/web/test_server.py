@@ -115,7 +115,7 @@ def test_too_many_atoms_are_refused_in_words(client: Any) -> None:
     assert (job["state"], "1458 atoms; this server takes at most 64" in job["error"]) == ("failed", True)
     vacuum = io.StringIO()
     atoms = bulk("Be", "hcp", a=2.245, c=3.531)
-    atoms.set_cell([400, 400, 400])
+    atoms.set_cell([300, 300, 300])
     write(vacuum, atoms, format="extxyz")
     content = base64.b64encode(vacuum.getvalue().encode()).decode()
     structure = client.make_structure(source="file", name="vacuum.xyz", content=content)
