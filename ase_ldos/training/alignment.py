@@ -4,9 +4,11 @@ A plane-wave program counts energies from the cell's mean electrostatic potentia
 over the cell's volume Ω (for a superposition of neutral atoms, exactly by the integral of one atom's potential). So a
 level of the electrons is taken to be
 
-    y_s = Σ_a c_a/Ω_s + Σ_a x_a e_a
+    y_s = Σ_a c_a/Ω_s + e_composition
 
-with x_a the share of element a among the atoms: c by least squares over snapshots, e stays what the network learns.
+with one constant e for each composition, which stays what the network learns: only densities of one and the same
+composition are compared, c by least squares over snapshots. (With Σ_a x_a e_a in place of e, differences between
+compositions, which are no shift of the zero, end up in c.)
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ from ase_ldos.dataset.snapshot import Snapshot
 
 #: What is aligned, by its name in the settings of a training.
 LEVELS = ("none", "band_energy", "fermi_level")
-#: Weight of c = 0 in the least squares, in units of 1/Å⁶: an element at a single density says nothing of c.
-_RIDGE = 1e-8
+#: Weight of c = 0 in the least squares, 1/Å⁶: an element at a single density says nothing of c.
+_RIDGE = 1e-7
 
 
 def level_of(snapshot: Snapshot, name: str) -> float | None:
@@ -52,23 +54,20 @@ def fit_level_constants(
     known = {} if known is None else known
     if name == "none" or not species:
         return {}
-    snapshots, rows, levels = list(snapshots), [], []
-    # shares of all elements that are there: those whose constants are known have levels too
-    elements = sorted({int(number) for snapshot in snapshots for number in snapshot.numbers} | set(species))
+    groups: dict[str, list[np.ndarray]] = {}
     for snapshot in snapshots:
         level = level_of(snapshot, name)
         if level is None:
             continue
-        counts = np.array([(snapshot.numbers == number).sum() for number in species], dtype=float)
         volume = abs(np.linalg.det(snapshot.cell))
-        shares = [(snapshot.numbers == number).sum() / len(snapshot) for number in elements]
-        rows.append(np.concatenate((counts / volume, shares)))
+        counts = np.array([(snapshot.numbers == number).sum() for number in species], dtype=float)
         fixed = sum(known.get(chemical_symbols[int(number)], 0.0) for number in snapshot.numbers)
-        levels.append(level - fixed / volume)
-    if not rows:
+        numbers, amounts = np.unique(snapshot.numbers, return_counts=True)
+        composition = f"{numbers} {amounts // np.gcd.reduce(amounts)}"
+        groups.setdefault(composition, []).append(np.append(counts / volume, level - fixed / volume))
+    if not groups:
         raise ValueError(f"no snapshot is labelled with {name}; alignment needs it (or set it to 'none')")
-    matrix = np.array(rows)
-    # with the ridge on c alone, in units in which c and e are of one size
-    ridge = np.diag([_RIDGE] * len(species) + [0.0] * len(elements))
-    solution = np.linalg.pinv(matrix.T @ matrix + ridge) @ (matrix.T @ np.array(levels))
+    rows = np.concatenate([np.array(rows) - np.mean(rows, axis=0) for rows in groups.values()])
+    matrix, levels = rows[:, :-1], rows[:, -1]
+    solution = np.linalg.solve(matrix.T @ matrix + _RIDGE * np.eye(len(species)), matrix.T @ levels)
     return {chemical_symbols[number]: float(c) for number, c in zip(species, solution)}

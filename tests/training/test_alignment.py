@@ -150,3 +150,12 @@ def test_metals_keep_their_fermi_level(make_model: Callable[..., LDOSModel]) -> 
         jacobian=None,
     )
     assert prepared.labels.electrons == pytest.approx(0.5 * 8.2, abs=0.06)
+
+
+def test_data_of_the_models_width_on_other_energies() -> None:
+    energies = np.linspace(-4, 6, 101)
+    dos = np.exp(-0.5 * ((energies - 2.0) / 0.3) ** 2)
+    labelled = snapshot(1, 0, 8.0, energies=energies, dos=dos, ldos_sigma=0.3)
+    target = np.arange(-3.96, 5.9, 0.1)
+    values, _ = on_model_energies(labelled, dos, target, 0.3)
+    np.testing.assert_allclose(values, np.exp(-0.5 * ((target - 2.0) / 0.3) ** 2), atol=2e-4)
