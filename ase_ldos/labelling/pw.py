@@ -217,8 +217,8 @@ def _check_gap(arrays: dict[str, np.ndarray], recipe: Recipe) -> None:
     least = FIXED_GAP * BOLTZMANN * recipe.electronic_temperature
     if gap < least:
         raise CalculationError(
-            f"the gap is {gap:.3f} eV; fixed occupations stand for electrons at {recipe.electronic_temperature:g} K only "
-            f"where it is {least:.3f} eV or more; lower electronic_temperature or take occupations = 'smearing'"
+            f"the gap is {gap:.3f} eV; fixed occupations stand for electrons at {recipe.electronic_temperature:g} K "
+            f"only where it is {least:.3f} eV or more; lower electronic_temperature or take occupations = 'smearing'"
         )
 
 

@@ -9,7 +9,8 @@ In a metal these are δ/D(μ) on either side of μ, far closer than the width σ
 that. In a gap they lie in the tails of the bands; their middle is the Fermi level by one rule that serves a model and
 its reference alike (a Fermi-Dirac level there is whatever tails and temperature make of it).
 
-The edges themselves are where tails of this shape begin. States that a band D₀ |ε − ε_v|^p loses to the other side of ε,
+The edges themselves are where tails of this shape begin. States that a band D₀ |ε − ε_v|^p loses to the other side
+of ε,
 
     L(ε) = D₀ ∫₀^∞ s^p Q((ε − ε_v + s)/σ) ds,    Q: the integral of the normal distribution from there on,
 

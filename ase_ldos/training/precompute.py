@@ -44,8 +44,8 @@ class Labels:
         density: e/Å³, float64 ``[grid]``.
         ldos: 1/(eV Å³), float32 ``[grid, energy]`` on the model's energies; NaN above those that DFT knows.
         dos: 1/eV, float64 ``[energy]``, NaN likewise.
-        level_weights: w of N = Σ w D, the electrons below DFT's level: the middle of the gap where the DOS shows one, the
-            Fermi level where not; float64 ``[energy]``.
+        level_weights: w of N = Σ w D, the electrons below DFT's level: the middle of the gap where the DOS shows one,
+            the Fermi level where not; float64 ``[energy]``.
         electrons: this number for DFT's own DOS, of the model's width.
     """
 

@@ -177,8 +177,9 @@ def train_stages(
     Args:
         settings: what and how.
         data: snapshots by the label sets of the settings.
-        start: a model of the same settings, elements apart (see ``training.fine_tuning``), whose weights to start from in place of least squares and stages on the LDOS
-            alone; for a graph network with a fixed power spectrum also a model of that power spectrum alone.
+        start: a model of the same settings, elements apart (see ``training.fine_tuning``), whose weights to start from
+            in place of least squares and stages on the LDOS alone; for a graph network with a fixed power spectrum also a
+            model of that power spectrum alone.
         checkpoint: file from which an interrupted training resumes.
         time_limit: s; no epoch starts that would probably end later.
         progress: show bars.
@@ -518,9 +519,7 @@ def _first_model(
     return model
 
 
-def _check_start(
-    settings: TrainingSettings, start: LDOSModel, features: PointFeatures, *, same_features: bool
-) -> None:
+def _check_start(settings: TrainingSettings, start: LDOSModel, features: PointFeatures, *, same_features: bool) -> None:
     """Refuse a model that the one to train does not contain: the same one, or that of its power spectrum alone."""
     chosen, fixed = settings.model, features.fixed
     wanted = {

@@ -81,7 +81,7 @@ def test_input_of_fixed_occupations_and_a_shifted_mesh(silicon: Recipe, tmp_path
     ],
 )
 def test_what_recipes_refuse(tmp_path: Path, line: str, message: str) -> None:
-    base = 'pseudopotentials = { Si = "x" }\ncutoff = 10\nelectronic_temperature = 300\nkspacing = 0.5\nbands_per_atom = 4\n'
-    (tmp_path / "r.toml").write_text(base + line + "\n")
+    lines = ['pseudopotentials = { Si = "x" }', "cutoff = 10", "electronic_temperature = 300", "kspacing = 0.5"]
+    (tmp_path / "r.toml").write_text("\n".join([*lines, "bands_per_atom = 4", line, ""]))
     with pytest.raises(ValueError, match=message):
         load_recipe(tmp_path / "r.toml")

@@ -60,9 +60,7 @@ def test_stress_is_the_derivative(shifted: LDOSModel, structure: Structure) -> N
         strain = torch.zeros(3, 3, dtype=torch.float64)
         strain[row, column] += 0.5
         strain[column, row] += 0.5
-        ends = [
-            run(shifted, structure.strained(factor * h * strain)).free_energy for factor in (-2.0, -1.0, 1.0, 2.0)
-        ]
+        ends = [run(shifted, structure.strained(factor * h * strain)).free_energy for factor in (-2.0, -1.0, 1.0, 2.0)]
         slope = (ends[0] - 8 * ends[1] + 8 * ends[2] - ends[3]) / (12 * h)
         assert float(stress[row, column] * structure.volume) == pytest.approx(slope, abs=1e-6)
 

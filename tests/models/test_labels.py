@@ -25,7 +25,10 @@ SETS = sorted(path.with_suffix("") for path in MODELS.glob("*/labels/*.extxyz") 
 @pytest.fixture(scope="module")
 def potentials(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pseudopotential]:
     folder = tmp_path_factory.mktemp("pseudo")
-    return {symbol: read_pseudopotential(write_upf(find_potential(symbol), folder)) for symbol in sorted({potential.symbol for potential in TABLE.values()})}
+    return {
+        symbol: read_pseudopotential(write_upf(find_potential(symbol), folder))
+        for symbol in sorted({potential.symbol for potential in TABLE.values()})
+    }
 
 
 def sample(folder: Path, number: int = 3) -> list[Snapshot]:

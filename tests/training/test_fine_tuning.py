@@ -49,7 +49,9 @@ def channels(symbols: tuple[str, ...], changed: dict[str, list[float]] | None = 
     return f'{{ kind = "compressed_power_spectrum", cutoff = 4.2, n_radial = 3, lmax = 1, channels = {{ {rows} }} }}'
 
 
-def recipe(folder: Path, symbols: tuple[str, ...], descriptor: str | None = None, charge: float = 2.0) -> TrainingSettings:
+def recipe(
+    folder: Path, symbols: tuple[str, ...], descriptor: str | None = None, charge: float = 2.0
+) -> TrainingSettings:
     valence = "{ " + ", ".join(f"{symbol} = {charge}" for symbol in symbols) + " }"
     text = RECIPE.format(valence=valence, descriptor=descriptor or channels(symbols))
     (folder / "tuned.toml").write_text(text)
@@ -57,7 +59,9 @@ def recipe(folder: Path, symbols: tuple[str, ...], descriptor: str | None = None
 
 
 def crystal(symbols: tuple[str, ...], seed: int) -> Atoms:
-    atoms = bulk("".join(symbols), "cesiumchloride", a=2.9) if len(symbols) == 2 else bulk(symbols[0], "hcp", a=2.3, c=3.6)
+    atoms = (
+        bulk("".join(symbols), "cesiumchloride", a=2.9) if len(symbols) == 2 else bulk(symbols[0], "hcp", a=2.3, c=3.6)
+    )
     atoms.rattle(0.08, seed=seed)
     return atoms
 
@@ -144,9 +148,7 @@ def test_file_range_and_errors_of_a_tuned_model(start: LDOSModel, labelled: Labe
     for path in (tmp_path / "data").iterdir():
         path.unlink()
     write(tmp_path, [labelled(("Be", "Al"), seed) for seed in range(4)])
-    tuned = train_model(
-        recipe(tmp_path, ("Be", "Al")), init_from=first, out=tmp_path / "m.safetensors", progress=False
-    )
+    tuned = train_model(recipe(tmp_path, ("Be", "Al")), init_from=first, out=tmp_path / "m.safetensors", progress=False)
     again = load_model(tmp_path / "m.safetensors")
     assert again.descriptor.settings()["channels"] == CHANNELS
     assert again.extrapolation_mean is not None

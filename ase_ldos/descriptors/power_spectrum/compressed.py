@@ -185,7 +185,13 @@ class CompressedKernel(torch.autograd.Function):
 
     @staticmethod
     def forward(  # noqa: D102
-        ctx: FunctionCtx, points: Tensor, atoms: Tensor, translation: Tensor, scale: Tensor, weights: Tensor, cutoff: float
+        ctx: FunctionCtx,
+        points: Tensor,
+        atoms: Tensor,
+        translation: Tensor,
+        scale: Tensor,
+        weights: Tensor,
+        cutoff: float,
     ) -> Tensor:
         size, count = scale.shape[1], weights.shape[1]
         n_radial = len(scale) // count

@@ -27,7 +27,9 @@ def descriptor(n: int = 3) -> CompressedPowerSpectrum:
 
 @pytest.fixture
 def structure() -> Structure:
-    atoms = Atoms("BeMgSi", cell=[3.1, 3.3, 3.6], scaled_positions=[(0, 0, 0), (0.5, 0.4, 0.5), (0.1, 0.6, 0.9)], pbc=True)
+    atoms = Atoms(
+        "BeMgSi", cell=[3.1, 3.3, 3.6], scaled_positions=[(0, 0, 0), (0.5, 0.4, 0.5), (0.1, 0.6, 0.9)], pbc=True
+    )
     atoms.rattle(0.1, seed=1)
     return Structure.from_atoms(atoms)
 
@@ -45,9 +47,7 @@ def test_one_channel_is_the_power_spectrum_of_one_element() -> None:
     state = plain.encode_atoms(structure)[block.owners]
     expected = plain(block.points, block.atoms, state)
     torch.testing.assert_close(one(block.points, block.atoms, state), expected, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(
-        one.jacobian(block, state, 2), plain.jacobian(block, state, 2), rtol=1e-12, atol=1e-12
-    )
+    torch.testing.assert_close(one.jacobian(block, state, 2), plain.jacobian(block, state, 2), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("n", [2, 3])

@@ -14,7 +14,7 @@ from ase.build import bulk
 from torch import Tensor
 
 from ase_ldos.descriptors.power_spectrum.descriptor import PowerSpectrum
-from ase_ldos.descriptors.power_spectrum.kernel import image_counts, bell_height
+from ase_ldos.descriptors.power_spectrum.kernel import bell_height, image_counts
 from ase_ldos.descriptors.solid_harmonics import degree_slices, solid_harmonics
 from ase_ldos.geometry.grid import Grid
 from ase_ldos.geometry.grid_blocks import iterate_blocks

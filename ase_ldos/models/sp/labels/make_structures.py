@@ -25,8 +25,7 @@ ELEMENTS = ("Li", "Be", "Na", "Mg", "Al", "Si", "K", "Ga", "Ge", "As")
 SOFT = {"Li", "Na", "Mg", "K"}
 #: Every element is in one of them; where two were natural, the one whose relative stays (Mg2Si, GaAs) is held back.
 UNSEEN_PAIRS = {
-    frozenset(pair)
-    for pair in (("Li", "Mg"), ("Na", "K"), ("Be", "Al"), ("Mg", "Ge"), ("Al", "As"), ("Si", "Ga"))
+    frozenset(pair) for pair in (("Li", "Mg"), ("Na", "K"), ("Be", "Al"), ("Mg", "Ge"), ("Al", "As"), ("Si", "Ga"))
 }
 #: Volume per atom of close-packed phases, Å³, about that of PBE: alloys take the mean.
 VOLUME = {
@@ -56,7 +55,8 @@ CRYSTALS = {
     "Ge": ("diamond", "betatin", "fcc"),
     "As": ("a7", "sc", "fcc"),
 }
-#: Compounds whose structure is known, elements in the order of ELEMENTS or that of the prototype's sites: lattice constant of the conventional cell, Å.
+#: Compounds whose structure is known, elements in the order of ELEMENTS or of the prototype's sites: lattice constant
+#: of the conventional cell, Å.
 COMPOUNDS = {
     "GaAs-zincblende": 5.75,
     "AlAs-zincblende": 5.73,
@@ -150,8 +150,9 @@ def ordered_binaries(first: str, second: str) -> Iterator[tuple[str, Atoms]]:
         yield "l10", at_volume(l10, volume_of(pair))
     corners = [(0, 0, 0), (0.5, 0.5, 0), (0.5, 0, 0.5), (0, 0.5, 0.5)]
     for symbols in ([first, second, second, second], [second, first, first, first]):
-        yield f"l12-{symbols[0]}", at_volume(
-            Atoms(symbols, cell=cubic, scaled_positions=corners, pbc=True), volume_of(symbols)
+        yield (
+            f"l12-{symbols[0]}",
+            at_volume(Atoms(symbols, cell=cubic, scaled_positions=corners, pbc=True), volume_of(symbols)),
         )
 
 
@@ -208,11 +209,13 @@ def liquid(symbols: list[str], rng: np.random.Generator) -> Atoms:
     raise ValueError(f"no room for {''.join(symbols)}")
 
 
+Named = dict[str, Atoms]
+
+
 def all_structures() -> Iterator[tuple[str, Atoms]]:
     """Every structure by its name, the most worth having first."""
-    rng = np.random.default_rng(23)
     crystals = {f"{s}-{kind}": element_crystal(s, kind) for s in ELEMENTS for kind in CRYSTALS[s]}
-    at_rest = {name: atoms for name, atoms in crystals.items() if name.endswith(f"-{CRYSTALS[name.split('-')[0]][0]}")}
+    at_rest = {f"{s}-{kinds[0]}": crystals[f"{s}-{kinds[0]}"] for s, kinds in CRYSTALS.items()}
     compounds = {name: compound(name) for name in COMPOUNDS}
     binaries = {
         f"{first}{second}-{kind}": atoms
@@ -221,7 +224,16 @@ def all_structures() -> Iterator[tuple[str, Atoms]]:
         if f"{first}{second}-{kind}" not in COMPOUNDS
     }
     simple = {name: atoms for name, atoms in binaries.items() if "-l12" not in name}
-    # first what is small and symmetric: seconds each
+    yield from symmetric_structures(crystals, at_rest, compounds, binaries, simple)
+    rng = np.random.default_rng(23)
+    yield from disturbed_structures(crystals, compounds | simple, rng)
+    yield from disordered_structures(at_rest, rng)
+
+
+def symmetric_structures(
+    crystals: Named, at_rest: Named, compounds: Named, binaries: Named, simple: Named
+) -> Iterator[tuple[str, Atoms]]:
+    """What is small and symmetric: seconds each."""
     yield from at_rest.items()
     yield from compounds.items()
     yield from ((name, atoms) for name, atoms in crystals.items() if name not in at_rest)
@@ -232,15 +244,22 @@ def all_structures() -> Iterator[tuple[str, Atoms]]:
     for name, atoms in compounds.items():
         for factor in (0.93, 1.07):
             yield f"{name}-v{round(100 * factor)}", at_volume(atoms, factor * atoms.get_volume())
-    yield from ((name, atoms) for name, atoms in binaries.items() if "-l12" in name)
-    # then what feels forces
+    yield from ((name, atoms) for name, atoms in binaries.items() if name not in simple)
+
+
+def disturbed_structures(crystals: Named, alloys: Named, rng: np.random.Generator) -> Iterator[tuple[str, Atoms]]:
+    """What feels forces: crystals and ordered alloys, rattled and strained."""
     for number, amplitude in enumerate((0.03, 0.08)):
         for name, atoms in crystals.items():
             cell = atoms if len(atoms) > 1 else atoms.repeat((2, 1, 1))
             yield f"{name}-r{number}", disturbed(cell, rng, amplitude)
     for number in range(2):
-        for name, atoms in (compounds | simple).items():
+        for name, atoms in alloys.items():
             yield f"{name}-r{number}", disturbed(atoms, rng, rng.uniform(0.03, 0.08))
+
+
+def disordered_structures(at_rest: Named, rng: np.random.Generator) -> Iterator[tuple[str, Atoms]]:
+    """Random alloys of every pair, hot crystals, ternaries, liquids."""
     for first, second in combinations(ELEMENTS, 2):
         open_structure = bool({first, second} <= {"Si", "Ge", "As", "Ga", "Al"}) and first + second != "AlGa"
         for number in range(3):
@@ -253,7 +272,8 @@ def all_structures() -> Iterator[tuple[str, Atoms]]:
         yield f"{name}-hot-{number % 2}", disturbed(cell, rng, 0.11)
     for number in range(24):
         chosen = list(rng.choice(ELEMENTS, 3, replace=False))
-        yield f"{''.join(chosen)}-ternary-{number}", random_alloy([*chosen, chosen[number % 3]], rng, open_structure=False)
+        symbols = [*chosen, chosen[number % 3]]
+        yield f"{''.join(chosen)}-ternary-{number}", random_alloy(symbols, rng, open_structure=False)
     for number in range(30):
         chosen = [ELEMENTS[number % 10]] if number < 10 else list(rng.choice(ELEMENTS, 2, replace=False))
         yield f"{''.join(chosen)}-liquid-{number}", liquid((chosen * 6)[:6], rng)
