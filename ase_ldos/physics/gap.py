@@ -97,7 +97,8 @@ def find_gap(dos: Tensor, energies: Tensor, n_electrons: float, n_atoms: int, br
     below, above = levels[-1], levels[1]
     if above - below <= max(RESOLVED * broadening, 1e-9):
         # N(ε) of a predicted D need not be monotonic: the two are then in the wrong order, about the same place
-        return Gap(*sorted((below, above)), *sorted((below, above)), 0.0, False)  # type: ignore[misc]
+        below, above = min(below, above), max(below, above)
+        return Gap(below, above, below, above, 0.0, False)
     # 4 δ away from N the bands of a tiny or shallow density of states may have ended
     farther = {
         step: _level(fine, filled, n_electrons + step * _RATIO * delta, from_below=step < 0)

@@ -47,7 +47,7 @@ class SnapshotErrors:
         name: of the snapshot.
         group: of the snapshots that share its k-mesh and the error of that.
         values: signed differences of energies (meV/atom; to DFT, and to A from DFT's LDOS), of μ (eV, on the dense
-            mesh; where DFT's DOS shows a gap, of the middles of the two gaps) and of the gap, both from DOS of one width;
+            mesh; where DFT's DOS shows a gap, of the middles of the two) and of the gap, both from DOS of one width;
             root mean squares of forces (meV/Å) and stress (GPa); density: ∫|n − n_DFT| / N (%); DOS and LDOS:
             ‖x − x_DFT‖ / ‖x_DFT‖ (%).
     """

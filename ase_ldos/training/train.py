@@ -178,8 +178,8 @@ def train_stages(
         settings: what and how.
         data: snapshots by the label sets of the settings.
         start: a model of the same settings, elements apart (see ``training.fine_tuning``), whose weights to start from
-            in place of least squares and stages on the LDOS alone; for a graph network with a fixed power spectrum also a
-            model of that power spectrum alone.
+            in place of least squares and stages on the LDOS alone; for a graph network with a fixed power spectrum also
+            a model of that power spectrum alone.
         checkpoint: file from which an interrupted training resumes.
         time_limit: s; no epoch starts that would probably end later.
         progress: show bars.
