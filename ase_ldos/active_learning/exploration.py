@@ -12,7 +12,6 @@ import numpy as np
 from ase import Atoms, units
 from ase.calculators.calculator import CalculatorError
 from ase.md.langevin import Langevin
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
 
 from ase_ldos.calculator.calculator import LDOSCalculator
 from ase_ldos.descriptors.protocol import PointFeatures
@@ -144,13 +143,13 @@ def explore(
     rng = np.random.default_rng(seed)
     atoms = _bare(start)
     atoms.calc = committee[0]
-    MaxwellBoltzmannDistribution(atoms, temperature_K=temperature, rng=rng)
-    Stationary(atoms)
+    momenta = rng.normal(size=(len(atoms), 3)) * np.sqrt(units.kB * temperature * atoms.get_masses())[:, None]
+    atoms.set_momenta(momenta - momenta.mean(axis=0))
     visits: list[Visit] = []
     stopped = ""
     with without_extrapolation_warnings():
         dynamics = Langevin(
-            atoms, timestep * units.fs, temperature_K=temperature, friction=FRICTION / units.fs, rng=rng, fixcm=True
+            atoms, timestep * units.fs, temperature_K=temperature, friction=FRICTION / units.fs, rng=rng, fixcm=False
         )
         steps = max(1, round(duration / timestep))
         try:
@@ -206,11 +205,9 @@ def choose_frames(
     candidates = disputed if len(disputed) > number else ranked[: 3 * number]
     if len(candidates) <= number:
         return candidates
-    chosen: list[Visit] = []
     # frames of different numbers of atoms have features of the same kind: means and spreads over atoms
     picked = farthest_points(frame_features([visit.atoms for visit in candidates], descriptor), number)
-    chosen = [candidates[place] for place in picked]
-    return chosen
+    return [candidates[place] for place in picked]
 
 
 def _bare(atoms: Atoms) -> Atoms:

@@ -65,7 +65,7 @@ from ase_ldos.training.train import train_model
 STATE, REPORT = "state.json", "report.html"
 #: Of the labels of a round every so-many-th is held back to choose the best weights.
 VALIDATION_EVERY = 6
-#: Inputs of the network by the number of labels: (labels, inputs).
+#: Inputs of the network by the number of labels, (labels, inputs); never more than the recipe's n_components.
 INPUTS = ((0, 32), (40, 48), (100, 64), (250, 96))
 #: A trajectory stops where models differ by this many times the asked error of forces.
 ALARM = 4.0
@@ -322,6 +322,7 @@ class _Learning:
         names = sorted(path.stem for path in (self.out / "labels").glob("[!.]*.npz"))
         self._extend_validation(names)
         n_inputs = max(size for least, size in INPUTS if len(names) >= least)
+        n_inputs = min(n_inputs, self.training.model.n_components)
         folder = self.out / f"round-{number}"
         folder.mkdir(exist_ok=True)
         for member in range(self.settings.models):
@@ -359,7 +360,7 @@ class _Learning:
             if isinstance(stage, SnapshotStage):
                 epochs = max(4, round(stage.epochs / given * wanted / n_training * stage.batch_size))
                 rate = stage.learning_rate * (0.5 if goes_on else 1.0)
-                stage = replace(stage, epochs=epochs, validate_every=max(1, epochs // 8), learning_rate=rate)  # noqa: PLW2901
+                stage = replace(stage, epochs=epochs, validate_every=max(1, epochs // 8), learning_rate=rate)
             scaled.append(stage)
         model = replace(self.training.model, n_components=n_inputs)
         if self.init_from is not None:
@@ -376,7 +377,7 @@ class _Learning:
 
     def _extend_validation(self, names: Sequence[str]) -> None:
         """Hold back every sixth of the new labels; what was held back stays so."""
-        known = set(self.state.validation) | {name for name in self._learned()}
+        known = set(self.state.validation) | self._learned()
         new = [name for name in names if name not in known]
         self.state.validation += new[1::VALIDATION_EVERY]
         self._save()
@@ -423,7 +424,7 @@ class _Learning:
         committee = self._committee(number)
         bound = max(ALARM * self.settings.forces, 2 * math.sqrt(3) * current.test.get("forces", 0.0))
         alarm = Alarm(bound / 1000)
-        trajectories = []
+        trajectories: list[Trajectory] = []
         for place, crystal in enumerate(self.crystals):
             for pressure in self.settings.pressures:
                 rest = _under_pressure(crystal, committee[0], pressure)

@@ -91,7 +91,7 @@ def write_training_recipe(path: Path, name: str, recipe: Recipe, structures: Seq
         f"broadening = {ldos.sigma:.6g}  # eV",
         f"energy_window = [{ldos.minimum:.6g}, {ldos.energies[-1]:.6g}]  # eV",
         f"energy_spacing = {ldos.spacing:.6g}  # eV",
-        "n_components = 48",
+        "n_components = 96",
         "hidden = [96, 96]",
         f"grid_spacing = {recipe.grid_spacing:.6g}  # Å",
         f"minimum_distance = {CLOSEST * distance:.3f}  # Å",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,7 +55,7 @@ def _summary(settings: LearnSettings, state: State) -> list[str]:
         ("forces", "forces", settings.forces, "meV/Å"),
         ("density", "density", settings.density, "%"),
     )
-    rows = []
+    rows: list[tuple[object, ...]] = []
     for label, key, goal, unit in goals:
         found = last.test.get(key)
         met = found is not None and found <= goal
@@ -198,10 +199,8 @@ def _elasticity(calculator: LDOSCalculator, crystals: Sequence[Atoms], reference
     for snapshot in reference:
         if snapshot.stress is not None and snapshot.forces is not None:
             dft[_plain(snapshot.name)] = labelled_atoms(snapshot)
-    try:
+    with suppress(ValueError):  # the reference may not be complete
         found = {"DFT": elastic_response(crystal, dft), **found}
-    except ValueError:
-        pass  # the reference is not complete
     heads = ("", "C11", "C12", "C44", "bulk modulus", "phonons at Γ (meV)")
     rows = [(name, *_constants(response), _phonons(response)) for name, response in found.items()]
     note = (
@@ -268,7 +267,8 @@ def _dos(calculator: LDOSCalculator, crystals: Sequence[Atoms], labels: Sequence
                 )
             )
             sentences.append(
-                f"{crystal.get_chemical_formula()}: states at the Fermi level {here:.3f} per eV and atom (DFT {theirs:.3f}); "
+                f"{crystal.get_chemical_formula()}: states at the Fermi level {here:.3f} per eV and atom "
+                f"(DFT {theirs:.3f}); "
                 f"Fermi level {prediction.fermi_level:.3f} eV (DFT {at_rest.fermi_level:.3f} eV)."
             )
     if not figures:
@@ -299,7 +299,8 @@ def _range(calculator: LDOSCalculator, settings: LearnSettings, labels: Sequence
 def _cost(state: State, labels: int, test: int, reference: int) -> list[str]:
     rows = [(kind, seconds / 60) for kind, seconds in state.cpu_seconds.items() if seconds >= 1]
     rows.append(("all", state.total_cpu / 60))
-    text = f"{labels} labels to learn from, {test} to test, {reference} for elastic constants. {platform.processor() or platform.machine()}, {platform.system()}."
+    machine = f"{platform.processor() or platform.machine()}, {platform.system()}"
+    text = f"{labels} labels to learn from, {test} to test, {reference} for elastic constants. {machine}."
     return [heading("What it cost"), table(("", "CPU minutes"), rows), paragraph(text)]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,8 +78,6 @@ def set_up(
         launcher=launcher,
         progress=progress,
     )
-    from dataclasses import replace
-
     relative = replace(measured.recipe, pseudo_dir=Path(PSEUDO_FOLDER))
     write_dft_recipe(out / DFT_RECIPE, replace(measured, recipe=relative))
     write_training_recipe(out / TRAINING_RECIPE, name, measured.recipe, cells)
@@ -134,7 +133,10 @@ def setup_page(name: str, measured: SetupMeasurement) -> str:
         if not series.met:
             parts.append(paragraph("The target is not met by anything that was tried.", kind="bad"))
         chosen = next((n for n, row in enumerate(series.rows) if row[0] == series.chosen), None)
-        parts.append(table(series.columns, series.rows, chosen=chosen))
+        # a crystal of several atoms is not asked for its stress, one of a single atom not for a force
+        kept = [n for n in range(len(series.columns)) if n == 0 or any(row[n] for row in series.rows)]
+        rows = [[row[n] for n in kept] for row in series.rows]
+        parts.append(table([series.columns[n] for n in kept], rows, chosen=chosen))
         if series.note:
             parts.append(paragraph(series.note + ".", kind="note"))
         if len(series.rows) > 1:

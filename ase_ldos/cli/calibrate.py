@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ase_ldos.cli.evaluate import add_selection, learned_among, split
+from ase_ldos.cli.evaluate import add_device, add_selection, learned_among, split
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,16 +14,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="bundled name or model file, which tells what was learned and what held back")
     parser.add_argument("data", nargs="+", help="snapshot files or folders with these structures")
     add_selection(parser)
+    add_device(parser)
     parser.add_argument("--out", help="model file to write (default: the model's own file)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Find the range and write it into the model file."""
     from ase_ldos.dataset.npz import load_snapshots
+    from ase_ldos.devices import find_device
     from ase_ldos.model.model_file import find_model, load_model, save_model
     from ase_ldos.training.calibrate import calibrate
 
-    model, out = load_model(args.model), Path(args.out) if args.out else find_model(args.model)
+    model = load_model(args.model).to(find_device(args.device))
+    out = Path(args.out) if args.out else find_model(args.model)
     training, held_back = split(model, [load_snapshots(source) for source in args.data], args)
     learned = learned_among(model, held_back)
     if learned:

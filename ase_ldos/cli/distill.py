@@ -20,7 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="periodic cells of what is to be simulated, some 16 to 64 atoms each, in any format that ASE reads "
         "(default: the crystal of the model's element)",
     )
-    parser.add_argument("--index", default="-1", help="which structures of each file, as ASE counts (default: the last)")
+    parser.add_argument(
+        "--index", default="-1", help="which structures of each file, as ASE counts (default: the last)"
+    )
     parser.add_argument("--out", type=Path, help="model file to write (default: the model's own file)")
     parser.add_argument(
         "--temperature", type=float, metavar="K", help="of the dynamics (default: the model's electronic temperature)"

@@ -17,7 +17,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="bundled name or model file")
     parser.add_argument("data", nargs="+", help="snapshot files (.npz) or folders of them")
     add_selection(parser)
+    add_device(parser)
     parser.add_argument("--json", action="store_true", help="print errors as JSON")
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Declare the argument that tells where to work."""
+    parser.add_argument("--device", default="auto", help="cpu, cuda, … (default: cuda where there is a device)")
 
 
 def add_selection(parser: argparse.ArgumentParser) -> None:
@@ -31,10 +37,11 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Predict, compare, print the table."""
     from ase_ldos.dataset.npz import load_snapshots
+    from ase_ldos.devices import find_device
     from ase_ldos.model.model_file import load_model
     from ase_ldos.training.evaluate import evaluate_model, format_table, summarise
 
-    model = load_model(args.model)
+    model = load_model(args.model).to(find_device(args.device))
     sources = [load_snapshots(source) for source in args.data]
     if args.held_out or args.every is not None:
         snapshots = split(model, sources, args)[1]

@@ -100,6 +100,13 @@ def _describe(model: LDOSModel) -> dict[str, str]:
         if ranges
         else "not calibrated, no warning"
     )
+    if model.distilled is not None:
+        found, made = model.distilled.errors, model.distilled.provenance
+        described["distilled"] = (
+            f"a potential for {', '.join(made['structures'])} at {made['temperature']:g} K, within "
+            f"{found['energy']:.2f} meV/atom and {found['forces']:.0f} meV/Å "
+            f"(of {found['typical_forces']:.0f}) of the model"
+        )
     return described
 
 

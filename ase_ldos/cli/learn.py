@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     goals = parser.add_argument_group("what is asked of the model")
     goals.add_argument("--temperatures", type=float, nargs="+", default=defaults["temperatures"], metavar="K")
     goals.add_argument("--pressures", type=float, nargs="+", default=defaults["pressures"], metavar="GPa")
-    for name, unit in (("energy", "meV/atom"), ("forces", "meV/Å"), ("density", "%%")):
+    for name, unit in (("energy", "meV/atom"), ("forces", "meV/Å"), ("density", "PERCENT")):
         goals.add_argument(
             f"--goal-{name}", type=float, default=defaults[name], metavar=unit, help=f"default: {defaults[name]:g}"
         )

@@ -70,6 +70,7 @@ _OWN: dict[str, Command] = {
     "pseudo": LazyCommand("ase_ldos.cli.pseudo", "write GTH pseudopotentials as UPF files for Quantum ESPRESSO"),
     "serve": LazyCommand("ase_ldos.cli.serve", "show a page in the browser to try models and look at predictions"),
     "report": LazyCommand("ase_ldos.cli.report", "write a prediction or a trajectory as one HTML file to look at"),
+    "bench": LazyCommand("ase_ldos.cli.bench", "measure what this machine should reach and what it does reach"),
     "convert": LazyCommand("ase_ldos.cli.convert", "convert reference data of other programs"),
 }
 #: Subcommands by name. Other packages add theirs by entry points of the group ``ase_ldos.commands``, each a module

@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from ase_ldos.cli.evaluate import add_device
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``ase-ldos train``."""
@@ -17,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--epochs", type=int, help="of every stage on whole snapshots, instead of the settings'")
     parser.add_argument("--checkpoint", help="file from which an interrupted training resumes (default: none is kept)")
+    add_device(parser)
     parser.add_argument("--time-limit", type=float, metavar="S", help="seconds after which no epoch starts")
 
 
@@ -39,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
         epochs=args.epochs,
         time_limit=args.time_limit,
         communicator=communicator,
+        device=args.device,
     )
     communicator.close()
     if not communicator.is_root:

@@ -315,7 +315,7 @@ def _cells(atoms: Atoms) -> dict[str, Atoms]:
 
 
 def _observables(found: Mapping[str, Snapshot]) -> tuple[np.ndarray, float, float]:
-    """Energies against the cell at rest, eV/atom; largest force, eV/Å, and deviatoric stress, GPa, of distorted ones."""
+    """Energies against the cell at rest, eV/atom; largest force, eV/Å, and deviatoric stress, GPa, if distorted."""
     energies, force, stress = [], 0.0, 0.0
     for name, snapshot in found.items():
         rest = found[name.split("-")[0] + "-rest"]

@@ -249,8 +249,8 @@ def sample_ldos(
         states = read_wavefunctions(Path(save) / f"wfc{k + 1}.dat")
         densities = band_densities(states, fft_grid, first).reshape(len(states.coefficients), -1)
         total += densities.T @ (gaussians(energies, results["eigenvalues"][k], sigma).T * (weight / volume))
-    total = total.reshape(*first, len(energies))
+    ldos = total.reshape(*first, len(energies))
     if reduced:
-        whole = symmetrise(total, list(operations))
-        total = np.stack([resample(whole[..., e], shape) for e in range(len(energies))], axis=-1)
-    return total
+        whole = symmetrise(ldos, list(operations))
+        ldos = np.stack([resample(whole[..., e], shape) for e in range(len(energies))], axis=-1)
+    return np.asarray(ldos)

@@ -40,8 +40,8 @@ class DistilledPotential:
         constants: e_s, eV, ``[species]``.
         linear: w_s, eV, ``[species, component]``.
         quadratic: W_s for a ≤ b, row by row, eV, ``[species, q (q + 1) / 2]``.
-        errors: against the model on structures held back: ``energy`` in meV/atom, ``forces`` in meV/Å, ``stress`` in
-            GPa, ``typical_forces`` in meV/Å, number of ``structures``.
+        errors: against the model on structures of its own dynamics that were held back: ``energy`` in meV/atom,
+            ``forces`` in meV/Å, ``stress`` in GPa, ``typical_forces`` in meV/Å, number of ``structures``.
         provenance: of what it was distilled; for people.
 
     Raises:

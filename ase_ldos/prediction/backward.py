@@ -7,13 +7,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ase_ldos.geometry.buffers import add_rows
+from ase_ldos.geometry.grid_batches import BlockBatch
 from ase_ldos.geometry.grid_blocks import Block
 from ase_ldos.prediction.free_energy_gradient import FreeEnergyGradient
 from ase_ldos.prediction.grid_pass import GridEvaluator
 
 
 def pull_back(evaluator: GridEvaluator, gradient: FreeEnergyGradient, *, strained: bool) -> tuple[Tensor, Tensor]:
-    """Forces −∂A/∂R, eV/Å, ``[atom, 3]``, and stress (1/V) ∂A/∂ε, eV/Å³, ``[3, 3]``.
+    """Forces −∂A/∂R, eV/Å, ``[atom, 3]``, and stress (1/V) ∂A/∂ε, eV/Å³, ``[3, 3]``, on the CPU.
 
     ∂A/∂h(r) = Wᵀa + λ(r) Wᵀb is made block by block; what the images of atoms get is added to their atoms, and where
     the features depend on layers on the atoms, what their states get is collected and pulled through these once.
@@ -26,55 +28,59 @@ def pull_back(evaluator: GridEvaluator, gradient: FreeEnergyGradient, *, straine
     stage = "strained forces" if strained else "forces"
     checkpoint, atom_state = evaluator.checkpoint, evaluator.atom_state
     state = checkpoint.stage(stage)
-    by_atoms = torch.zeros_like(gradient.positions)
-    virial = torch.zeros_like(gradient.strain)
+    device, model = evaluator.model.device, evaluator.model
+    by_atoms = torch.zeros_like(gradient.positions, device=device)
+    virial = torch.zeros_like(gradient.strain, device=device)
     by_state = torch.zeros_like(atom_state) if atom_state.is_floating_point() else torch.zeros(0)
     for target, name in ((by_atoms, "gradient"), (virial, "virial"), (by_state, "by_state")):
         if state:
             target.copy_(state[name])
-    constant, varying = (part.to(evaluator.model.dtype) for part in (gradient.constant, gradient.varying))
+    constant, varying = torch.stack((gradient.constant, gradient.varying)).to(device, model.dtype).unbind()
     for done, block in evaluator.blocks("forces", int(state.get("done", 0))):
         pull = torch.addcmul(constant, gradient.potential[block.flat, None].to(constant), varying)
         by_images, by_points, by_image_states = _pull_back_block(evaluator, block, pull, strained)
-        by_atoms.index_add_(0, block.owners, by_images)
-        virial += block.atoms.double().T @ by_images
+        add_rows(by_atoms, block.owners.flatten(), by_images)
+        virial += block.atoms.flatten(end_dim=-2).double().T @ by_images
         if by_points is not None:
             virial += block.points.double().T @ by_points
         if by_image_states is not None:
-            by_state.index_add_(0, block.owners, by_image_states)
+            add_rows(by_state, block.owners, by_image_states)
         checkpoint.write(stage, {"done": done, "gradient": by_atoms, "virial": virial, "by_state": by_state})
     for sums in (by_atoms, virial, by_state):
         evaluator.communicator.all_reduce(sums)
-    by_atoms, virial = by_atoms + gradient.positions, virial + gradient.strain
+    # one transfer
+    sums = torch.cat((by_atoms, virial)).cpu()
+    by_atoms, virial = sums[:-3] + gradient.positions, sums[-3:] + gradient.strain
     if len(by_state):
         by_positions, by_strain = _pull_back_atom_state(evaluator, by_state)
-        by_atoms, virial = by_atoms + by_positions, virial + by_strain
+        by_atoms, virial = by_atoms + by_positions.cpu(), virial + by_strain.cpu()
     return -by_atoms, (virial + virial.T) / (2 * evaluator.grid.volume)
 
 
 def _pull_back_block(
-    evaluator: GridEvaluator, block: Block, pull: Tensor, strained: bool
+    evaluator: GridEvaluator, block: Block | BlockBatch, pull: Tensor, strained: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Derivatives of Σ pull · h in the images, the points (if ``strained``) and the images' states (if learned)."""
-    atom_state = evaluator.atom_state[block.owners]
+    atom_state = evaluator.walk.image_states(block)
+    learned = atom_state is not None and atom_state.is_floating_point()
     atoms, points = block.atoms.detach().requires_grad_(), block.points.detach()
     leaves = [atoms]
     if strained:
         leaves.append(points.requires_grad_())
-    if atom_state.is_floating_point():
+    if atom_state is not None and learned:
         leaves.append(atom_state.requires_grad_())
     with torch.enable_grad():
         # points without a gradient are left the tensor that blocks of one shape share: a descriptor may know it
         moved = replace(block, atoms=atoms, points=points if strained else block.points)
         hidden = evaluator.model.hidden(moved, atom_state)
     found = list(torch.autograd.grad(hidden, leaves, pull))
-    by_state = found.pop() if atom_state.is_floating_point() else None
-    return found[0].double(), found[1].double() if strained else None, by_state
+    by_state = found.pop() if learned else None
+    return found[0].flatten(end_dim=-2).double(), found[1].double() if strained else None, by_state
 
 
 def _pull_back_atom_state(evaluator: GridEvaluator, by_state: Tensor) -> tuple[Tensor, Tensor]:
     """Through the layers on the atoms, once for all blocks: derivatives in positions and strain."""
-    structure = evaluator.structure
+    structure = evaluator.walk.structure
     with torch.enable_grad():
         strain = torch.zeros_like(structure.cell, requires_grad=True)
         positions = structure.positions.detach().requires_grad_()

@@ -27,13 +27,16 @@ from ase_ldos.prediction.request import PredictionRequest
 class FreeEnergyGradient:
     """Terms of A, and its derivatives: in hidden features (Wᵀa and Wᵀb) and explicit ones in positions and strain.
 
+    All but the potential is small and lies on the CPU: on a GPU each of these hundreds of operations on a few numbers
+    would cost as much as a walk over a small grid.
+
     Attributes:
         terms: of A, in the order of ``free_energy.TERMS``, eV, ``[6]``.
         constant: Wᵀa, ``[hidden]``.
         varying: Wᵀb, ``[hidden]``.
         positions: ``[atom, 3]``.
         strain: ``[3, 3]``.
-        potential: λ(r), ``[grid]``; empty if no derivatives are wanted.
+        potential: λ(r), ``[grid]``, on the model's device; empty if no derivatives are wanted.
     """
 
     terms: Tensor
@@ -44,17 +47,17 @@ class FreeEnergyGradient:
     potential: Tensor
 
     @classmethod
-    def empty(cls, n_hidden: int, structure: Structure, n_points: int) -> FreeEnergyGradient:
+    def empty(cls, n_hidden: int, structure: Structure, n_points: int, device: torch.device) -> FreeEnergyGradient:
         """Room for what rank 0 sends."""
         positions = structure.positions
         terms, constant, varying = (positions.new_zeros(n) for n in (len(TERMS), n_hidden, n_hidden))
-        potential = positions.new_zeros(n_points)
+        potential = positions.new_zeros(n_points, device=device)
         return cls(terms, constant, varying, torch.zeros_like(positions), torch.zeros_like(structure.cell), potential)
 
 
 @dataclass(frozen=True)
 class Electrons:
-    """What the walk over the grid has found.
+    """What the walk over the grid has found, on the CPU.
 
     Attributes:
         ldos_sum: Σ_r d(ε, r), 1/(eV Å³), float64 ``[energy]``.
@@ -94,10 +97,12 @@ def find_gradient(
         found.append(_differentiate(model, request, electrons, terms, fields[1]))
 
     communicator.run_on_root(work)
-    density = fields[0].double() if fields is not None else structure.positions.new_empty(grid.n_points)
+    density = torch.empty(grid.n_points, dtype=torch.float64, device=model.device)
+    if fields is not None:
+        density = fields[0].double()
     if not found:
         n_points = grid.n_points if request.needs_gradient else 0
-        found.append(FreeEnergyGradient.empty(model.network.n_features, structure, n_points))
+        found.append(FreeEnergyGradient.empty(model.network.n_features, structure, n_points, model.device))
     gradient = found[0]
     if communicator.size > 1:
         gradient = replace(gradient, potential=gradient.potential.double())
@@ -119,9 +124,11 @@ def _differentiate(
         grid = Grid(strained.cell, shape)
         dos = leaf_sum * grid.voxel_volume
         n_electrons, thermal_energy = float(electrons.charges.sum()), request.thermal_energy
-        mu = fermi_level(dos, model.energies, n_electrons, thermal_energy, electrons.fermi_level)
-        weights = occupation_weights(model.energies, mu, thermal_energy)
-        ewald = ewald_energy(strained, electrons.charges, mesh_from=request.thresholds.mesh_from)
+        nodes = model.energies.cpu()
+        mu = fermi_level(dos, nodes, n_electrons, thermal_energy, electrons.fermi_level)
+        weights = occupation_weights(nodes, mu, thermal_energy)
+        mesh_from = request.thresholds.mesh_from
+        ewald = ewald_energy(strained, electrons.charges, mesh_from=mesh_from, device=model.device)
         energies = Energies.collect(dos, weights, terms.energies, ewald)
         # everything up to here counts energies as the network does; the sum over the electrons is DFT's
         energies = replace(energies, band=energies.band + n_electrons * model.energy_shift(strained))
@@ -134,16 +141,18 @@ def _differentiate(
             core = model.core_density(strained, grid)
             assert core is not None
             # the core charges move with their atoms
-            free_energy = free_energy + (core.flatten() - core.flatten().detach()) @ terms.core_potential.to(core)
+            moved = (core.flatten() - core.flatten().detach()) @ terms.core_potential.to(core)
+            free_energy = free_energy + moved.to(free_energy)
     values = energies.terms()
     if terms.potential is None or terms.strain is None:
-        return replace(FreeEnergyGradient.empty(model.network.n_features, structure, 0), terms=values)
+        nothing = FreeEnergyGradient.empty(model.network.n_features, structure, 0, model.device)
+        return replace(nothing, terms=values)
     a, by_positions, by_strain = torch.autograd.grad(free_energy, (leaf_sum, leaf.positions, strain))
-    head, number = model.head[0].detach(), weights.number.detach()
+    head, number = model.head_on_cpu[0], weights.number.detach()
     return FreeEnergyGradient(values, a @ head, number @ head, by_positions, by_strain + terms.strain, terms.potential)
 
 
 def _dot(first: Tensor, second: Tensor) -> float:
     """Σ first · second in float64, a million numbers at a time."""
     parts = zip(first.split(2**20), second.split(2**20))
-    return sum(float(one.double() @ other.double()) for one, other in parts)
+    return float(torch.stack([one.double() @ other.double() for one, other in parts]).sum())

@@ -19,7 +19,6 @@ from torch.profiler import record_function
 
 from ase_ldos.communicator import Communicator
 from ase_ldos.geometry.grid import Grid
-from ase_ldos.geometry.grid_blocks import DEFAULT_BLOCK, iterate_blocks
 from ase_ldos.geometry.structure import Structure
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.physics.free_energy import Energies
@@ -28,6 +27,7 @@ from ase_ldos.prediction.checkpointing import PredictionCheckpoint
 from ase_ldos.prediction.free_energy_gradient import Electrons, find_gradient
 from ase_ldos.prediction.gather import gather_fields
 from ase_ldos.prediction.grid_pass import GridEvaluator, choose_strategy
+from ase_ldos.prediction.grid_walk import GridWalk
 from ase_ldos.prediction.request import PredictionRequest, Thresholds, check_structure
 from ase_ldos.torch_state import standard_torch_state
 
@@ -35,6 +35,8 @@ from ase_ldos.torch_state import standard_torch_state
 @dataclass(frozen=True)
 class Prediction:
     """What a model says about a structure; tensors in eV, Å, e, float64.
+
+    The density lies on the model's device, all else on the CPU.
 
     Attributes:
         energies: the terms of the free energy.
@@ -103,7 +105,7 @@ def predict(
             window, too few states below the window's top, a checkpoint of another calculation.
         RankLostError: another rank has ended.
     """
-    structure = check_structure(model, atoms) if isinstance(atoms, Atoms) else atoms.to(model.device)
+    structure = check_structure(model, atoms) if isinstance(atoms, Atoms) else atoms.to("cpu")
     request = PredictionRequest.for_model(
         model,
         structure,
@@ -131,7 +133,7 @@ def fulfil_request(
     communicator = Communicator() if communicator is None else communicator
     # no rank without a block
     chunk_size = min(request.chunk_size, max(1, request.grid.n_points // communicator.size))
-    request = replace(request, structure=request.structure.to(model.device), chunk_size=chunk_size)
+    request = replace(request, structure=request.structure.to("cpu"), chunk_size=chunk_size)
     grid, model = request.grid, model.with_fused_scaler()
     with PredictionCheckpoint.of(checkpoint, model, request, communicator) as kept:
         evaluator = GridEvaluator(model, request, communicator=communicator, checkpoint=kept, progress=progress)
@@ -153,7 +155,7 @@ def fulfil_request(
         energies=Energies.from_terms(gradient.terms, len(request.structure)),
         fermi_level=fermi_level + float(model.energy_shift(request.structure)),
         electronic_temperature=request.electronic_temperature,
-        energy_grid=model.energies_of(request.structure),
+        energy_grid=model.energies_of(request.structure).cpu(),
         dos=evaluator.dos(hidden_sum),
         density=density.reshape(grid.shape),
         grid=grid,
@@ -195,18 +197,17 @@ def predict_ldos(
     """The whole LDOS, 1/(eV Å³), in the model's dtype, ``[nx, ny, nz, energy]``: the one large array there is.
 
     Args:
-        model: on the device of the structure.
+        model: on the device that is to work, and where the result will be.
         structure: the atoms.
         grid_shape: numbers of grid points along the lattice vectors; default is the model's spacing.
-        chunk_size: grid points of a block.
+        chunk_size: grid points that are handled at once.
     """
-    grid = PredictionRequest.for_model(model, structure, grid_shape=grid_shape).grid
+    request = PredictionRequest.for_model(model, structure.to("cpu"), grid_shape=grid_shape, chunk_size=chunk_size)
+    grid = request.grid
     weight, bias = (part.to(model.dtype) for part in model.head)
     ldos = torch.empty(grid.n_points, len(bias), dtype=model.dtype, device=model.device)
     with torch.no_grad():
-        atom_state = model.encode_atoms(structure)
-        for block in iterate_blocks(
-            structure, grid, model.descriptor.cutoff, max_points=chunk_size or DEFAULT_BLOCK, dtype=model.dtype
-        ):
-            ldos[block.flat] = torch.addmm(bias, model.hidden(block, atom_state[block.owners]), weight.T)
+        walk = GridWalk(model, request.structure, grid, request.chunk_size)
+        for block in walk.blocks():
+            ldos[block.flat] = torch.addmm(bias, walk.hidden(block), weight.T)
     return ldos.reshape(*grid.shape, -1)

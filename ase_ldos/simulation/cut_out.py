@@ -32,23 +32,24 @@ def cut_out(
     """
     cell = perfect.cell.array
     moves = (frame.positions @ np.linalg.inv(frame.cell.array) - perfect.positions @ np.linalg.inv(cell)) @ cell
-    fractional = moves @ np.linalg.inv(cell)
+    # against one atom first: the whole crystal may have drifted by half a cell
+    fractional = (moves - moves[atom]) @ np.linalg.inv(cell)
     moves = (fractional - fractional.round()) @ cell
     moves -= moves.mean(axis=0)
     distance = nearest_distance(crystal)
     if np.linalg.norm(moves, axis=1).max() > _ON_SITE * distance:
         return None
     deformation = np.linalg.solve(cell, frame.cell.array)
-    # an atom of the small cell on the same sublattice, from which its sites are laid into the large one
+    # an atom of the small cell on the same sublattice; all sites are laid around it
     within = np.linalg.inv(crystal.cell.array)
     shifts = (small.positions - perfect.positions[atom]) @ within
     same = np.flatnonzero((np.abs(shifts - shifts.round()).max(axis=1) < 1e-3) & (small.numbers == frame.numbers[atom]))
     if len(same) == 0:
         return None
     result = Atoms(small.numbers, positions=small.positions, cell=small.cell.array, pbc=True)
-    offset = perfect.positions[atom] - small.positions[same[0]]
-    for i, position in enumerate(small.positions):
-        gaps = (perfect.positions - position - offset) @ np.linalg.inv(cell)
+    around = result.get_distances(int(same[0]), range(len(result)), mic=True, vector=True)
+    for i, vector in enumerate(around):
+        gaps = (perfect.positions - perfect.positions[atom] - vector) @ np.linalg.inv(cell)
         gaps = np.linalg.norm((gaps - gaps.round()) @ cell, axis=1)
         site = int(gaps.argmin())
         if gaps[site] > 1e-2 * distance or perfect.numbers[site] != small.numbers[i]:

@@ -23,9 +23,10 @@ VOLUMES = (-0.12, -0.08, -0.04, 0.0, 0.04, 0.08, 0.12)
 STRAIN = 0.03
 #: Displacements of one atom, in nearest distances.
 DISPLACEMENTS = (0.03, 0.06)
-#: Rattled cells: least and greatest standard deviation, in nearest distances. Crystals melt where it reaches some 0.07
-#: in each direction (Lindemann).
-RATTLE = (0.01, 0.06)
+#: Rattled cells: least and greatest standard deviation in each direction, in nearest distances. Independent
+#: displacements cost more than thermal ones of that size: in silicon 0.06 costs 0.5 eV/atom, 0.035 some 0.15 eV/atom,
+#: which is what a crystal takes up at 1000 K. Crystals melt where thermal ones reach some 0.07 (Lindemann).
+RATTLE = (0.008, 0.035)
 #: No two atoms of a rattled cell are closer than this, in nearest distances.
 CLOSEST = 0.75
 
@@ -147,22 +148,22 @@ def surface_cells(crystals: Sequence[Atoms], *, largest: int = 8, vacuum: float 
 
 
 def compact_supercell(crystal: Atoms, multiple: int) -> Atoms:
-    """The supercell of so many primitive cells whose shortest lattice vector is longest, among repeats along axes.
+    """The supercell of so many primitive cells whose shortest lattice vectors are longest, among repeats along axes.
 
     Args:
         crystal: primitive cell.
         multiple: number of cells.
     """
-    best, length = crystal, 0.0
+    best, longest = crystal, (0.0, 0.0, 0.0)
     for n in range(1, multiple + 1):
         for m in range(1, multiple + 1):
             if multiple % (n * m):
                 continue
             cell = crystal.repeat((n, m, multiple // (n * m)))
             reduced, _ = minkowski_reduce(cell.cell.array)
-            shortest = float(np.linalg.norm(reduced, axis=1).min())
-            if shortest > length + 1e-6:
-                best, length = cell, shortest
+            x, y, z = np.sort(np.linalg.norm(reduced, axis=1)).round(6).tolist()
+            if (x, y, z) > longest:
+                best, longest = cell, (x, y, z)
     return _bare(best)
 
 

@@ -73,7 +73,9 @@ class RespaLDOS(MolecularDynamics):
         if atoms.calc is None:
             raise ValueError("the atoms have no calculator; give them the one of the outer steps")
         if inner is atoms.calc:
-            raise ValueError("inner and outer calculator are the same object; give two, so that both keep their results")
+            raise ValueError(
+                "inner and outer calculator are the same object; give two, so that both keep their results"
+            )
         if isinstance(n_inner, bool) or n_inner != int(n_inner) or n_inner < 1:
             raise ValueError(f"n_inner is {n_inner}; it must be a whole number of inner steps, at least 1")
         if (temperature_K is None) != (friction is None):
@@ -97,9 +99,7 @@ class RespaLDOS(MolecularDynamics):
         return {**super().todict(), "n_inner": self.n_inner, "temperature_K": self.temperature}
 
     def get_conserved_energy(self) -> float:
-        """Potential and kinetic energy without what the thermostat has brought in, eV: conserved but for the errors
-        of the integrator.
-        """
+        """Total energy without what the thermostat has brought in, eV; it changes by errors of the integrator alone."""
         return float(self.atoms.get_total_energy()) - self.heat
 
     def step(self) -> None:

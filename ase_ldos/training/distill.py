@@ -52,7 +52,7 @@ FOLDS = 5
 LEAST_VARIANCE = 1e-9
 MOST_COMPONENTS = 128
 #: Standard deviations of rattled atoms, in units of the shortest distance.
-RATTLES = (0.02, 0.035, 0.05)
+RATTLES = (0.015, 0.025, 0.035)
 #: Temperatures of the dynamics, in units of the one that is wanted; the hotter ones keep the potential sound.
 HEATS = (1.0, 1.0, 1.5)
 #: Time between two structures, and before the first, fs.
@@ -115,7 +115,8 @@ def distill(
                 fit = _Fit.of(descriptor, labels)
             for label in labels:
                 fit.add(label)
-            potential = fit.solve()
+            # errors count where the dynamics go; before there were any, on the rattled structures
+            potential = fit.solve(errors_from=0 if potential is None else sizes[0])
             bar.set_postfix_str(f"forces within {potential.errors['forces']:.0f} meV/Å")
     assert potential is not None
     formulas = sorted({atoms.get_chemical_formula() for atoms in seeds})
@@ -290,18 +291,23 @@ class _Fit:
         self._rows.append(torch.cat((energy_row, rest)))
         self._labels.append(label)
 
-    def solve(self) -> DistilledPotential:
-        """The best potential by cross-validation, fitted to all structures, with its errors on those left out."""
+    def solve(self, errors_from: int = 0) -> DistilledPotential:
+        """The best potential by cross-validation, fitted to all structures.
+
+        Its errors are those of fits that have not seen the structure, from number ``errors_from`` on.
+        """
         n_species, n_components = len(self.descriptor.species), self.projection.shape[1]
         total = sum(label.energy for label in self._labels) / sum(len(label.structure) for label in self._labels)
         targets = [
-            torch.cat((torch.tensor([label.energy - total * len(label.structure)]), label.forces.flatten(), label.virial))
+            torch.cat(
+                (torch.tensor([label.energy - total * len(label.structure)]), label.forces.flatten(), label.virial)
+            )
             for label in self._labels
         ]
         weights = [_row_weights(len(label.structure)) for label in self._labels]
         folds = [list(range(start, len(targets), FOLDS)) for start in range(FOLDS)]
         parts = [self._normal(fold, targets, weights) for fold in folds]
-        matrix, vector = sum(part[0] for part in parts), sum(part[1] for part in parts)
+        matrix, vector = (torch.stack(side).sum(dim=0) for side in zip(*parts))
         best: tuple[float, Tensor, float, list[Tensor]] | None = None
         for q, penalty in product(PRODUCTS, PENALTIES):
             columns = self._columns(q)
@@ -317,7 +323,9 @@ class _Fit:
                 best = (loss, columns, penalty, found)
         assert best is not None
         _, columns, penalty, found = best
-        residuals = {k: self._rows[k] @ c - targets[k] for fold, c in zip(folds, found) for k in fold}
+        residuals = {
+            k: self._rows[k] @ c - targets[k] for fold, c in zip(folds, found) for k in fold if k >= errors_from
+        }
         solution = _solve(matrix, vector, columns, penalty * len(targets), n_species)
         polynomial = solution[:-n_species].unflatten(0, (n_species, -1))
         return DistilledPotential(
@@ -358,7 +366,7 @@ class _Fit:
         energies = torch.stack([residual[0] / sizes[k] for k, residual in residuals.items()])
         forces = torch.cat([residual[1 : 1 + 3 * sizes[k]] for k, residual in residuals.items()])
         stresses = torch.cat([residual[-6:] / self._labels[k].structure.volume for k, residual in residuals.items()])
-        typical = torch.cat([label.forces.flatten() for label in self._labels])
+        typical = torch.cat([self._labels[k].forces.flatten() for k in residuals])
         return {
             "energy": 1000 * _root_mean_square(energies),
             "forces": 1000 * _root_mean_square(forces),

@@ -122,7 +122,7 @@ def format_table(errors: Sequence[SnapshotErrors]) -> str:
 
 
 def _snapshot_errors(model: LDOSModel, snapshot: Snapshot) -> SnapshotErrors:
-    structure = Structure.from_arrays(snapshot.numbers, snapshot.positions, snapshot.cell, device=model.device)
+    structure = Structure.from_arrays(snapshot.numbers, snapshot.positions, snapshot.cell)
     temperature = snapshot.electronic_temperature
     try:
         found = predict(
@@ -181,8 +181,9 @@ def _ldos_errors(model: LDOSModel, snapshot: Snapshot, structure: Structure, fou
     except ValueError:  # DFT's LDOS ends among the states that are occupied at this temperature
         return errors
     weights = occupation_weights(nodes, mu, kT)
+    core = model.core_density(structure, grid)
     density = density_energies(
-        electron_density(reference, weights), grid, model.metadata.functional, model.core_density(structure, grid)
+        electron_density(reference, weights), grid, model.metadata.functional, None if core is None else core.cpu()
     )
     derived = Energies.collect(dos, weights, density, ewald_energy(structure, charges))
     occupied = nodes < mu

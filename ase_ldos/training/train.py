@@ -21,6 +21,7 @@ from ase_ldos.checkpoint import read_checkpoint
 from ase_ldos.communicator import Communicator
 from ase_ldos.dataset.npz import Snapshot, snapshot_to_arrays
 from ase_ldos.descriptors.protocol import FixedFeatures, PointFeatures
+from ase_ldos.devices import find_device
 from ase_ldos.files import PathLike
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.model.metadata import ModelMetadata
@@ -92,6 +93,7 @@ def train_model(
     time_limit: float | None = None,
     progress: bool = True,
     communicator: Communicator | None = None,
+    device: str | torch.device = "auto",
 ) -> TrainedModel:
     """Train a model, measure it on the snapshots held back, and write its file.
 
@@ -107,6 +109,7 @@ def train_model(
         time_limit: s; no epoch starts that would probably end later.
         progress: show bars.
         communicator: ranks that share the snapshots of a step; the model of the first one is complete.
+        device: where steps are taken, see ``devices.find_device``; the model of the result lies there.
 
     Returns:
         The model with range, errors and provenance, and the histories of its stages.
@@ -134,6 +137,7 @@ def train_model(
         time_limit=time_limit,
         progress=progress,
         communicator=communicator,
+        device=device,
     )
     if not communicator.is_root:
         return trained
@@ -171,6 +175,7 @@ def train_stages(
     time_limit: float | None = None,
     progress: bool = True,
     communicator: Communicator | None = None,
+    device: str | torch.device = "auto",
 ) -> TrainedModel:
     """Train the model of some settings on snapshots that are loaded, and nothing else.
 
@@ -184,6 +189,7 @@ def train_stages(
         time_limit: s; no epoch starts that would probably end later.
         progress: show bars.
         communicator: ranks that share the snapshots of a step.
+        device: where steps are taken, see ``devices.find_device``. Snapshots are prepared and stay on the CPU.
 
     Raises:
         ValueError: no training snapshot of a stage has an LDOS, none is held back, data that do not fit the settings,
@@ -200,7 +206,7 @@ def train_stages(
     context = _fingerprint(settings, data, start)
     done, known_epochs = _resume_point(checkpoint, context, settings)
     generator = torch.Generator().manual_seed(settings.seed)
-    run = _Training(settings, data, start, generator, progress)
+    run = _Training(settings, data, start, generator, progress, find_device(device))
     if start is None and not done:
         start_linear(run.model, run.points(settings.stages[0]).completed(run.model))
     histories: dict[str, History] = {name: History.from_dict(known) for name, known in done.items()}
@@ -238,6 +244,7 @@ class _Training:
         start: see ``train_stages``.
         generator: of all randomness.
         progress: show bars.
+        device: of the model.
     """
 
     def __init__(
@@ -247,9 +254,11 @@ class _Training:
         start: LDOSModel | None,
         generator: torch.Generator,
         progress: bool,
+        device: torch.device,
     ) -> None:
         self.settings, self.data, self.generator, self.progress = settings, data, generator, progress
         with_ldos = [snapshot for snapshot in data.chosen(None)[0] if snapshot.ldos is not None]
+        start = None if start is None else start.to("cpu")
         if start is None:
             known, species = {}, tuple(atomic_numbers[symbol] for symbol in settings.model.valence)
         else:
@@ -273,6 +282,7 @@ class _Training:
             progress,
         )
         self._prepared = {snapshot.name: snapshot for snapshot in prepared}
+        self.model.to(device)
 
     def snapshots(self, stage: StageSettings) -> tuple[list[TrainingSnapshot], list[TrainingSnapshot]]:
         """Prepared training and validation snapshots of a stage."""
@@ -304,8 +314,8 @@ class _Training:
 
         def loss(module: nn.Module, chosen: Tensor) -> Tensor:
             assert isinstance(module, LDOSModel)
-            found = module.network(points.inputs[chosen]) * module.ldos_scale
-            return relative_square(found, points.ldos[chosen])
+            inputs, ldos = points.inputs[chosen].to(model.device), points.ldos[chosen].to(model.device)
+            return relative_square(module.network(inputs) * module.ldos_scale, ldos)
 
         # every rank takes all of these cheap steps and writes the same checkpoint, so there is nothing to add up
         options.pop("communicator")
@@ -386,7 +396,7 @@ def _fingerprint(settings: TrainingSettings, data: TrainingData, start: LDOSMode
 
     weights = hashlib.sha256()
     for name, value in ({} if start is None else start.state_dict()).items():
-        weights.update(name.encode() + value.contiguous().numpy().tobytes())
+        weights.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
     table = _as_json(settings.as_table())
     for stage in table["stages"]:
         stage.pop("epochs", None)  # more of them go on from what there is, see _resume_point

@@ -90,11 +90,13 @@ def _svg(figure: Figure, number: int) -> str:
     figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
     text = stream.getvalue()
     text = text[text.index("<svg") :]
-    # ids are unique within a figure only
-    mark = f"p{number}-{zlib.crc32(text.encode())}-"
-    text = re.sub(r'\bid="([^"]+)"', rf'id="{mark}\1"', text)
-    text = re.sub(r'href="#([^"]+)"', rf'href="#{mark}\1"', text)
-    return re.sub(r"url\(#([^)]+)\)", rf"url(#{mark}\1)", text)
+    # ids are random, and unique within a figure only: number them
+    names: dict[str, str] = {}
+    for found in re.findall(r'\bid="([^"]+)"', text):
+        names.setdefault(found, f"{len(names)}")
+    plain = re.sub(r'(\bid="|href="#|url\(#)([^")]+)', lambda match: f"{match[1]}{names[match[2]]}", text)
+    mark = f"p{number}-{zlib.crc32(plain.encode()):x}-"
+    return re.sub(r'(\bid="|href="#|url\(#)(\d+)(?=[")])', lambda match: f"{match[1]}{mark}{match[2]}", plain)
 
 
 def _shown(cell: object) -> str:

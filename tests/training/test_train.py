@@ -42,8 +42,15 @@ from ase_ldos.training.losses import (
 )
 from ase_ldos.training.precompute import JacobianProduct, Scaler, TrainingSnapshot, fit_scaler, prepare_snapshot, voigt
 from ase_ldos.training.provenance import core_charges, describe_sources
-from ase_ldos.training.settings import TrainingData, TrainingSettings, load_data, load_settings
-from ase_ldos.training.train import TrainedModel, start_linear, train_stages
+from ase_ldos.training.settings import (
+    SnapshotStage,
+    TrainingData,
+    TrainingSettings,
+    ValidationSettings,
+    load_data,
+    load_settings,
+)
+from ase_ldos.training.train import TrainedModel, start_linear, train_model, train_stages
 
 RECIPE = """
 name = "toy"
@@ -599,3 +606,80 @@ def test_ranks_train_what_one_process_trains(toy: TrainingSettings, be_model: LD
 def test_more_ranks_than_snapshots_of_a_step(toy: TrainingSettings) -> None:
     with pytest.raises(ValueError, match="2 ranks need that many"):
         train_stages(toy, load_data(toy), progress=False, communicator=Communicator(0, 2))
+
+
+def test_a_split_by_names_stays_when_labels_are_added(toy: TrainingSettings, be_model: LDOSModel) -> None:
+    chosen = replace(toy, validation=ValidationSettings(names=("be_01", "be_04")))
+    before = load_data(chosen)
+    assert [s.name for s in before.validation["data"]] == ["be_01", "be_04"]
+    save_snapshot(toy.folder / "data/be_00a.npz", replace(labelled(be_model, 9), name="be_00a"))
+    after = load_data(chosen)
+    assert [s.name for s in after.validation["data"]] == ["be_01", "be_04"]
+    assert len(after.training["data"]) == len(before.training["data"]) + 1
+    with pytest.raises(ValueError, match=r"validation names 'be_77', which is in none of data"):
+        load_data(replace(toy, validation=ValidationSettings(names=("be_77",))))
+    with pytest.raises(ValueError, match="names holds 'a' twice"):
+        ValidationSettings(names=("a", "a"))
+
+
+def test_patience_ends_a_stage_and_the_training_counts_as_finished(toy: TrainingSettings) -> None:
+    ldos, everything = toy.stages
+    assert isinstance(everything, SnapshotStage)
+    # a rate that spoils the weights: the first validation stays the best
+    patient = replace(everything, epochs=40, validate_every=1, patience=2, learning_rate=0.3)
+    trained = train_stages(replace(toy, stages=(ldos, patient)), load_data(toy), progress=False)
+    history = trained.histories["everything"]
+    assert history.stopped == "patience"
+    assert len(history.records) < 40
+    assert trained.finished
+
+
+def test_an_error_of_the_electrons_names_the_structure_and_keeps_the_work(
+    toy: TrainingSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From the third epoch on no structure's electrons fit: the weights of the second are written, and the reason."""
+    from ase_ldos.training import losses
+
+    solve, calls = losses.fermi_level, [0]
+
+    def failing(*arguments: object) -> torch.Tensor:
+        calls[0] += 1
+        if calls[0] > 16:  # two epochs of four snapshots each, and their validations
+            raise ValueError("the energy window holds 3 states, too few for 4 electrons")
+        return solve(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(losses, "fermi_level", failing)
+    out = tmp_path / "toy.safetensors"
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", str(tmp_path / "toy.toml"), "--out", str(out)]) == 1
+    told = capsys.readouterr().err
+    assert "stage 'everything' broke off: structure 'be_0" in told
+    assert "too few for 4 electrons; if only the network is at fault, lower the stage's learning_rate" in told
+    assert f"{out} has the best weights until then" in told
+    model = load_model(out)
+    assert model.metadata.provenance["finished"] is False
+    assert model.metadata.extrapolation["threshold"] > 0
+
+
+def test_a_model_is_written_before_it_is_measured(
+    toy: TrainingSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ValueError("no structure is held back")
+
+    monkeypatch.setattr("ase_ldos.training.train.calibrate", broken)
+    with pytest.raises(ValueError, match="no structure is held back"):
+        train_model(replace(toy, stages=toy.stages[:1]), out=tmp_path / "toy.safetensors", progress=False)
+    model = load_model(tmp_path / "toy.safetensors")
+    assert model.metadata.provenance["training"] == ["be_00", "be_01", "be_03", "be_04"]
+
+
+def test_a_model_that_goes_on_takes_the_name_of_its_settings_and_keeps_its_projection(toy: TrainingSettings) -> None:
+    data = load_data(toy)
+    first = train_stages(replace(toy, stages=toy.stages[:1]), data, progress=False).model
+    projection = first.projection.clone()
+    renamed = replace(toy, name="second", model=replace(toy.model, electronic_temperature=4000.0))
+    second = train_stages(renamed, data, start=first, progress=False).model
+    assert second.metadata.name == "second"
+    assert second.metadata.electronic_temperature == 4000.0
+    assert torch.equal(second.projection, projection)
