@@ -29,6 +29,8 @@ from ase_ldos.units import BOLTZMANN, RYDBERG
 PREFIX = "pwscf"
 #: Accuracy of the states of the dense mesh, Ry. Errors of their densities are of the order of its square root.
 NSCF_THRESHOLD = 1e-8
+#: Least gap for fixed occupations, in units of kT: a part e⁻⁵ of the electrons at the edges would move.
+FIXED_GAP = 10.0
 #: pw.x before this version computes a wrong deviatoric stress from GTH files with a p projector.
 FIRST_RIGHT_STRESS = 7
 
@@ -142,15 +144,16 @@ def input_text(atoms: Atoms, recipe: Recipe, calculation: str, folder: Path) -> 
         },
         "system": {
             "ecutwfc": recipe.cutoff,
-            "occupations": "smearing",
-            "smearing": "fermi-dirac",
-            "degauss": electronic_temperature_of(atoms, recipe) * BOLTZMANN / RYDBERG,
+            "occupations": recipe.occupations,
             "nosym": True,
             "nbnd": math.ceil(bands_per_atom * len(atoms)),
         }
         | (dict(zip(("nr1", "nr2", "nr3"), _three_numbers(atoms, "fft_grid"))) if "fft_grid" in atoms.info else {}),
         "electrons": {"conv_thr": recipe.convergence, "electron_maxstep": 100},
     }
+    if recipe.occupations == "smearing":
+        heat = electronic_temperature_of(atoms, recipe) * BOLTZMANN / RYDBERG
+        data["system"] |= {"smearing": "fermi-dirac", "degauss": heat}
     if calculation == "nscf":
         # pw.x would take a tenth of conv_thr per electron, which grows tighter with the number of atoms
         data["electrons"]["diago_thr_init"] = NSCF_THRESHOLD
@@ -163,6 +166,7 @@ def input_text(atoms: Atoms, recipe: Recipe, calculation: str, folder: Path) -> 
         input_data=data,
         pseudopotentials=dict(recipe.pseudopotentials),
         kpts=mesh_of(atoms, kspacing),
+        koffset=tuple(recipe.kpoint_shift),
     )
     text = re.sub(r"&(IONS|CELL|FCP|RISM)\n/\n", "", stream.getvalue())
     # ASE writes ten decimals; forces deserve all of them
@@ -203,6 +207,7 @@ def calculate(name: str, atoms: Atoms, recipe: Recipe, folder: Path, *, launcher
     limits: dict[str, Any] = {"launcher": launcher, "time_limit": recipe.time_limit}
     run_program("pw.x", input_text(atoms, recipe, "scf", folder), folder, **limits)
     arrays = read_xml(save)
+    _check_gap(arrays, atoms, recipe)
     _correct_stress(arrays, atoms, recipe, read_creator(save))
     arrays |= {
         "numbers": atoms.numbers,
@@ -225,6 +230,23 @@ def calculate(name: str, atoms: Atoms, recipe: Recipe, folder: Path, *, launcher
         arrays |= dos_arrays(recipe.dos, arrays["eigenvalues"], arrays["k_weights"])
     logger.info("%s: free energy %.6f eV", name, float(arrays["free_energy"]))
     return with_energy_defects(snapshot_from_arrays(name, arrays, name), recipe)
+
+
+def _check_gap(arrays: dict[str, np.ndarray], atoms: Atoms, recipe: Recipe) -> None:
+    """Refuse fixed occupations where a temperature would change them."""
+    if recipe.occupations != "fixed":
+        return
+    eigenvalues, filled = arrays["eigenvalues"], round(float(arrays["n_electrons"]) / 2)
+    if eigenvalues.shape[1] <= filled:
+        raise CalculationError("there are no empty bands; raise bands_per_atom")
+    gap = float(eigenvalues[:, filled].min() - eigenvalues[:, filled - 1].max())
+    temperature = electronic_temperature_of(atoms, recipe)
+    least = FIXED_GAP * BOLTZMANN * temperature
+    if gap < least:
+        raise CalculationError(
+            f"the gap is {gap:.3f} eV; fixed occupations stand for electrons at {temperature:g} K "
+            f"only where it is {least:.3f} eV or more; lower electronic_temperature or take occupations = 'smearing'"
+        )
 
 
 def with_energy_defects(snapshot: Snapshot, recipe: Recipe) -> Snapshot:

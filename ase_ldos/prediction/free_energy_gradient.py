@@ -147,6 +147,8 @@ def _differentiate(
         mesh_from = request.thresholds.mesh_from
         ewald = ewald_energy(strained, electrons.charges, mesh_from=mesh_from, device=model.device)
         energies = Energies.collect(dos, weights, terms.energies, ewald)
+        # everything up to here counts energies as the network does; the sum over the electrons is DFT's
+        energies = replace(energies, band=energies.band + n_electrons * model.energy_shift(strained))
         free_energy = energies.free_energy
         if terms.potential is not None:
             # the density's terms are numbers here. n₀ moves with its μ, which moves with D: this term, zero in value,

@@ -115,9 +115,15 @@ class GridEvaluator:
         own, wanted = BOLTZMANN * self.model.metadata.electronic_temperature, self.request.thermal_energy
         return (own,) if own == wanted else (own, wanted)
 
-    def find_fermi_levels(self, hidden_sum: Tensor) -> list[float]:
-        """μ at each of ``thermal_energies`` from Σ_r h(r), eV."""
+    @property
+    def fermi_guess(self) -> float | None:
+        """That of the request, counted as the network counts energies, eV."""
         guess = self.request.fermi_guess
+        return None if guess is None else guess - float(self.model.energy_shift(self.structure))
+
+    def find_fermi_levels(self, hidden_sum: Tensor) -> list[float]:
+        """μ at each of ``thermal_energies`` from Σ_r h(r), counted as the network counts energies, eV."""
+        guess = self.fermi_guess
         start = self.model.metadata.fermi_level if guess is None else guess
         n_electrons, dos = float(self.charges.sum()), self.dos(hidden_sum)
         return [float(fermi_level(dos, self._energies, n_electrons, kT, start)) for kT in self.thermal_energies]
@@ -205,8 +211,8 @@ class InterpolatedDensity:
         evaluator.communicator.broadcast(begun)
         if not bool(begun.isnan().any()):
             guesses = begun.tolist()
-        elif evaluator.request.fermi_guess is not None:
-            guesses = [evaluator.request.fermi_guess] * len(begun)
+        elif evaluator.fermi_guess is not None:
+            guesses = [evaluator.fermi_guess] * len(begun)
         else:
             guesses = evaluator.find_fermi_levels(self._sample())
         total, interpolations = self._walk(guesses)

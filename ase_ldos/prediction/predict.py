@@ -155,9 +155,9 @@ def fulfil_request(
                 forces, stress = pull_back(evaluator, gradient, strained=request.stress)
     found = Prediction(
         energies=Energies.from_terms(gradient.terms, len(request.structure)),
-        fermi_level=fermi_levels[-1],
+        fermi_level=fermi_levels[-1] + float(model.energy_shift(request.structure)),
         electronic_temperature=request.electronic_temperature,
-        energy_grid=model.energies.cpu(),
+        energy_grid=model.energies_of(request.structure).cpu(),
         dos=evaluator.dos(hidden_sum),
         density=density.reshape(grid.shape),
         grid=grid,

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from ase.data import chemical_symbols
 from tqdm import tqdm
 
 from ase_ldos.dataset.snapshot import Snapshot
@@ -47,12 +48,17 @@ def calibrate(
     numbers = torch.cat([structure.numbers for structure in structures[: len(training)]])
     species = species_indices(numbers, model.descriptor.species)
     means, whitenings = [], []
+    before = model.extrapolation_mean, model.extrapolation_whitening
     for index in range(len(model.descriptor.species)):
         own = inputs[species == index]
+        if len(own) < 2 and before[0] is not None and before[1] is not None and index < len(before[0]):
+            # a fine-tuned model: what it learned of this element it learned before, with the same inputs
+            means.append(before[0][index].double())
+            whitenings.append(before[1][index].double())
+            continue
         if len(own) < 2:
-            raise ValueError(
-                f"element number {model.descriptor.species[index]} has {len(own)} atoms in the training data"
-            )
+            symbol = chemical_symbols[model.descriptor.species[index]]
+            raise ValueError(f"the training data have {len(own)} atoms of {symbol}; its range needs 2 or more")
         means.append(own.mean(dim=0))
         variances, axes = torch.linalg.eigh(torch.cov(own.T))
         whitenings.append(axes / variances.clamp(min=VARIANCE_FLOOR * variances[-1]).sqrt())

@@ -27,6 +27,7 @@ from ase_ldos.toml_settings import (
     check_arguments,
     read_toml,
 )
+from ase_ldos.training.alignment import LEVELS
 from ase_ldos.training.losses import LossWeights
 
 #: Where the package's own labels come from.
@@ -55,6 +56,8 @@ class ModelSettings:
         electronic_temperature: default of predictions, K.
         grid_spacing: Å.
         minimum_distance: Å.
+        alignment: of energies of different densities and compositions, see ``training.alignment``: "none",
+            "band_energy" or "fermi_level". With one the energy window is that of the aligned energies.
         pseudopotentials: files of those that have a partial core charge, by chemical symbol, relative to the folder of
             the settings or the working directory.
 
@@ -75,6 +78,7 @@ class ModelSettings:
     electronic_temperature: PositiveFloat = 300.0
     grid_spacing: PositiveFloat = 0.25
     minimum_distance: NonNegativeFloat = 1.0
+    alignment: str = "none"
     pseudopotentials: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -96,6 +100,7 @@ class ModelSettings:
         for name, value, known in (
             ("activation", self.activation, list(ACTIVATIONS)),
             ("functional", self.functional, list(FUNCTIONALS)),
+            ("alignment", self.alignment, list(LEVELS)),
         ):
             if value not in known:
                 raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(known)}")

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from ase.data import atomic_numbers
+from ase.data import atomic_numbers, chemical_symbols
 from torch import Tensor, nn
 
 from ase_ldos.checkpoint import read_checkpoint
@@ -32,9 +32,11 @@ from ase_ldos.model.metadata import ModelMetadata
 from ase_ldos.model.model_file import load_model, save_model
 from ase_ldos.networks.mlp import MLP
 from ase_ldos.networks.registry import make_point_features
+from ase_ldos.training.alignment import fit_level_constants
 from ase_ldos.training.calibrate import calibrate
 from ase_ldos.training.data_parallel import SharedLoss
 from ase_ldos.training.evaluate import SnapshotErrors, evaluate_model, summarise
+from ase_ldos.training.fine_tuning import features_with_elements, new_species, with_elements
 from ase_ldos.training.history import History
 from ase_ldos.training.learned_features import fixed_scaler, graft, whole_scaler
 from ase_ldos.training.loop import check_context, fit
@@ -223,8 +225,9 @@ def train_stages(
     Args:
         settings: what and how.
         data: snapshots by the label sets of the settings.
-        start: a model of the same settings whose weights to start from in place of least squares and stages on the LDOS
-            alone; for a graph network with a fixed power spectrum also a model of that power spectrum alone.
+        start: a model of the same settings, elements apart (see ``training.fine_tuning``), whose weights to start from
+            in place of least squares and stages on the LDOS alone; for a graph network with a fixed power spectrum also
+            a model of that power spectrum alone.
         checkpoint: file from which an interrupted training resumes.
         time_limit: s; no epoch starts that would probably end later.
         progress: show bars.
@@ -236,6 +239,7 @@ def train_stages(
             or a checkpoint of another training.
     """
     began, communicator = time.monotonic(), Communicator() if communicator is None else communicator
+    _check_elements(settings, data, start)
     if start is not None:
         # what these cheap steps find the model knows already
         settings = replace(settings, stages=tuple(s for s in settings.stages if isinstance(s, SnapshotStage)))
@@ -299,13 +303,27 @@ class _Training:
         self.settings, self.data, self.generator, self.progress = settings, data, generator, progress
         with_ldos = [snapshot for snapshot in data.chosen(None)[0] if snapshot.ldos is not None]
         start = None if start is None else start.to("cpu")
-        self.model = _first_model(settings, start, with_ldos, generator, progress)
+        if start is None:
+            known, species = {}, tuple(atomic_numbers[symbol] for symbol in settings.model.valence)
+        else:
+            # elements that join a model without constants have none either
+            known = start.metadata.level_constants
+            species = new_species(start, settings) if known else ()
+        fitted = fit_level_constants(data.chosen(None)[0], species, settings.model.alignment, known)
+        constants = {**known, **fitted}
+        self.model = _first_model(settings, start, with_ldos, constants, generator, progress)
         used = {source for stage in settings.stages for source in stage.data or settings.data}
         training, validation = data.chosen(tuple(used))
         wants_forces = any(isinstance(stage, SnapshotStage) for stage in settings.stages)
         scaler = fixed_scaler(self.model)
         prepared = _prepare(
-            settings, [*training, *validation], self.model.descriptor.fixed, scaler, wants_forces, progress
+            settings,
+            [*training, *validation],
+            self.model.descriptor.fixed,
+            scaler,
+            self.model.metadata.level_constants,
+            wants_forces,
+            progress,
         )
         self._prepared = {snapshot.name: snapshot for snapshot in prepared}
         self.model.to(device)
@@ -370,6 +388,27 @@ class _Training:
             ema_decay=stage.ema_decay,
             **options,
         )
+
+
+def _check_elements(settings: TrainingSettings, data: TrainingData, start: LDOSModel | None) -> None:
+    """Refuse elements of the settings without data, and data of elements that the model would not know."""
+    asked = set(settings.model.valence)
+    known = asked | ({chemical_symbols[n] for n in start.descriptor.species} if start else set())
+    training, validation = data.chosen(None)
+    there = {chemical_symbols[int(number)] for snapshot in training for number in snapshot.numbers}
+    missing = [symbol for symbol in settings.model.valence if symbol not in there]
+    if missing:
+        raise ValueError(
+            f"the settings are for {', '.join(settings.model.valence)}, but no training snapshot has "
+            f"{', '.join(missing)}; add labels of it, or take it out of valence"
+        )
+    for snapshot in (*training, *validation):
+        foreign = sorted({chemical_symbols[int(number)] for number in snapshot.numbers} - known)
+        if foreign:
+            raise ValueError(
+                f"{snapshot.name} has {', '.join(foreign)}, which the model will not know: it knows "
+                f"{', '.join(sorted(known))}; add it to valence"
+            )
 
 
 def _check_stage(
@@ -459,20 +498,26 @@ def _as_json(table: dict[str, Any]) -> dict[str, Any]:
 
 
 def build_model(
-    settings: TrainingSettings, features: PointFeatures, scaler: Scaler, generator: torch.Generator
+    settings: TrainingSettings,
+    features: PointFeatures,
+    scaler: Scaler,
+    generator: torch.Generator,
+    level_constants: dict[str, float] | None = None,
 ) -> LDOSModel:
     """The untrained model of some settings."""
     chosen = settings.model
     energies = torch.as_tensor(chosen.energies)
     n_inputs = scaler.projection.shape[1]
     network = MLP(n_inputs, len(energies), chosen.hidden, chosen.activation, True, generator)
-    metadata = _metadata(settings, fermi_level=sum(chosen.energy_window) / 2)
+    metadata = _metadata(settings, sum(chosen.energy_window) / 2, level_constants)
     return LDOSModel(
         features, network, energies, metadata, mean=scaler.mean, projection=scaler.projection, ldos_scale=LDOS_SCALE
     )
 
 
-def _metadata(settings: TrainingSettings, fermi_level: float) -> ModelMetadata:
+def _metadata(
+    settings: TrainingSettings, fermi_level: float, level_constants: dict[str, float] | None = None
+) -> ModelMetadata:
     """What some settings say of their model."""
     chosen = settings.model
     return ModelMetadata(
@@ -485,6 +530,7 @@ def _metadata(settings: TrainingSettings, fermi_level: float) -> ModelMetadata:
         fermi_level=fermi_level,
         minimum_distance=chosen.minimum_distance,
         core_charges=core_charges(settings),
+        level_constants=level_constants or {},
     )
 
 
@@ -506,6 +552,7 @@ def _first_model(
     settings: TrainingSettings,
     start: LDOSModel | None,
     snapshots: Sequence[Snapshot],
+    level_constants: dict[str, float],
     generator: torch.Generator,
     progress: bool,
 ) -> LDOSModel:
@@ -518,19 +565,27 @@ def _first_model(
     if start is None:
         scaler = _fit_scaler(settings, snapshots, features.fixed, progress)
     else:
-        _check_start(settings, start, features)
-        if start.descriptor.settings() == features.settings():
-            start.metadata = _metadata(settings, fermi_level=start.metadata.fermi_level)
-            return start.train().requires_grad_(True)
+        whole_settings = features_with_elements(start.descriptor, features)
+        _check_start(settings, start, features, same_features=whole_settings is not None)
+        if whole_settings is not None:
+            model = with_elements(start, settings, whole_settings, level_constants)
+            metadata, old = _metadata(settings, start.metadata.fermi_level, level_constants), model.metadata
+            # it goes on knowing the elements that the settings leave out
+            model.metadata = replace(
+                metadata,
+                valence={**old.valence, **metadata.valence},
+                core_charges={**old.core_charges, **metadata.core_charges},
+            )
+            return model.train().requires_grad_(True)
         scaler = fixed_scaler(start)
     whole = whole_scaler(features, scaler, snapshots, settings.model.grid_spacing)
-    model = build_model(settings, features, whole, generator)
+    model = build_model(settings, features, whole, generator, level_constants)
     if start is not None:
         graft(start.network, model.network)
     return model
 
 
-def _check_start(settings: TrainingSettings, start: LDOSModel, features: PointFeatures) -> None:
+def _check_start(settings: TrainingSettings, start: LDOSModel, features: PointFeatures, *, same_features: bool) -> None:
     """Refuse a model that the one to train does not contain: the same one, or that of its power spectrum alone."""
     chosen, fixed = settings.model, features.fixed
     wanted = {
@@ -547,7 +602,9 @@ def _check_start(settings: TrainingSettings, start: LDOSModel, features: PointFe
         "activation": start.network.activation,
         "energies": start.energies.tolist(),
     }
-    if fixed is not None and found["descriptor"] == fixed.settings():
+    if same_features:
+        wanted["descriptor"] = found["descriptor"]
+    elif fixed is not None and found["descriptor"] == fixed.settings():
         wanted["descriptor"] = fixed.settings()
     for name, value in wanted.items():
         if found[name] != value:
@@ -569,6 +626,7 @@ def _prepare(
     snapshots: Sequence[Snapshot],
     descriptor: FixedFeatures | None,
     scaler: Scaler,
+    level_constants: dict[str, float],
     wants_forces: bool,
     progress: bool,
 ) -> list[TrainingSnapshot]:
@@ -580,6 +638,7 @@ def _prepare(
         {atomic_numbers[symbol]: float(charge) for symbol, charge in chosen.valence.items()},
         energies=chosen.energies,
         broadening=chosen.broadening,
+        level_constants=level_constants,
         spacing=chosen.grid_spacing,
         jacobian=torch.float16 if wants_forces else None,
         progress=progress,
