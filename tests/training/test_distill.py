@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 import pytest
 import torch
@@ -102,14 +100,12 @@ def test_what_cannot_be_distilled_is_named(be_model: LDOSModel, alloy_model: LDO
 
 @pytest.mark.slow
 def test_bundled_model(bundled: str) -> None:
-    """Default crystal; more structures, smaller errors; forces within a tenth of typical ones."""
+    """The default crystal, at the model's volume; forces within a tenth of typical ones."""
     model = load_model(bundled)
     atoms = reference_crystal(model)
     assert len(atoms) >= 12
     assert atoms.get_volume() / len(atoms) == pytest.approx(7.7, rel=0.03)
-    potentials = [distill(model, [atoms], n_structures=n, rounds=1, progress=False) for n in (10, 30)]
-    errors = [potential.errors["forces"] / potential.errors["typical_forces"] for potential in potentials]
-    assert all(later < former for former, later in pairwise(errors))
-    # measured: 5 %
-    assert errors[-1] < 0.1
-    assert potentials[-1].errors["energy"] < 3
+    errors = distill(model, [atoms], n_structures=24, rounds=1, progress=False).errors
+    # measured: 3 % with 60 structures
+    assert errors["forces"] < 0.1 * errors["typical_forces"]
+    assert errors["energy"] < 2
