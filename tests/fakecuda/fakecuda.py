@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import importlib.util
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ for _path in (
     Path(__file__).with_name("libfakecuda_hooks.so"),
 ):
     ctypes.CDLL(str(_path), ctypes.RTLD_GLOBAL)
+
+# on a busy machine the threads of the device end later than torch waits for them by default, 10 s
+os.environ.setdefault("TORCH_AUTOGRAD_SHUTDOWN_WAIT_LIMIT", "120")
 
 import torch  # noqa: E402
 import torchgen  # noqa: E402
