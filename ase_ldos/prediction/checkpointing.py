@@ -182,4 +182,4 @@ class PredictionCheckpoint:
 
 def checksum(values: Tensor) -> int:
     """CRC-32 of the numbers of a block on the CPU."""
-    return zlib.crc32(values.contiguous().view(-1).view(torch.uint8).numpy())
+    return zlib.crc32(values.contiguous().view(-1).view(torch.uint8).numpy().data)
