@@ -59,6 +59,7 @@ class LazyCommand:
 _OWN: dict[str, Command] = {
     "demo": LazyCommand("ase_ldos.cli.demo", "run molecular dynamics of beryllium and draw what came out"),
     "predict": LazyCommand("ase_ldos.cli.predict", "predict energies, forces, DOS and density of a structure file"),
+    "md": LazyCommand("ase_ldos.cli.md", "run molecular dynamics of a structure with its electrons on record"),
     "info": LazyCommand("ase_ldos.cli.info", "tell what a model is for and how good it is"),
     "train": LazyCommand("ase_ldos.cli.train", "train a model from a recipe (TOML)"),
     "evaluate": LazyCommand("ase_ldos.cli.evaluate", "measure a model's errors on reference data"),

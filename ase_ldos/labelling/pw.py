@@ -97,12 +97,27 @@ def _three_numbers(atoms: Atoms, key: str) -> tuple[int, int, int]:
     return (int(numbers[0]), int(numbers[1]), int(numbers[2]))
 
 
+def electronic_temperature_of(atoms: Atoms, recipe: Recipe) -> float:
+    """Electrons' temperature, K: ``atoms.info["electronic_temperature"]``, or else the recipe's.
+
+    Raises:
+        ValueError: it is not a positive number.
+    """
+    value = atoms.info.get("electronic_temperature", recipe.electronic_temperature)
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 < float(value) < math.inf:
+        raise ValueError(
+            f"a structure has info['electronic_temperature'] = {value!r}; a positive number (K) is expected"
+        )
+    return float(value)
+
+
 def input_text(atoms: Atoms, recipe: Recipe, calculation: str, folder: Path) -> str:
     """The input of pw.x.
 
     Args:
         atoms: the structure; ``info["kpoints"]`` and ``info["fft_grid"]`` replace the recipe's k-mesh and pw.x's own
-            choice of a grid, so that energies of a series of cells lie on one smooth curve.
+            choice of a grid, so that energies of a series of cells lie on one smooth curve;
+            ``info["electronic_temperature"]`` (K) replaces the recipe's, for a series of temperatures in one set.
         recipe: the set-up.
         calculation: ``"scf"``, or ``"nscf"`` for the dense mesh of the LDOS.
         folder: where pw.x writes.
@@ -129,7 +144,7 @@ def input_text(atoms: Atoms, recipe: Recipe, calculation: str, folder: Path) -> 
             "ecutwfc": recipe.cutoff,
             "occupations": "smearing",
             "smearing": "fermi-dirac",
-            "degauss": recipe.electronic_temperature * BOLTZMANN / RYDBERG,
+            "degauss": electronic_temperature_of(atoms, recipe) * BOLTZMANN / RYDBERG,
             "nosym": True,
             "nbnd": math.ceil(bands_per_atom * len(atoms)),
         }
@@ -195,7 +210,7 @@ def calculate(name: str, atoms: Atoms, recipe: Recipe, folder: Path, *, launcher
         "positions": atoms.positions,
         "density": read_density(save / "charge-density.dat", shape).astype(np.float32),
         "kpoints": np.array(mesh_of(atoms, recipe.kspacing)),
-        "electronic_temperature": np.array(recipe.electronic_temperature),
+        "electronic_temperature": np.array(electronic_temperature_of(atoms, recipe)),
         "ecutwfc_Ry": np.array(recipe.cutoff),
         "valence": arrays["n_electrons"] / len(atoms),
     }
