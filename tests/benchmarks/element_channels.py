@@ -31,7 +31,7 @@ OPTIONS: dict[str, Any] = {"cutoff": 5.0, "n_radial": 6, "lmax": 4}
 
 def crystal(symbols: tuple[str, ...]) -> Atoms:
     """108 atoms of these elements in equal shares."""
-    atoms = bulk("Al", "fcc", a=4.0, cubic=True).repeat(3)
+    atoms: Atoms = bulk("Al", "fcc", a=4.0, cubic=True).repeat(3)  # type: ignore[no-untyped-call]
     atoms.symbols = np.random.default_rng(0).permutation(np.resize(symbols, len(atoms)))
     atoms.rattle(0.1, seed=0)
     return atoms
