@@ -86,12 +86,11 @@ def _check_outputs(plots: Iterable[Path | None], others: Iterable[Path | None]) 
     """Find out before the calculation that a file cannot be written."""
     from matplotlib.backend_bases import FigureCanvasBase
 
+    from ase_ldos.files import check_output
+
     known = FigureCanvasBase.get_supported_filetypes()
     for path in (path for path in (*plots, *others) if path is not None):
-        if not path.parent.is_dir():
-            raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}")
-        if path.is_dir():
-            raise ValueError(f"cannot write {path}: it is a folder")
+        check_output(path)
     for path in (path for path in plots if path is not None):
         if path.suffix[1:].lower() not in known:
             raise ValueError(f"cannot draw {path}: its name must end in one of {', '.join(sorted(known))}")

@@ -31,7 +31,9 @@ def add_dft_arguments(parser: argparse.ArgumentParser) -> None:
         "--energy", type=float, default=1.0, metavar="meV", help="differences of A, per atom (default: 1)"
     )
     goals.add_argument("--force", type=float, default=8.0, metavar="meV/Å", help="default: 8")
-    goals.add_argument("--dos", type=float, default=5.0, metavar="PERCENT", help="the DOS of two k-meshes (default: 5 %%)")
+    goals.add_argument(
+        "--dos", type=float, default=5.0, metavar="PERCENT", help="the DOS of two k-meshes (default: 5 %%)"
+    )
     goals.add_argument(
         "--grid",
         type=float,

@@ -13,6 +13,9 @@ import numpy as np
 
 from ase_ldos.toml_settings import build, read_toml
 
+#: Largest number of energies at which the LDOS is sampled.
+MOST_ENERGIES = 10_000
+
 
 @dataclass(frozen=True)
 class LDOSRecipe:
@@ -41,6 +44,12 @@ class LDOSRecipe:
         if not self.maximum > self.minimum:
             raise ValueError(
                 f"recipe: ldos.maximum is {self.maximum} eV; it must be above ldos.minimum, {self.minimum}"
+            )
+        number = (self.maximum - self.minimum) / self.spacing + 1
+        if not 1.5 <= number <= MOST_ENERGIES:
+            raise ValueError(
+                f"recipe: ldos.spacing is {self.spacing:g} eV, which makes {number:.3g} energies between "
+                f"{self.minimum:g} and {self.maximum:g} eV; 2 to {MOST_ENERGIES} are expected"
             )
 
     @property
@@ -187,5 +196,5 @@ def load_recipe(path: str | os.PathLike[str], *, pseudo_dir: str | os.PathLike[s
 
 
 def _check_positive(name: str, value: float) -> None:
-    if not isinstance(value, int | float) or not value > 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise ValueError(f"recipe: {name} is {value!r}; it must be a positive number")

@@ -15,6 +15,7 @@ from ase_ldos.geometry.structure import Structure, species_indices
 from ase_ldos.model.extrapolation import atom_distances, atom_inputs
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.torch_state import standard_torch_state
+from ase_ldos.training.evaluate import check_elements
 
 #: Variances below this part of the largest count as this: directions in which the training set hardly differs.
 VARIANCE_FLOOR = 1e-5
@@ -33,10 +34,14 @@ def calibrate(
         progress: show a bar.
 
     Raises:
-        ValueError: no held-back structures, or an element of the model that the training structures lack.
+        ValueError: no held-back or no training structures, an element of the model that the training structures lack,
+            or one that the model does not know.
     """
     if not held_back:
         raise ValueError("no structure is held back; the threshold needs at least one")
+    if not training:
+        raise ValueError("every structure is held back; the range needs some to learn from")
+    check_elements(model, (*training, *held_back))
     structures = [Structure.from_arrays(item.numbers, item.positions, item.cell) for item in (*training, *held_back)]
     bar = tqdm(structures[: len(training)], desc="training range", disable=not progress)
     inputs = torch.cat([atom_inputs(model, structure).cpu() for structure in bar])

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ase_ldos.dataset.broadening import on_model_energies
 from ase_ldos.dataset.snapshot import Snapshot
-from ase_ldos.geometry.structure import Structure
+from ase_ldos.geometry.structure import Structure, species_indices
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.physics.density_functionals import density_energies
 from ase_ldos.physics.ewald import ewald_energy
@@ -62,10 +62,27 @@ def evaluate_model(model: LDOSModel, snapshots: Iterable[Snapshot], *, progress:
     """Predict every snapshot on its own grid and compare.
 
     Raises:
-        ValueError: one cannot be predicted; the message names it.
+        ValueError: there are no snapshots, elements that the model does not know, or one that cannot be predicted; the
+            message names it.
     """
     items = list(snapshots)
+    if not items:
+        raise ValueError("there are no snapshots to evaluate the model on")
+    check_elements(model, items)
     return [_snapshot_errors(model, item) for item in tqdm(items, desc="evaluate", disable=not progress)]
+
+
+def check_elements(model: LDOSModel, snapshots: Iterable[Snapshot]) -> None:
+    """Refuse snapshots of other elements before anything is calculated.
+
+    Raises:
+        ValueError: the message names the first of them.
+    """
+    for snapshot in snapshots:
+        try:
+            species_indices(torch.as_tensor(np.asarray(snapshot.numbers)), model.descriptor.species)
+        except ValueError as error:
+            raise ValueError(f"{snapshot.name}: {error}") from error
 
 
 def summarise(errors: Sequence[SnapshotErrors]) -> dict[str, float]:

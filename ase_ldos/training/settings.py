@@ -12,6 +12,7 @@ from ase.data import atomic_numbers
 
 from ase_ldos.dataset.npz import Snapshot, load_snapshots
 from ase_ldos.descriptors.registry import DESCRIPTORS
+from ase_ldos.model.model_file import WIDEST
 from ase_ldos.networks.mlp import ACTIVATIONS
 from ase_ldos.networks.registry import NETWORKS, make_point_features
 from ase_ldos.physics.exchange_correlation import FUNCTIONALS
@@ -31,6 +32,10 @@ from ase_ldos.training.losses import LossWeights
 
 #: Where the package's own labels come from.
 REPOSITORY = "the repository of ase-ldos (an installed package does not carry labels)"
+
+
+#: Largest number of energies of a model.
+MOST_ENERGIES = 10_000
 
 
 @dataclass(frozen=True)
@@ -79,11 +84,15 @@ class ModelSettings:
     def __post_init__(self) -> None:
         """Refuse what no model can be."""
         first, last = self.energy_window
-        if not last > first or round((last - first) / self.energy_spacing) < 1:
+        if not last > first or not 0.5 < (last - first) / self.energy_spacing < MOST_ENERGIES:
             raise ValueError(
                 f"energy_window is {list(self.energy_window)} with energy_spacing {self.energy_spacing}; "
-                "the window must rise and hold at least two energies"
+                f"the window must rise and hold two energies or more, at most {MOST_ENERGIES}"
             )
+        widths = {"hidden": max(self.hidden, default=0), "n_components": self.n_components}
+        for name, width in widths.items():
+            if width > WIDEST:
+                raise ValueError(f"{name} asks for {width} values side by side; at most {WIDEST} can be handled")
         unknown = [symbol for symbol in self.valence if symbol not in atomic_numbers]
         if unknown or not self.valence:
             found = repr(unknown[0]) if unknown else "nothing"

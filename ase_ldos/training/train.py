@@ -6,13 +6,17 @@ import hashlib
 import json
 import logging
 import math
+import os
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from ase.data import atomic_numbers, chemical_symbols
 from torch import Tensor, nn
@@ -22,7 +26,7 @@ from ase_ldos.communicator import Communicator
 from ase_ldos.dataset.npz import Snapshot, snapshot_to_arrays
 from ase_ldos.descriptors.protocol import FixedFeatures, PointFeatures
 from ase_ldos.devices import find_device
-from ase_ldos.files import PathLike
+from ase_ldos.files import PathLike, check_output, check_output_folder
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.model.metadata import ModelMetadata
 from ase_ldos.model.model_file import load_model, save_model
@@ -59,6 +63,10 @@ from ase_ldos.training.soap import SOAP
 
 logger = logging.getLogger(__name__)
 
+#: Space that is asked for at the start of a training: larger than most models and their checkpoints.
+_MODEL_BYTES = 4 * 2**20
+#: Most atoms within the cutoff of a point; models in use have some hundred.
+_MOST_NEIGHBOURS = 1e5
 #: Unit of the network's outputs, 1/(eV Å³): the size of an LDOS in a metal.
 LDOS_SCALE = 0.03
 
@@ -116,6 +124,8 @@ def train_model(
 
     Raises:
         FileNotFoundError: a label set or the folder of ``out`` is not there.
+        OSError: ``out`` or the checkpoint cannot be written; found out at the start, or else the message tells where
+            the model is.
         ValueError: settings or data that make no sense, or a checkpoint of another training.
     """
     communicator = Communicator() if communicator is None else communicator
@@ -124,8 +134,14 @@ def train_model(
         settings = settings.with_data(tuple(map(str, data)))
     if epochs is not None:
         settings = settings.with_epochs(epochs)
-    if out is not None and not Path(out).parent.is_dir():
-        raise FileNotFoundError(f"the folder {Path(out).parent} of the model file does not exist")
+    if time_limit is not None and not time_limit > 0:
+        raise ValueError(f"the time limit is {time_limit} s; it must be positive")
+    for path in (out, checkpoint):
+        if path is not None and communicator.is_root:
+            if path is checkpoint:  # its folder is made
+                check_output_folder(Path(path).parent)
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
+            check_output(path, _MODEL_BYTES)
     start = init_from if init_from is None or isinstance(init_from, LDOSModel) else load_model(init_from)
     origin = start.metadata.provenance if start else None
     sources, snapshots = describe_sources(settings), load_data(settings)
@@ -157,13 +173,40 @@ def train_model(
         },
     )
     if out is not None:
-        save_model(model, out)  # what follows may fail on one structure, which must not cost the training
+        _save_where_possible(
+            model, Path(out)
+        )  # what follows may fail on one structure, which must not cost the training
     calibrate(model, training, validation, progress=progress)
     errors = evaluate_model(model, validation, progress=progress)
     model.metadata = replace(model.metadata, errors=summarise(errors))
     if out is not None:
-        save_model(model, out)
+        _save_where_possible(model, Path(out))
     return replace(trained, errors=errors)
+
+
+def _save_where_possible(model: LDOSModel, out: Path) -> None:
+    """Write the model file, or, where its place cannot be written to any more, keep hours of work in another.
+
+    Raises:
+        OSError: its own place cannot be written to; the message tells where the model is.
+    """
+    try:
+        save_model(model, out)
+    except OSError as error:
+        kept = _save_elsewhere(model, f"{out.stem}-{os.getpid()}.safetensors")
+        if kept is None:
+            raise
+        reason = error.strerror or str(error)
+        raise OSError(error.errno, f"{reason}; the model is kept as {kept}") from error
+
+
+def _save_elsewhere(model: LDOSModel, name: str) -> Path | None:
+    """Write a model file where it can be: here, or among the temporary files; None if it cannot."""
+    for folder in (Path.cwd(), Path(tempfile.gettempdir())):
+        with suppress(OSError):
+            save_model(model, folder / name)
+            return folder / name
+    return None
 
 
 def train_stages(
@@ -202,6 +245,7 @@ def train_stages(
         settings = replace(settings, stages=tuple(s for s in settings.stages if isinstance(s, SnapshotStage)))
     for stage in settings.stages:
         _check_stage(stage, *data.chosen(stage.data), communicator)
+    _check_reach(settings, data.chosen(None)[0])
     progress = progress and communicator.is_root
     context = _fingerprint(settings, data, start)
     done, known_epochs = _resume_point(checkpoint, context, settings)
@@ -381,6 +425,18 @@ def _check_stage(
             f"stage {stage.name!r} takes {stage.batch_size} snapshots a step (batch_size); {communicator.size} ranks "
             "need that many or more"
         )
+
+
+def _check_reach(settings: TrainingSettings, snapshots: Sequence[Snapshot]) -> None:
+    """Refuse a cutoff that makes every point see whole crystals: a training would not end."""
+    cutoff = make_point_features(settings.model.feature_settings).cutoff
+    for snapshot in snapshots:
+        seen = len(snapshot) / abs(np.linalg.det(snapshot.cell)) * 4 / 3 * math.pi * cutoff**3
+        if seen > _MOST_NEIGHBOURS:
+            raise ValueError(
+                f"within the descriptor's cutoff of {cutoff:g} Å a point of {snapshot.name} sees some {seen:.2g} "
+                f"atoms; at most {_MOST_NEIGHBOURS:.0e} can be handled"
+            )
 
 
 def _fingerprint(settings: TrainingSettings, data: TrainingData, start: LDOSModel | None) -> dict[str, Any]:
