@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,19 +26,19 @@ from ase_ldos.geometry.grid_blocks import Block, iterate_blocks
 from ase_ldos.geometry.structure import Structure
 
 ELEMENTS = ("Be", "Al", "Si", "Mg", "Li", "Na", "K", "Ga", "Ge", "As")
-OPTIONS = {"cutoff": 5.0, "n_radial": 6, "lmax": 4}
+OPTIONS: dict[str, Any] = {"cutoff": 5.0, "n_radial": 6, "lmax": 4}
 
 
 def crystal(symbols: tuple[str, ...]) -> Atoms:
     """108 atoms of these elements in equal shares."""
-    atoms = bulk("Al", "fcc", a=4.0, cubic=True).repeat(3)
+    atoms: Atoms = bulk("Al", "fcc", a=4.0, cubic=True).repeat(3)  # type: ignore[no-untyped-call]
     atoms.symbols = np.random.default_rng(0).permutation(np.resize(symbols, len(atoms)))
     atoms.rattle(0.1, seed=0)
     return atoms
 
 
 def descriptors(symbols: tuple[str, ...], most: int) -> dict[str, Descriptor]:
-    """The power spectrum of elements, unless they are too many, and compressed ones."""
+    """The power spectrum of elements, unless they are too many, and compressed ones, that of ``sp`` among them."""
     species = tuple(atomic_numbers[symbol] for symbol in symbols)
     found: dict[str, Descriptor] = {}
     if len(species) <= most:
@@ -45,6 +46,8 @@ def descriptors(symbols: tuple[str, ...], most: int) -> dict[str, Descriptor]:
     for count in (2, 3, 4):
         rows = {s: [float(covalent_radii[atomic_numbers[s]]) ** c for c in range(count)] for s in symbols}
         found[f"{count} channels"] = CompressedPowerSpectrum(species, channels=rows, **OPTIONS)
+        if count == 3:
+            found["sp's"] = CompressedPowerSpectrum(species, channels=rows, **OPTIONS | {"n_radial": 5})
     return found
 
 
@@ -53,7 +56,7 @@ def seconds(descriptor: Descriptor, block: Block, state: torch.Tensor) -> float:
     atoms = block.atoms.detach().requires_grad_()
     start = time.process_time()
     features = descriptor(block.points, atoms, state)
-    features.backward(torch.ones_like(features))
+    torch.autograd.grad(features, atoms, torch.ones_like(features))
     return time.process_time() - start
 
 
