@@ -22,11 +22,13 @@ def run(args: argparse.Namespace) -> int:
     """Find the range and write it into the model file."""
     from ase_ldos.dataset.npz import load_snapshots
     from ase_ldos.devices import find_device
+    from ase_ldos.files import check_output
     from ase_ldos.model.model_file import find_model, load_model, save_model
     from ase_ldos.training.calibrate import calibrate
 
     model = load_model(args.model).to(find_device(args.device))
     out = Path(args.out) if args.out else find_model(args.model)
+    check_output(out, find_model(args.model).stat().st_size)
     training, held_back = split(model, [load_snapshots(source) for source in args.data], args)
     learned = learned_among(model, held_back)
     if learned:
