@@ -114,6 +114,11 @@ class LDOSModel(nn.Module):
         return self.energies + self.energy_shift(structure).detach()
 
     @property
+    def energies_on_cpu(self) -> Tensor:
+        """``energies`` on the CPU, where they are kept: nothing waits for a device."""
+        return self._energies
+
+    @property
     def dtype(self) -> torch.dtype:
         """Number type of the network."""
         return self.mean.dtype

@@ -139,7 +139,7 @@ def _differentiate(
         grid = Grid(strained.cell, shape)
         dos = leaf_sum * grid.voxel_volume
         n_electrons, levels = float(electrons.charges.sum()), list[Tensor]()
-        nodes = model.energies.cpu()
+        nodes = model.energies_on_cpu
         for start, kT in zip(electrons.fermi_levels, electrons.thermal_energies):
             levels.append(fermi_level(dos, nodes, n_electrons, kT, start))
         own, mu = levels[0], levels[-1]

@@ -71,7 +71,7 @@ class GridEvaluator:
         self.ranges, self.atom_state = self.walk.ranges, self.walk.atom_state
         self.own_ranges = communicator.partition(self.ranges)
         self.charges = model.charges(self.structure.numbers)
-        self._energies = model.energies.cpu()
+        self._energies = model.energies_on_cpu
         self._weight, self._bias = model.head_on_cpu
 
     def blocks(
@@ -184,7 +184,7 @@ class KeptFeatures:
 
     def density(self, fermi_levels: Sequence[float]) -> Tensor:
         """A matrix product, after which the features are gone."""
-        evaluator, energies = self._evaluator, self._evaluator.model.energies.cpu()
+        evaluator, energies = self._evaluator, self._evaluator.model.energies_on_cpu
         pairs = [number_weights(energies, mu, kT) for mu, kT in zip(fermi_levels, evaluator.thermal_energies)]
         rows, constants = evaluator.project([*pairs[0], *(number for number, _ in pairs[1:])])
         fields, self._kept = torch.addmm(constants, rows, self._kept.T), torch.empty(0)
@@ -230,7 +230,7 @@ class InterpolatedDensity:
 
     def _walk(self, guesses: Sequence[float]) -> tuple[Tensor, list[FermiLevelInterpolation]]:
         """Σ h and the densities at Fermi levels about the guesses, one for each of ``thermal_energies``."""
-        evaluator, energies = self._evaluator, self._evaluator.model.energies.cpu()
+        evaluator, energies = self._evaluator, self._evaluator.model.energies_on_cpu
         pairs = zip(guesses, evaluator.thermal_energies, strict=True)
         interpolations = [FermiLevelInterpolation(guess, energies, kT) for guess, kT in pairs]
         rows, constants = evaluator.project([row for item in interpolations for row in item.weights])

@@ -157,7 +157,7 @@ def fulfil_request(
         energies=Energies.from_terms(gradient.terms, len(request.structure)),
         fermi_level=fermi_levels[-1] + float(model.energy_shift(request.structure)),
         electronic_temperature=request.electronic_temperature,
-        energy_grid=model.energies_of(request.structure).cpu(),
+        energy_grid=model.energies_on_cpu + model.energy_shift(request.structure),
         dos=evaluator.dos(hidden_sum),
         density=density.reshape(grid.shape),
         grid=grid,

@@ -13,7 +13,7 @@ fakecuda = sys.modules.get("fakecuda")
 pytestmark = pytest.mark.skipif(fakecuda is None, reason="launches are counted on the fake device")
 
 #: Atoms, launches, waits, as counted when this was written.
-BOUNDS = [((2, 2, 2), 992, 24), ((8, 8, 8), 1685, 30)]
+BOUNDS = [((2, 2, 2), 992, 19), ((8, 8, 8), 1685, 25)]
 
 
 @pytest.mark.parametrize(("repeat", "launches", "waits"), BOUNDS)
