@@ -51,7 +51,14 @@ class PredictionCheckpoint:
         cls, folder: Path | None, model: LDOSModel, request: PredictionRequest, communicator: Communicator
     ) -> PredictionCheckpoint:
         """The checkpoint of this very prediction, on this rank."""
-        settings = (request.grid_shape, request.chunk_size, request.thermal_energy, str(model.dtype))
+        settings: tuple[object, ...] = (
+            request.grid_shape,
+            request.chunk_size,
+            request.thermal_energy,
+            str(model.dtype),
+        )
+        if request.uncertainty:
+            settings = (*settings, "uncertainty")
         digest = hashlib.sha256(repr(settings).encode())
         if folder is not None:
             structure = request.structure

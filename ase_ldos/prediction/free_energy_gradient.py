@@ -34,6 +34,7 @@ class FreeEnergyGradient:
         positions: ``[atom, 3]``.
         strain: ``[3, 3]``.
         potential: λ(r), ``[grid]``; empty if no derivatives are wanted.
+        by_energy: a and b, ``[2, energy]``.
     """
 
     terms: Tensor
@@ -42,14 +43,16 @@ class FreeEnergyGradient:
     positions: Tensor
     strain: Tensor
     potential: Tensor
+    by_energy: Tensor
 
     @classmethod
-    def empty(cls, n_hidden: int, structure: Structure, n_points: int) -> FreeEnergyGradient:
+    def empty(cls, model: LDOSModel, structure: Structure, n_points: int) -> FreeEnergyGradient:
         """Room for what rank 0 sends."""
-        positions = structure.positions
+        positions, n_hidden = structure.positions, model.network.n_features
         terms, constant, varying = (positions.new_zeros(n) for n in (len(TERMS), n_hidden, n_hidden))
-        potential = positions.new_zeros(n_points)
-        return cls(terms, constant, varying, torch.zeros_like(positions), torch.zeros_like(structure.cell), potential)
+        potential, by_energy = positions.new_zeros(n_points), positions.new_zeros(2, len(model.energies))
+        strain = torch.zeros_like(structure.cell)
+        return cls(terms, constant, varying, torch.zeros_like(positions), strain, potential, by_energy)
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def find_gradient(
             fields[0].reshape(grid.shape),
             grid,
             model.metadata.functional,
-            differentiate=request.needs_gradient,
+            differentiate=request.differentiates,
             core=model.core_density(structure, grid),
             block_points=request.thresholds.density_block,
             single_from=request.thresholds.single_from,
@@ -96,8 +99,8 @@ def find_gradient(
     communicator.run_on_root(work)
     density = fields[0].double() if fields is not None else structure.positions.new_empty(grid.n_points)
     if not found:
-        n_points = grid.n_points if request.needs_gradient else 0
-        found.append(FreeEnergyGradient.empty(model.network.n_features, structure, n_points))
+        n_points = grid.n_points if request.differentiates else 0
+        found.append(FreeEnergyGradient.empty(model, structure, n_points))
     gradient = found[0]
     if communicator.size > 1:
         gradient = replace(gradient, potential=gradient.potential.double())
@@ -110,7 +113,7 @@ def _differentiate(
     model: LDOSModel, request: PredictionRequest, electrons: Electrons, terms: DensityTerms, response: Tensor
 ) -> FreeEnergyGradient:
     """Terms of A, and derivatives where the terms of the density have theirs; ``response`` is ∂n/∂μ ``[grid]``."""
-    structure, shape, wanted = request.structure, request.grid_shape, request.needs_gradient
+    structure, shape, wanted = request.structure, request.grid_shape, request.differentiates
     with torch.set_grad_enabled(wanted):
         strain = torch.zeros_like(structure.cell, requires_grad=wanted)
         leaf_sum = electrons.ldos_sum.detach().requires_grad_(wanted)
@@ -135,10 +138,11 @@ def _differentiate(
             free_energy = free_energy + (core.flatten() - core.flatten().detach()) @ terms.core_potential.to(core)
     values = energies.terms()
     if terms.potential is None or terms.strain is None:
-        return replace(FreeEnergyGradient.empty(model.network.n_features, structure, 0), terms=values)
+        return replace(FreeEnergyGradient.empty(model, structure, 0), terms=values)
     a, by_positions, by_strain = torch.autograd.grad(free_energy, (leaf_sum, leaf.positions, strain))
     head, number = model.head[0].detach(), weights.number.detach()
-    return FreeEnergyGradient(values, a @ head, number @ head, by_positions, by_strain + terms.strain, terms.potential)
+    by_strain, by_energy = by_strain + terms.strain, torch.stack((a, number))
+    return FreeEnergyGradient(values, a @ head, number @ head, by_positions, by_strain, terms.potential, by_energy)
 
 
 def _dot(first: Tensor, second: Tensor) -> float:

@@ -21,10 +21,12 @@ from ase_ldos.communicator import Communicator
 from ase_ldos.geometry.grid import Grid
 from ase_ldos.geometry.grid_blocks import DEFAULT_BLOCK, iterate_blocks
 from ase_ldos.geometry.structure import Structure
+from ase_ldos.model.last_layer import check_calibrated
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.physics.free_energy import Energies
 from ase_ldos.prediction.backward import pull_back
 from ase_ldos.prediction.checkpointing import PredictionCheckpoint
+from ase_ldos.prediction.deviations import DeviationSums, Uncertainty
 from ase_ldos.prediction.free_energy_gradient import Electrons, find_gradient
 from ase_ldos.prediction.gather import gather_fields
 from ase_ldos.prediction.grid_pass import GridEvaluator, choose_strategy
@@ -46,6 +48,7 @@ class Prediction:
         grid: of the density.
         forces: −∂A/∂R, eV/Å, ``[atom, 3]``, if wanted.
         stress: (1/V) ∂A/∂ε, eV/Å³, ``[3, 3]``, tension positive, if wanted.
+        uncertainty: standard deviations, if wanted.
     """
 
     energies: Energies
@@ -57,6 +60,7 @@ class Prediction:
     grid: Grid
     forces: Tensor | None = None
     stress: Tensor | None = None
+    uncertainty: Uncertainty | None = None
 
     @property
     def free_energy(self) -> float:
@@ -76,6 +80,7 @@ def predict(
     chunk_size: int | None = None,
     fermi_guess: float | None = None,
     thresholds: Thresholds | None = None,
+    uncertainty: bool = False,
     communicator: Communicator | None = None,
     checkpoint: Path | None = None,
     progress: bool = False,
@@ -93,14 +98,16 @@ def predict(
         chunk_size: grid points of a block, which are handled at once: memory grows with it.
         fermi_guess: a Fermi level near the right one, eV, such as the last step's.
         thresholds: from which sizes on large systems are handled in other ways.
+        uncertainty: give standard deviations, see ``prediction.deviations``.
         communicator: ranks that share the grid; each calls this with the same arguments and gets the same result.
         checkpoint: folder from which an interrupted calculation resumes, to the same numbers; it is not removed at the
             end.
         progress: show progress bars with the remaining time.
 
     Raises:
-        ValueError: atoms that the model is not for, an electronic temperature that is not positive or beyond the energy
-            window, too few states below the window's top, a checkpoint of another calculation.
+        ValueError: atoms that the model is not for, uncertainty from a model that is not calibrated, an electronic
+            temperature that is not positive or beyond the energy window, too few states below the window's top, a
+            checkpoint of another calculation.
         RankLostError: another rank has ended.
     """
     structure = check_structure(model, atoms) if isinstance(atoms, Atoms) else atoms.to(model.device)
@@ -114,6 +121,7 @@ def predict(
         stress=stress,
         fermi_guess=fermi_guess,
         thresholds=thresholds,
+        uncertainty=uncertainty,
     )
     return fulfil_request(model, request, communicator=communicator, checkpoint=checkpoint, progress=progress)
 
@@ -132,6 +140,9 @@ def fulfil_request(
     # no rank without a block
     chunk_size = min(request.chunk_size, max(1, request.grid.n_points // communicator.size))
     request = replace(request, structure=request.structure.to(model.device), chunk_size=chunk_size)
+    if request.uncertainty:
+        check_calibrated(model)
+    original = model
     grid, model = request.grid, model.with_fused_scaler()
     kept = PredictionCheckpoint.of(checkpoint, model, request, communicator)
     evaluator = GridEvaluator(model, request, communicator=communicator, checkpoint=kept, progress=progress)
@@ -139,16 +150,25 @@ def fulfil_request(
     with torch.no_grad(), record_function("ase_ldos::density_of_states"):
         hidden_sum, fermi_level = strategy.sum_hidden()
     with torch.no_grad(), record_function("ase_ldos::density"):
-        fields = gather_fields(strategy.density(fermi_level), grid, evaluator.ranges, communicator)
-        del strategy
+        own = strategy.density(fermi_level)
+        fields = gather_fields(own, grid, evaluator.ranges, communicator)
+        response = own[1].clone() if request.uncertainty else own.new_empty(0)
+        del strategy, own
     with record_function("ase_ldos::energies"):
         electrons = Electrons(evaluator.ldos_sum(hidden_sum), fermi_level, evaluator.charges)
         gradient, density = find_gradient(model, request, electrons, fields, communicator)
         del fields
-    forces, stress = None, None
+    forces, stress, deviations, uncertainty = None, None, None, None
+    if request.uncertainty:
+        deviations = DeviationSums(evaluator, gradient, electrons, hidden_sum, response)
     if request.needs_gradient:
         with record_function("ase_ldos::forces"):
-            forces, stress = pull_back(evaluator, gradient, strained=request.stress)
+            forces, stress = pull_back(evaluator, gradient, strained=request.stress, deviations=deviations)
+    if deviations is not None:
+        with record_function("ase_ldos::uncertainty"):
+            if not request.needs_gradient:
+                deviations.walk()
+            uncertainty = deviations.finish(original)
     found = Prediction(
         energies=Energies.from_terms(gradient.terms, len(request.structure)),
         fermi_level=fermi_level,
@@ -159,6 +179,7 @@ def fulfil_request(
         grid=grid,
         forces=forces if request.forces else None,
         stress=stress if request.stress else None,
+        uncertainty=uncertainty,
     )
     _refuse_non_finite(found)
     return found

@@ -28,6 +28,7 @@ from ase_ldos.model.model_file import load_model, save_model
 from ase_ldos.networks.mlp import MLP
 from ase_ldos.networks.registry import make_point_features
 from ase_ldos.training.calibrate import calibrate
+from ase_ldos.training.calibrate_uncertainty import calibrate_uncertainty
 from ase_ldos.training.data_parallel import SharedLoss
 from ase_ldos.training.evaluate import SnapshotErrors, evaluate_model, summarise
 from ase_ldos.training.history import History
@@ -127,6 +128,11 @@ def train_model(
         return trained
     model, (training, validation) = trained.model, snapshots.chosen(None)
     calibrate(model, training, validation, progress=progress)
+    if any(item.ldos is not None for item in (*training, *validation)):
+        try:
+            calibrate_uncertainty(model, training, validation, progress=progress)
+        except ValueError as error:  # held-back structures without some labels: a model without error bars
+            logger.warning("the model gets no standard deviations: %s", error)
     errors = evaluate_model(model, validation, progress=progress)
     model.metadata = replace(
         model.metadata,

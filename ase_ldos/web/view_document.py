@@ -24,7 +24,7 @@ from ase_ldos.calculator.calculator import LDOSCalculator
 from ase_ldos.geometry.fourier_resampling import resample
 from ase_ldos.geometry.grid import Grid
 from ase_ldos.geometry.structure import Structure
-from ase_ldos.model.extrapolation import ExtrapolationWarning, describe
+from ase_ldos.model.extrapolation import ExtrapolationWarning, describe, warning_threshold
 from ase_ldos.prediction.local_density import atomic_dos, sum_over_energies, window_weights
 from ase_ldos.web.arrays import drawn_shape, encode_field, encode_fields, encode_floats
 
@@ -232,11 +232,11 @@ def _extrapolation(atoms: Atoms, calculator: LDOSCalculator) -> dict[str, Any] |
     if not metadata.extrapolation:
         return None
     distances = calculator.get_extrapolation(atoms)
-    threshold = float(metadata.extrapolation["threshold"])
+    threshold = warning_threshold(metadata, calculator.accepted_force_error)
     text = ""
     if (distances > threshold).any():
         structure = Structure.from_atoms(atoms)
-        text = describe(torch.from_numpy(distances), structure, threshold, metadata.name)
+        text = describe(torch.from_numpy(distances), structure, threshold, metadata)
     return {
         "distances": encode_floats(distances),
         "threshold": threshold,
