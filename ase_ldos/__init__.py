@@ -17,21 +17,25 @@ if TYPE_CHECKING:
     from ase_ldos.geometry.grid import Grid
     from ase_ldos.geometry.structure import Structure
     from ase_ldos.labelling.run import label_structures
+    from ase_ldos.model.distilled_calculator import DistilledCalculator
     from ase_ldos.model.extrapolation import ExtrapolationWarning
     from ase_ldos.model.ldos_model import LDOSModel
     from ase_ldos.model.model_file import list_models, load_model, save_model
     from ase_ldos.prediction.predict import Prediction, predict
+    from ase_ldos.simulation.respa import RespaLDOS
     from ase_ldos.training.evaluate import evaluate_model
     from ase_ldos.training.train import train_model
 
 __version__ = "0.1.0.dev0"
 __all__ = [
     "Communicator",
+    "DistilledCalculator",
     "ExtrapolationWarning",
     "Grid",
     "LDOSCalculator",
     "LDOSModel",
     "Prediction",
+    "RespaLDOS",
     "Snapshot",
     "Structure",
     "evaluate_model",
@@ -47,11 +51,13 @@ __all__ = [
 
 _HOMES = {
     "Communicator": "ase_ldos.communicator",
+    "DistilledCalculator": "ase_ldos.model.distilled_calculator",
     "ExtrapolationWarning": "ase_ldos.model.extrapolation",
     "Grid": "ase_ldos.geometry.grid",
     "LDOSCalculator": "ase_ldos.calculator.calculator",
     "LDOSModel": "ase_ldos.model.ldos_model",
     "Prediction": "ase_ldos.prediction.predict",
+    "RespaLDOS": "ase_ldos.simulation.respa",
     "Snapshot": "ase_ldos.dataset.snapshot",
     "Structure": "ase_ldos.geometry.structure",
     "evaluate_model": "ase_ldos.training.evaluate",

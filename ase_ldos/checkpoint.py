@@ -1,11 +1,13 @@
-"""Checkpoints without pickle: nested states as one safetensors file with a JSON header."""
+"""Checkpoints without pickle: nested states as one safetensors file with a JSON header and a checksum of both."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -13,6 +15,7 @@ from torch import Tensor
 from ase_ldos.files import atomic_write, reading
 
 _HEADER = "ase_ldos_checkpoint"
+_CHECKSUM = "sha256"
 
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -31,7 +34,7 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
     header = json.dumps(_flatten(state, tensors, "state"))
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as draft:
-        save_file(tensors, draft, metadata={_HEADER: header})
+        save_file(tensors, draft, metadata={_HEADER: header, _CHECKSUM: _checksum(header, tensors)})
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -42,15 +45,29 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     with reading(path, "a checkpoint of ase-ldos"):
         with safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get(_HEADER)
+            metadata = file.metadata() or {}
+            header = metadata.get(_HEADER)
             if header is None:
                 raise ValueError("its header is missing")
             # copies lie aligned in memory as those of the run did, so that kernels round in the same way
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a dict
+        # files of earlier versions have none
+        if metadata.get(_CHECKSUM, "") not in ("", _checksum(header, tensors)):
+            raise ValueError("its content is not what was written")
         state = _restore(json.loads(header), tensors)
         if not isinstance(state, dict):
             raise ValueError("it holds no state")
         return state
+
+
+def _checksum(header: str, tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of what a checkpoint holds: a disk that lost some of it must not be believed."""
+    digest = hashlib.sha256(header.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _flatten(value: object, tensors: dict[str, Tensor], name: str) -> object:

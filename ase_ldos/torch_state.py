@@ -38,7 +38,7 @@ def standard_torch_state() -> Iterator[None]:
     with _LOCK, ExitStack() as stack:
         stack.callback(torch.set_default_dtype, torch.get_default_dtype())
         torch.set_default_dtype(torch.float32)
-        stack.enter_context(_ieee_products())
+        stack.enter_context(ieee_products())
         for device in ("cpu", "cuda"):
             stack.enter_context(torch.autocast(device, enabled=False))
         stack.enter_context(torch.inference_mode(False))
@@ -48,8 +48,14 @@ def standard_torch_state() -> Iterator[None]:
 
 
 @contextmanager
-def _ieee_products() -> Iterator[None]:
-    """Products of float32 matrices in float32, on every backend."""
+def ieee_products() -> Iterator[None]:
+    """Products of float32 matrices in float32, on every backend, without autocast."""
+    with torch.autocast("cuda", enabled=False), _ieee_backends():
+        yield
+
+
+@contextmanager
+def _ieee_backends() -> Iterator[None]:
     backends = [
         backend.matmul for backend in (torch.backends.mkldnn, torch.backends.cuda) if hasattr(backend, "matmul")
     ]

@@ -11,6 +11,7 @@ import argparse
 import numpy as np
 from ase import units
 from ase.build import bulk
+from ase.io import read
 from ase.md.langevin import Langevin
 from matplotlib.figure import Figure
 
@@ -29,12 +30,13 @@ def electrons(found: Prediction, temperature: float) -> np.ndarray:
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--model", default="be")
+parser.add_argument("--structure", help="file of a structure to take in place of hcp Be; give its model too")
 parser.add_argument("--frames", type=int, default=4, help="averaged over")
 parser.add_argument("--interval", type=int, default=20, help="steps of 1 fs between them")
 options = parser.parse_args()
 
 random = np.random.default_rng(1)
-atoms = bulk("Be", "hcp", a=2.245, c=3.531).repeat((2, 2, 2))
+atoms = read(options.structure) if options.structure else bulk("Be", "hcp", a=2.245, c=3.531).repeat((2, 2, 2))
 atoms.calc = LDOSCalculator(options.model, device="cpu")
 speed = np.sqrt(600 * units.kB / atoms.get_masses())[:, None]  # half of it becomes potential energy
 atoms.set_velocities(speed * random.normal(size=(len(atoms), 3)))

@@ -22,10 +22,11 @@ from ase_ldos.simulation.plots import density_figure
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--model", default="be")
+parser.add_argument("--structure", help="file of a structure to take in place of hcp Be; give its model too")
 parser.add_argument("--steps", type=int, default=20, help="of 1 fs; every fifth goes into the trajectory")
 options = parser.parse_args()
 
-atoms = bulk("Be", "hcp", a=2.245, c=3.531).repeat((2, 2, 2))
+atoms = read(options.structure) if options.structure else bulk("Be", "hcp", a=2.245, c=3.531).repeat((2, 2, 2))
 atoms.calc = calculator = LDOSCalculator(options.model)
 at_rest = calculator.get_density(atoms)
 speed = np.sqrt(600 * units.kB / atoms.get_masses())[:, None]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from ase.build import bulk
+from ase.io import read
 from ase.md.langevin import Langevin
 from ase.md.nose_hoover_chain import MTKNPT
 from ase.md.verlet import VelocityVerlet
@@ -24,13 +25,14 @@ from ase_ldos.simulation.restart import load_run, save_run
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--model", default="be")
+parser.add_argument("--structure", help="file of a structure to take in place of hcp Be; give its model too")
 parser.add_argument("--ensemble", choices=("nve", "nvt", "npt"), default="nve")
 parser.add_argument("--steps", type=int, default=200, help="of 1 fs, those before an interruption included")
 parser.add_argument("--interval", type=int, default=5, help="steps from one record to the next")
 options = parser.parse_args()
 name, random = options.ensemble, np.random.default_rng(1)
 
-atoms = bulk("Be", "hcp", a=2.245, c=3.531).repeat((2, 2, 2))
+atoms = read(options.structure) if options.structure else bulk("Be", "hcp", a=2.245, c=3.531).repeat((2, 2, 2))
 atoms.calc = calculator = LDOSCalculator(options.model)
 calculator.fix_grid(grid_shape(1.03 * atoms.cell.array, 0.25))  # one grid for all cells to come
 momenta = random.normal(size=(len(atoms), 3)) * np.sqrt(600 * kB * atoms.get_masses())[:, None]

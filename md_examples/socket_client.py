@@ -14,6 +14,7 @@ import numpy as np
 from ase import units
 from ase.build import bulk
 from ase.calculators.socketio import SocketClient, SocketIOCalculator
+from ase.io import read
 from ase.md.verlet import VelocityVerlet
 from matplotlib.figure import Figure
 
@@ -21,13 +22,14 @@ from ase_ldos import LDOSCalculator
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--model", default="be")
+parser.add_argument("--structure", help="file of a structure to take in place of hcp Be; give its model too")
 parser.add_argument("--client", metavar="ADDRESS", help="be the client of the driver at this Unix socket or HOST:PORT")
 parser.add_argument("--port", type=int, help="let the driver listen at a port instead of a Unix socket")
 parser.add_argument("--steps", type=int, default=40, help="of 1 fs")
 options = parser.parse_args()
 
 # Driver and client must agree on the atoms: only cell and positions are sent.
-atoms = bulk("Be", "hcp", a=2.245, c=3.531).repeat((2, 2, 2))
+atoms = read(options.structure) if options.structure else bulk("Be", "hcp", a=2.245, c=3.531).repeat((2, 2, 2))
 
 if options.client:
     host, _, port = options.client.rpartition(":")
@@ -44,7 +46,8 @@ address = f"localhost:{options.port}" if options.port else name
 energies = []
 with SocketIOCalculator(**place, timeout=120) as atoms.calc:
     # the driver listens from here on; the client connects and stays until the driver closes
-    client = subprocess.Popen([sys.executable, __file__, "--model", options.model, "--client", address])
+    command = [sys.executable, __file__, "--model", options.model, "--client", address]
+    client = subprocess.Popen([*command, *(["--structure", options.structure] if options.structure else [])])
     dynamics = VelocityVerlet(atoms, units.fs)
     dynamics.attach(lambda: energies.append((atoms.get_potential_energy(), atoms.get_kinetic_energy())))
     dynamics.run(options.steps)

@@ -11,13 +11,16 @@ import time
 import numpy as np
 from ase import units
 from ase.build import bulk
+from ase.io import read
 from ase.md.verlet import VelocityVerlet
 from matplotlib.figure import Figure
 
 from ase_ldos import LDOSCalculator, lead
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("--repeat", type=int, nargs=3, default=(3, 3, 2), help="cells of two atoms along each axis")
+parser.add_argument("--model", default="be")
+parser.add_argument("--structure", help="file of a structure to take in place of hcp Be; give its model too")
+parser.add_argument("--repeat", type=int, nargs=3, default=(3, 3, 2), help="of the unit cell along each axis")
 parser.add_argument("--steps", type=int, default=20, help="of 1 fs")
 parser.add_argument("--dtype", help="of the network: float32 (as it was trained) or float64")
 options = parser.parse_args()
@@ -25,7 +28,8 @@ options = parser.parse_args()
 
 def run(calculator: LDOSCalculator) -> None:
     """What a script without torchrun would do; only rank 0 comes here."""
-    atoms = bulk("Be", "hcp", a=2.245, c=3.531).repeat(options.repeat)
+    unit = read(options.structure) if options.structure else bulk("Be", "hcp", a=2.245, c=3.531)
+    atoms = unit.repeat(options.repeat)
     atoms.calc = calculator
     speed = np.sqrt(600 * units.kB / atoms.get_masses())[:, None]  # half of it becomes potential energy
     atoms.set_velocities(speed * np.random.default_rng(0).normal(size=(len(atoms), 3)))
@@ -53,4 +57,4 @@ def run(calculator: LDOSCalculator) -> None:
     figure.savefig("torchrun_dynamics.png", dpi=150)
 
 
-lead(run, LDOSCalculator("be", device="cpu", dtype=options.dtype))
+lead(run, LDOSCalculator(options.model, device="cpu", dtype=options.dtype))

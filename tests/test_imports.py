@@ -15,7 +15,18 @@ ROOT = Path(ase_ldos.__file__).parent
 
 #: A room imports only from itself and from rooms to its right; files in the package's own folder are the ground.
 ROOMS = [
-    *("cli", "web", "learning_primitives", "calculator", "training", "prediction", "model", "labelling", "simulation"),
+    *(
+        "cli",
+        "active_learning",
+        "web",
+        "learning_primitives",
+        "calculator",
+        "training",
+        "prediction",
+        "model",
+        "labelling",
+        "simulation",
+    ),
     *("networks", "formats", "descriptors", "physics", "dataset", "geometry"),
 ]
 #: Beyond the order: what describes and makes reference data knows of no model, and a calculator of no training.

@@ -32,18 +32,18 @@ from torch import Tensor
 from ase_ldos.calculator.grid_policy import GridKeeper
 from ase_ldos.calculator.options import check_parameter, prepare_model
 from ase_ldos.communicator import Communicator
-from ase_ldos.geometry.grid_blocks import DEFAULT_BLOCK
 from ase_ldos.model.extrapolation import ExtrapolationWatch, atom_distances, warning_threshold
 from ase_ldos.model.last_layer import check_calibrated
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.model.metadata import ModelMetadata
 from ase_ldos.prediction.committee import sampled_force_deviations
 from ase_ldos.prediction.deviations import Uncertainty
+from ase_ldos.prediction.grid_walk import default_points
 from ase_ldos.prediction.local_density import atomic_dos, local_density
 from ase_ldos.prediction.memory import is_out_of_memory, largest_fitting_block
 from ase_ldos.prediction.predict import Prediction, fulfil_request, predict_ldos
 from ase_ldos.prediction.quantities import evaluate_quantity
-from ase_ldos.prediction.request import PredictionRequest, check_structure
+from ase_ldos.prediction.request import PredictionRequest, Thresholds, check_structure
 from ase_ldos.torch_state import standard_torch_state
 
 Result = TypeVar("Result")
@@ -64,12 +64,14 @@ class LDOSCalculator(Calculator):
 
     Args:
         model: name of a bundled model (``"be"``), path of a model file, or a model, which is copied.
-        device: ``"auto"`` (CUDA where there is a device, else the CPU) or any name that torch knows.
+        device: ``"auto"`` (CUDA where there is a device, else the CPU) or any name that torch knows. Without a number,
+            each process of torchrun takes its own GPU.
         dtype: of descriptor and network, ``"float32"`` or ``"float64"``; default is the model's. Sums and energies
             are float64 in any case.
         electronic_temperature: K; default is the model's.
         grid_spacing: target distance of grid points, Å; default is the model's.
-        chunk_size: grid points of a block, which are handled at once; memory grows with it.
+        chunk_size: grid points that are handled at once; memory grows with it. Default: a block that suits a CPU's
+            cache, or a batch of blocks on a GPU.
         accepted_force_error: eV/Å; atoms are warned of where held-back structures as far from the training data have
             forces as wrong as this. Default: what the model was calibrated with.
 
@@ -112,7 +114,8 @@ class LDOSCalculator(Calculator):
         self.parameters["model"] = metadata.name if isinstance(model, LDOSModel) else str(model)
         self.parameters["device"] = str(self._model.device)
         self.parameters["dtype"] = str(self._model.dtype).removeprefix("torch.")
-        defaults = (metadata.electronic_temperature, metadata.grid_spacing, DEFAULT_BLOCK)
+        points = default_points(self._model.device)
+        defaults = (metadata.electronic_temperature, metadata.grid_spacing, points)
         given = (electronic_temperature, grid_spacing, chunk_size)
         names = ("electronic_temperature", "grid_spacing", "chunk_size")
         self.set(**{n: default if value is None else value for n, default, value in zip(names, defaults, given)})
@@ -215,6 +218,7 @@ class LDOSCalculator(Calculator):
             forces=forces,
             stress=forces and self._wants_stress,
             uncertainty=self.uncertainty,
+            thresholds=Thresholds.for_device(self._model.device),
         )
 
         def run() -> Prediction:
@@ -372,6 +376,7 @@ class LDOSCalculator(Calculator):
             self.prediction.grid.shape,
             self.prediction.electronic_temperature,
             chunk_size=self.parameters["chunk_size"],
+            thresholds=Thresholds.for_device(self._model.device),
             uncertainty=uncertainty,
         )
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import os
 from pathlib import Path
 
 import numpy as np
 import torch
 from ase.calculators.calculator import CalculatorSetupError
 
+from ase_ldos.devices import find_device
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.model.model_file import load_model
 from ase_ldos.torch_state import standard_torch_state
@@ -32,12 +32,10 @@ def prepare_model(
         except (OSError, ValueError) as error:
             raise CalculatorSetupError(str(error)) from error
     number_type = own.dtype if dtype is None else _find_dtype(dtype)
-    if device == "auto":
-        # each rank of torchrun its own
-        number = os.environ.get("LOCAL_RANK", "0")
-        device = f"cuda:{number}" if torch.cuda.is_available() else "cpu"
     try:
-        own = own.to(device=device, dtype=number_type)
+        own = own.to(device=find_device(device), dtype=number_type)
+    except ValueError as error:
+        raise CalculatorSetupError(str(error)) from error
     except (RuntimeError, AssertionError) as error:
         raise CalculatorSetupError(f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from error
     return own.eval().requires_grad_(False)

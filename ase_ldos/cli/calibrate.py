@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ase_ldos.cli.evaluate import add_selection, split
+from ase_ldos.cli.evaluate import add_device, add_selection, learned_among, split
 from ase_ldos.files import atomic_write
 
 
@@ -29,18 +29,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="samples of the last layer for error bars of forces, each as dear as a force step (default 8; 0: none)",
     )
     parser.add_argument("--plot", type=Path, metavar="PNG", help="draw how reliable the error bars are")
+    add_device(parser)
     parser.add_argument("--out", help="model file to write (default: the model's own file)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Find range and error bars, and write them into the model file."""
     from ase_ldos.dataset.npz import load_snapshots
+    from ase_ldos.devices import find_device
     from ase_ldos.model.model_file import find_model, load_model, save_model
     from ase_ldos.training.calibrate import calibrate
     from ase_ldos.training.calibrate_uncertainty import calibrate_uncertainty, format_reliability, reliability_figure
 
-    model, out = load_model(args.model), Path(args.out) if args.out else find_model(args.model)
+    model = load_model(args.model).to(find_device(args.device))
+    out = Path(args.out) if args.out else find_model(args.model)
     training, held_back = split(model, [load_snapshots(source) for source in args.data], args)
+    learned = learned_among(model, held_back)
+    if learned:
+        raise ValueError(
+            f"{len(learned)} of the {len(held_back)} held-back snapshots, {learned[0]} for one, were learned by "
+            f"{model.metadata.name!r}; leave out --every to take the split that the model file tells"
+        )
     calibrate(model, training, held_back, force_error=args.force_error)
     found = model.metadata.extrapolation
     largest = f"{found['largest']:.3f} is the largest of {found['structures']:.0f} held-back structures"

@@ -17,7 +17,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="bundled name or model file")
     parser.add_argument("data", nargs="+", help="snapshot files (.npz) or folders of them")
     add_selection(parser)
+    add_device(parser)
     parser.add_argument("--json", action="store_true", help="print errors as JSON")
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Declare the argument that tells where to work."""
+    parser.add_argument("--device", default="auto", help="cpu, cuda, … (default: cuda where there is a device)")
 
 
 def add_selection(parser: argparse.ArgumentParser) -> None:
@@ -31,15 +37,22 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Predict, compare, print the table."""
     from ase_ldos.dataset.npz import load_snapshots
+    from ase_ldos.devices import find_device
     from ase_ldos.model.model_file import load_model
     from ase_ldos.training.evaluate import evaluate_model, format_table, summarise
 
-    model = load_model(args.model)
+    model = load_model(args.model).to(find_device(args.device))
     sources = [load_snapshots(source) for source in args.data]
     if args.held_out or args.every is not None:
         snapshots = split(model, sources, args)[1]
     else:
         snapshots = [snapshot for source in sources for snapshot in source]
+    learned = learned_among(model, snapshots)
+    if learned and not args.json:
+        sys.stderr.write(
+            f"{len(learned)} of these {len(snapshots)} snapshots, {learned[0]} for one, have names that "
+            f"{model.metadata.name!r} was trained on; --held-out leaves them out\n"
+        )
     errors = evaluate_model(model, snapshots, progress=not args.json)
     if args.json:
         table = {error.name: error.values for error in errors}
@@ -47,6 +60,12 @@ def run(args: argparse.Namespace) -> int:
     else:
         sys.stdout.write(format_table(errors) + "\n")
     return 0
+
+
+def learned_among(model: LDOSModel, snapshots: list[Snapshot]) -> list[str]:
+    """Names of the snapshots that the model file lists as learned from."""
+    learned = set(model.metadata.provenance.get("training", ()))
+    return [snapshot.name for snapshot in snapshots if snapshot.name in learned]
 
 
 def split(

@@ -32,10 +32,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="compare stress and forces of a new set-up with energies, on the first structure (default: yes)",
     )
     parser.add_argument("--retry-failed", action="store_true", help="try again what failed before")
+    parser.add_argument(
+        "--slurm", metavar="OPTIONS", help="submit an array of this command by sbatch, e.g. '--time=24:00:00 -n 64'"
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="jobs of the array (default: 1)")
+    parser.epilog = "Any number of these commands may run on one folder, on all machines that share it."
 
 
 def run(args: argparse.Namespace) -> int:
     """Label; 1 if a structure failed."""
+    if args.slurm is not None:
+        return _submit(args)
     from tqdm import tqdm
 
     from ase_ldos.labelling.dft_settings import load_recipe
@@ -70,3 +77,24 @@ def run(args: argparse.Namespace) -> int:
     failed = f", {len(report.failed)} failed (see {Path(args.out) / FAILURES})" if report.failed else ""
     sys.stdout.write(f"{len(report.finished)} labelled, {len(report.found)} were there{failed}\n")
     return 1 if report.failed else 0
+
+
+def _submit(args: argparse.Namespace) -> int:
+    """Submit the same command as an array of jobs."""
+    from ase_ldos.labelling.dft_settings import load_recipe
+    from ase_ldos.labelling.run import name_structures
+    from ase_ldos.labelling.slurm import submit_array
+
+    load_recipe(args.recipe, pseudo_dir=args.pseudo_dir)  # what is wrong with these is told now, not by a job
+    name_structures([atoms for path in args.structures for atoms in read_structures(path)])
+    command = [sys.executable, "-m", "ase_ldos", "label", *(str(path.resolve()) for path in args.structures)]
+    command += ["--recipe", str(Path(args.recipe).resolve()), "--out", str(Path(args.out).resolve())]
+    command += ["--workers", str(args.workers), "--cores", str(args.cores)]
+    command += ["--pseudo-dir", str(Path(args.pseudo_dir).resolve())] if args.pseudo_dir else []
+    command += [f"--launcher={args.launcher}"] if args.launcher else []
+    for name in ("no_ldos", "compact", "retry_failed"):
+        command += [f"--{name.replace('_', '-')}"] if getattr(args, name) else []
+    command += [] if args.check else ["--no-check"]
+    job = submit_array(command, args.slurm, args.jobs, args.out)
+    sys.stdout.write(f"submitted job {job}: an array of {args.jobs} (see {Path(args.out) / 'label.sbatch'})\n")
+    return 0

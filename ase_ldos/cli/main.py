@@ -61,10 +61,16 @@ _OWN: dict[str, Command] = {
     "train": LazyCommand("ase_ldos.cli.train", "train a model from a recipe (TOML)"),
     "evaluate": LazyCommand("ase_ldos.cli.evaluate", "measure a model's errors on reference data"),
     "calibrate": LazyCommand("ase_ldos.cli.calibrate", "find the range of a model's training data, to warn beyond it"),
+    "distill": LazyCommand(
+        "ase_ldos.cli.distill", "make a cheap potential from a model, for multiple time steps and exploring"
+    ),
     "label": LazyCommand("ase_ldos.cli.label", "make reference data with Quantum ESPRESSO"),
+    "setup": LazyCommand("ase_ldos.cli.setup", "measure a DFT set-up for a new material and write both recipes"),
+    "learn": LazyCommand("ase_ldos.cli.learn", "make a model of a new material: set-up, labels, training, exploration"),
     "pseudo": LazyCommand("ase_ldos.cli.pseudo", "write GTH pseudopotentials as UPF files for Quantum ESPRESSO"),
     "serve": LazyCommand("ase_ldos.cli.serve", "show a page in the browser to try models and look at predictions"),
     "report": LazyCommand("ase_ldos.cli.report", "write a prediction or a trajectory as one HTML file to look at"),
+    "bench": LazyCommand("ase_ldos.cli.bench", "measure what this machine should reach and what it does reach"),
     "convert": LazyCommand("ase_ldos.cli.convert", "convert reference data of other programs"),
 }
 #: Subcommands by name. Other packages add theirs by entry points of the group ``ase_ldos.commands``, each a module

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ase_ldos.cli.evaluate import add_device
 from ase_ldos.cli.structure_files import read_structure
 
 if TYPE_CHECKING:
@@ -44,10 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--temperature", type=float, metavar="K", help="electronic temperature (default: the model's)")
     parser.add_argument("--spacing", type=float, metavar="Å", help="target distance of grid points")
     parser.add_argument("--chunk-size", type=int, metavar="N", help="grid points that are handled at once")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, … (default: cuda where there is a device)")
+    add_device(parser)
     parser.add_argument("--dtype", choices=("float32", "float64"), help="number type of the network")
     parser.add_argument("--dos-plot", type=Path, metavar="PNG", help="draw the density of states")
     parser.add_argument("--density-plot", type=Path, metavar="PNG", help="draw the density in a plane")
+    parser.add_argument("--plane", type=float, nargs=3, metavar=("H", "K", "L"), help="Miller indices of that plane")
+    parser.add_argument("--through", type=float, nargs=3, metavar=("X", "Y", "Z"), help="a point of it, Å")
     parser.add_argument("--cube", type=Path, metavar="FILE", help="write the density, e/bohr³")
     parser.add_argument("--report", type=Path, metavar="HTML", help="write one HTML file to look at everything")
 
@@ -55,6 +58,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Predict, print and write what is asked for."""
     atoms = read_structure(args.file, args.index)
+    if args.density_plot is None and (args.plane is not None or args.through is not None):
+        raise ValueError("--plane and --through choose what --density-plot draws; give its file")
+    if args.plane is None and args.through is not None:
+        raise ValueError("--through is a point of a plane; give its Miller indices by --plane")
     _check_outputs((args.dos_plot, args.density_plot), (args.cube, args.report))
     from ase_ldos.calculator.calculator import LDOSCalculator
     from ase_ldos.calculator.parallel import lead
@@ -114,7 +121,7 @@ def _check_outputs(plots: Iterable[Path | None], others: Iterable[Path | None]) 
 def _write_files(args: argparse.Namespace, atoms: Atoms, calculator: LDOSCalculator) -> None:
     from ase_ldos.files import atomic_write
     from ase_ldos.formats.cube import write_cube
-    from ase_ldos.simulation.plots import density_figure, dos_figure
+    from ase_ldos.simulation.plots import density_figure, dos_figure, plane_figure
 
     prediction = calculator.prediction
     density = calculator.get_density()
@@ -135,7 +142,11 @@ def _write_files(args: argparse.Namespace, atoms: Atoms, calculator: LDOSCalcula
             figure.savefig(draft, dpi=150)
     if args.density_plot is not None:
         with atomic_write(args.density_plot) as draft:
-            density_figure(atoms, density).savefig(draft, dpi=150)
+            if args.plane is None:
+                figure = density_figure(atoms, density)
+            else:
+                figure = plane_figure(atoms, density, tuple(args.plane), point=args.through)
+            figure.savefig(draft, dpi=150)
     if args.cube is not None:
         write_cube(args.cube, atoms, density, comment="electron density in e/bohr^3")
     if args.report is not None:

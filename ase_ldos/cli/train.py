@@ -6,15 +6,20 @@ import argparse
 import sys
 from pathlib import Path
 
+from ase_ldos.cli.evaluate import add_device
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``ase-ldos train``."""
     parser.add_argument("settings", help="TOML file; see ase_ldos/models/be/training.toml")
     parser.add_argument("--out", help="model file (default: the model's name with .safetensors)")
     parser.add_argument("--data", nargs="+", help="snapshot files or folders instead of those of the settings")
-    parser.add_argument("--init-from", metavar="MODEL", help="start from the weights of this model")
+    parser.add_argument(
+        "--init-from", metavar="MODEL", help="start from the weights of this model (its projection stays)"
+    )
     parser.add_argument("--epochs", type=int, help="of every stage on whole snapshots, instead of the settings'")
     parser.add_argument("--checkpoint", help="file from which an interrupted training resumes (default: none is kept)")
+    add_device(parser)
     parser.add_argument("--time-limit", type=float, metavar="S", help="seconds after which no epoch starts")
 
 
@@ -37,11 +42,15 @@ def run(args: argparse.Namespace) -> int:
         epochs=args.epochs,
         time_limit=args.time_limit,
         communicator=communicator,
+        device=args.device,
     )
     communicator.close()
     if not communicator.is_root:
         return 0
     sys.stdout.write(format_table(trained.errors) + f"\nwrote {out}\n")
+    if trained.failure:
+        sys.stderr.write(f"ase-ldos train: {trained.failure}; {out} has the best weights until then\n")
+        return 1
     if not trained.finished:
         stage = list(trained.histories)[-1]
         resume = f"the same command resumes from {args.checkpoint}" if args.checkpoint else "no checkpoint was kept"

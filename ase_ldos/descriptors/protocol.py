@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from ase_ldos.geometry.grid_batches import BlockBatch
 from ase_ldos.geometry.grid_blocks import Block
 from ase_ldos.geometry.structure import Structure, species_indices
 
@@ -89,6 +90,22 @@ class PointFeatures(Protocol):
 
     def settings(self) -> dict[str, Any]:
         """JSON-able settings, ``kind`` and ``species`` among them, from which it is built again."""
+        ...
+
+
+@runtime_checkable
+class BatchedFeatures(PointFeatures, Protocol):
+    """Features that can be evaluated in many equal blocks at once, as a GPU likes it; an atom's state is its species.
+
+    Without this, blocks are evaluated one by one.
+    """
+
+    def of_batch(self, batch: BlockBatch) -> Tensor:
+        """Features of all points of a batch, whose groups of images are the species, ``[block · grid, feature]``."""
+        ...
+
+    def batch_radii(self, dtype: torch.dtype) -> tuple[float, ...]:
+        """Falling distances, Å, for which a batch says how many images are that near; the first is the cutoff."""
         ...
 
 

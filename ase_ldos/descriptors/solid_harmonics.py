@@ -153,6 +153,12 @@ def translation_tensor(lmax: int) -> Tensor:
     return torch.as_tensor(tensor)
 
 
+@cache
+def translation_matrix(lmax: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The same tensor as a matrix ``[k, i · j]`` in this type on this device."""
+    return translation_tensor(lmax).flatten(1).to(device, dtype)
+
+
 def gradient_tensor(lmax: int) -> Tensor:
     """Tensor G of ∂S_i/∂r_x = Σ_j G_xij S_j, float64 ``[3, i, j]``: the part of the translation linear in b."""
     if lmax == 0:

@@ -1,4 +1,4 @@
-"""Large arrays: how to get one from the system, and how to add one up."""
+"""Large arrays: how to get one from the system, and how to add up what belongs together."""
 
 from __future__ import annotations
 
@@ -27,3 +27,19 @@ def sum_rows(values: Tensor) -> Tensor:
     whole = len(values) // 16 * 16
     total = values[:whole].unflatten(0, (-1, 16)).sum(dim=1).sum(dim=0, dtype=torch.float64)
     return total if whole == len(values) else total + values[whole:].sum(dim=0, dtype=torch.float64)
+
+
+def add_rows(target: Tensor, index: Tensor, rows: Tensor) -> Tensor:
+    """Add rows to the rows of ``target`` that an index names, in place, in the same order every time.
+
+    CUDA's ``index_add_`` adds by atomic operations, in whatever order they come; its ``index_put_`` sorts the index
+    first, so that a second run gives the very same numbers.
+
+    Args:
+        target: ``[size, ...]``.
+        index: int64 ``[row]``; may name a row many times.
+        rows: ``[row, ...]``.
+    """
+    if target.is_cuda:
+        return target.index_put_((index,), rows, accumulate=True)
+    return target.index_add_(0, index, rows)

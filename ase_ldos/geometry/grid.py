@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -94,9 +95,25 @@ class Grid:
             for z, next_z in pairwise(bounds[2])
         ]
 
-    def numbers(self, block: BlockRange) -> Tensor:
-        """Flat C-order numbers of the points of a block, int64 ``[grid]``."""
-        i, j, k = (torch.arange(n, device=self.cell.device) for n in block.shape)
+    def equal_block_ranges(self, max_points: int) -> list[BlockRange]:
+        """Divide the grid into compact blocks of one shape; without such, into those of ``block_ranges`` by shape.
+
+        The numbers of points along the edges are divisors of the grid's, chosen so that the fewest images are near a
+        block. A grid without suitable divisors (a prime number of points, say) gets up to eight shapes.
+
+        Args:
+            max_points: of a block; of one shape at least a quarter of it.
+        """
+        steps = np.linalg.norm(self.cell.detach().cpu().numpy(), axis=1) / self.shape
+        edges = _dividing_edges(self.shape, steps, max_points)
+        if edges is None:
+            return sorted(self.block_ranges(max_points), key=lambda block: (block.shape, block.first))
+        starts = (range(0, n, edge) for n, edge in zip(self.shape, edges))
+        return [BlockRange((i, j, k), edges) for i, j, k in itertools.product(*starts)]
+
+    def numbers(self, block: BlockRange, device: torch.device | None = None) -> Tensor:
+        """Flat C-order numbers of the points of a block, int64 ``[grid]``; on the device of the cell by default."""
+        i, j, k = (torch.arange(n, device=self.cell.device if device is None else device) for n in block.shape)
         _, ny, nz = self.shape
         return ((i[:, None, None] * ny + j[:, None]) * nz + k).flatten() + self.number(block.first)
 
@@ -122,25 +139,31 @@ class Grid:
         ]
         return torch.cartesian_prod(*axes) @ self.cell
 
-    def g_vectors(self, rows: slice = slice(None)) -> Tensor:
+    def g_vectors(self, rows: slice = slice(None), device: torch.device | None = None) -> Tensor:
         """Reciprocal vectors of ``torch.fft.rfftn``'s coefficients, 1/Å, ``[nx, ny, nz // 2 + 1, 3]``.
 
         Args:
             rows: which of the first axis; default is all.
+            device: where they are made; default is that of the cell.
         """
-        reciprocal = 2 * math.pi * torch.linalg.inv(self.cell).T
+        reciprocal = (2 * math.pi * torch.linalg.inv(self.cell).T).to(device)
         nx, ny, nz = self.shape
-        axes = (torch.fft.fftfreq(nx, 1 / nx)[rows], torch.fft.fftfreq(ny, 1 / ny), torch.fft.rfftfreq(nz, 1 / nz))
-        miller = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
-        return miller.to(self.cell) @ reciprocal
+        dtype, device = reciprocal.dtype, reciprocal.device
+        axes = (
+            torch.fft.fftfreq(nx, 1 / nx, dtype=dtype, device=device)[rows],
+            torch.fft.fftfreq(ny, 1 / ny, dtype=dtype, device=device),
+            torch.fft.rfftfreq(nz, 1 / nz, dtype=dtype, device=device),
+        )
+        return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1) @ reciprocal
 
-    def half_weights(self) -> Tensor:
+    def half_weights(self, device: torch.device | None = None) -> Tensor:
         """How often each of ``rfftn``'s coefficients stands in the full transform (1 or 2), ``[nz // 2 + 1]``."""
         nz = self.shape[2]
-        weights = torch.full((nz // 2 + 1,), 2.0, dtype=self.cell.dtype, device=self.cell.device)
-        weights[0] = 1.0
+        device = self.cell.device if device is None else device
+        weights = torch.full((nz // 2 + 1,), 2.0, dtype=self.cell.dtype, device=device)
+        weights[:1].fill_(1.0)  # not by a number's tensor, which would wait for the device
         if nz % 2 == 0:
-            weights[-1] = 1.0
+            weights[-1:].fill_(1.0)
         return weights
 
     def integrate(self, field: Tensor) -> Tensor:
@@ -183,3 +206,20 @@ def _block_edges(shape: tuple[int, int, int], steps: np.ndarray, max_points: int
         if not growable:
             return edges
         edges[min(growable, key=lambda axis: edges[axis] * steps[axis])] += 1
+
+
+def _dividing_edges(shape: tuple[int, int, int], steps: np.ndarray, max_points: int) -> tuple[int, int, int] | None:
+    """Divisors of the grid's sizes for blocks of a quarter of ``max_points`` to all of it; None if there are none."""
+    divisors = [np.array([k for k in range(1, n + 1) if n % k == 0]) for n in shape]
+    edges = np.stack(np.meshgrid(*divisors, indexing="ij"), axis=-1).reshape(-1, 3)
+    sizes = edges.prod(axis=1)
+    for least in (max_points // 2, max_points // 4):
+        fitting = edges[(sizes <= max_points) & (sizes >= min(least, math.prod(shape)))]
+        if len(fitting):
+            # volume within a typical cutoff of the block: work for each of its points grows with it
+            a, b, c = (fitting * steps).T
+            reach = 6.0
+            volumes = a * b * c + 2 * reach * (a * b + b * c + c * a) + math.pi * reach**2 * (a + b + c)
+            i, j, k = fitting[volumes.argmin()].tolist()
+            return (i, j, k)
+    return None

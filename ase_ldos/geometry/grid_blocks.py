@@ -37,6 +37,11 @@ class Block:
     atoms: Tensor
     owners: Tensor
 
+    @property
+    def n_blocks(self) -> int:
+        """One; see ``grid_batches.BlockBatch``."""
+        return 1
+
 
 def iterate_blocks(
     structure: Structure,
@@ -65,17 +70,18 @@ def iterate_blocks(
     shapes: dict[tuple[int, int, int], _Shape] = {}
     for block in ranges:
         if block.shape not in shapes:
-            shapes[block.shape] = _Shape.of(grid, block.shape, dtype)
+            shapes[block.shape] = _Shape.of(grid, block.shape, dtype, structure.positions.device)
     radius = max(float(np.linalg.norm(shape.corners, axis=1).max()) for shape in shapes.values())
     images = Images(structure, cutoff + radius + 1e-6)  # with room for rounding
     centres = grid.centres(ranges)
     places = centres.detach().cpu().numpy()
+    centres = centres.to(structure.positions.device)
     for number, block in enumerate(ranges):
         shape = shapes[block.shape]
         near = images.near_block(places[number], shape.corners, cutoff)
         owners = images.atoms[near]
         atoms = (images.positions[near] - centres[number]).to(dtype)
-        points = shape.points if not grid.cell.requires_grad else grid.offsets(block.shape).to(dtype)
+        points = shape.points if not grid.cell.requires_grad else grid.offsets(block.shape).to(centres.device, dtype)
         yield Block(shape.numbers + grid.number(block.first), points, atoms, owners)
 
 
@@ -101,8 +107,9 @@ class _Shape:
     corners: np.ndarray
 
     @classmethod
-    def of(cls, grid: Grid, shape: tuple[int, int, int], dtype: torch.dtype) -> _Shape:
+    def of(cls, grid: Grid, shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> _Shape:
         points = grid.offsets(shape).detach()
         ends = [[0, n - 1] for n in shape]
         places = [(i * shape[1] + j) * shape[2] + k for i in ends[0] for j in ends[1] for k in ends[2]]
-        return cls(grid.numbers(BlockRange((0, 0, 0), shape)), points.to(dtype), points[places].cpu().numpy())
+        numbers = grid.numbers(BlockRange((0, 0, 0), shape), device)
+        return cls(numbers, points.to(device, dtype), points[places].cpu().numpy())

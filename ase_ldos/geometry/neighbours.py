@@ -111,15 +111,13 @@ class Images:
         _refuse_too_many(
             len(positions) * math.prod(1 + 2 * float(part) for part in pad), f"within {reach:g} Å of the cell"
         )
-        atoms, shifts = [], []
-        for step in np.ndindex(*(2 * np.ceil(pad).astype(int) + 1)):
-            offset = np.array(step) - np.ceil(pad)
-            inside = fractional - base + offset
-            keep = np.flatnonzero(np.all((inside >= -pad) & (inside <= 1 + pad), axis=1))
-            atoms.append(keep)
-            shifts.append(offset - base[keep])
+        # whether an image in this layer of cells is near, axis by axis, then all three: [x, y, z, atom]
+        offsets = [np.arange(-math.ceil(part), math.ceil(part) + 1) for part in pad]
+        inside = [along + layers[:, None] for along, layers in zip((fractional - base).T, offsets)]
+        x, y, z = ((part >= -most) & (part <= 1 + most) for part, most in zip(inside, pad))
+        *layers, index = np.nonzero(x[:, None, None] & y[:, None] & z)
+        shift = np.stack([offset[layer] for offset, layer in zip(offsets, layers)], axis=-1) - base[index]
         device = structure.positions.device
-        index, shift = np.concatenate(atoms), np.concatenate(shifts)
         self._places = positions[index] + shift @ cell
         self._tree = KDTree(self._places)
         self.atoms = torch.as_tensor(index, device=device)

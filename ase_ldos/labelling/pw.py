@@ -23,6 +23,7 @@ from ase_ldos.labelling.pp import check_postproc, sample_ldos_by_postproc
 from ase_ldos.labelling.pw_output import read_creator, read_density, read_xml, sample_dos, sample_ldos
 from ase_ldos.labelling.selfcheck import ENERGY_BOUND, energy_defect, ldos_energy_defect, smearing_shift
 from ase_ldos.labelling.subprocesses import CalculationError, check_installed, run_program
+from ase_ldos.labelling.symmetry import check_operations, read_operations
 from ase_ldos.units import BOLTZMANN, RYDBERG
 
 PREFIX = "pwscf"
@@ -289,7 +290,10 @@ def _ldos_arrays(
     if _has_ultrasoft(atoms.get_chemical_symbols(), recipe):
         ldos = sample_ldos_by_postproc(folder, PREFIX, shape, energies, sigma, dos, launcher=launcher)
     else:
-        ldos = sample_ldos(save, shape, atoms.get_volume(), energies, sigma)
+        operations = read_operations(save)
+        if len(operations) > 1:
+            operations = check_operations(operations, atoms.numbers, atoms.get_scaled_positions())
+        ldos = sample_ldos(save, shape, atoms.get_volume(), energies, sigma, operations)
     arrays = in_half_precision(ldos) | {
         "energies": energies,
         "ldos_sigma": np.array(sigma),

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from scipy import fft
 
-from ase_ldos.geometry.fourier_resampling import resize_waves
+from ase_ldos.geometry.fourier_resampling import resample, resize_waves
+from ase_ldos.labelling.symmetry import Operation, symmetrise
 from ase_ldos.units import BOHR, HARTREE
 
 #: Memory for the wavefunctions on the grid, bytes.
@@ -200,7 +201,12 @@ def sample_dos(energies: np.ndarray, sigma: float, eigenvalues: np.ndarray, k_we
 
 
 def sample_ldos(
-    save: Path, shape: tuple[int, int, int], volume: float, energies: np.ndarray, sigma: float
+    save: Path,
+    shape: tuple[int, int, int],
+    volume: float,
+    energies: np.ndarray,
+    sigma: float,
+    operations: Sequence[Operation] = (),
 ) -> np.ndarray:
     """Local density of states, d(ε, r) = Σ_k w_k Σ_b G_σ(ε − ε_kb) |ψ_kb(r)|², from norm-conserving wavefunctions.
 
@@ -210,6 +216,7 @@ def sample_ldos(
         volume: of the cell, Å³.
         energies: eV, ``[energy]``.
         sigma: standard deviation of the Gaussian, eV.
+        operations: of the crystal, where the k-mesh was reduced by them; see ``labelling.symmetry``.
 
     Returns:
         1/(eV Å³), spin included, ``[*shape, energy]``.
@@ -219,9 +226,15 @@ def sample_ldos(
     """
     results = read_xml(save)
     fft_grid = (int(results["fft_grid"][0]), int(results["fft_grid"][1]), int(results["fft_grid"][2]))
-    total = np.zeros((math.prod(shape), len(energies)))
+    reduced = len(operations) > 1
+    first = fft_grid if reduced else shape
+    total = np.zeros((math.prod(first), len(energies)))
     for k, weight in enumerate(results["k_weights"]):
         states = read_wavefunctions(Path(save) / f"wfc{k + 1}.dat")
-        densities = band_densities(states, fft_grid, shape).reshape(len(states.coefficients), -1)
+        densities = band_densities(states, fft_grid, first).reshape(len(states.coefficients), -1)
         total += densities.T @ (gaussians(energies, results["eigenvalues"][k], sigma).T * (weight / volume))
-    return total.reshape(*shape, len(energies))
+    ldos = total.reshape(*first, len(energies))
+    if reduced:
+        whole = symmetrise(ldos, list(operations))
+        ldos = np.stack([resample(whole[..., e], shape) for e in range(len(energies))], axis=-1)
+    return np.asarray(ldos)

@@ -1,4 +1,4 @@
-"""Label many structures: several workers, resumable, failures recorded."""
+"""Label many structures: any number of workers, processes and machines, resumable, failures recorded."""
 
 from __future__ import annotations
 
@@ -8,21 +8,24 @@ import os
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import closing, contextmanager, suppress
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ase_ldos.dataset.compact import save_compact
 from ase_ldos.dataset.npz import PathLike, load_snapshot, save_snapshot
-from ase_ldos.dataset.provenance import write_record
+from ase_ldos.dataset.provenance import read_record, write_record
+from ase_ldos.files import atomic_write
 from ase_ldos.labelling.dft_settings import Recipe
+from ase_ldos.labelling.leases import POLL, Leases
 from ase_ldos.labelling.provenance import extend_record, recipe_table
 from ase_ldos.labelling.pw import PREFIX, calculate, check_setup
 from ase_ldos.labelling.pw_output import read_creator
@@ -30,13 +33,19 @@ from ase_ldos.labelling.selfcheck import check_derivatives
 from ase_ldos.labelling.subprocesses import PID_FILE, CalculationError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator
 
     from ase import Atoms
 
     from ase_ldos.dataset.snapshot import Snapshot
 
 FAILURES = "failures.json"
+#: Folders of what is under way: leases, and the files of the programs.
+LEASES, WORK = ".leases", ".work"
+#: Leases that are no structure's: of the files that all processes change, and of the self-check.
+_RECORD, _CHECK = ".record", ".check"
+#: How long a process that has nothing to do waits before it looks again at what others have under way, s.
+_WAIT = 1.0
 logger = logging.getLogger(__name__)
 
 
@@ -55,7 +64,7 @@ class LabelReport:
     failed: dict[str, str]
 
 
-def label_structures(
+def label_structures(  # noqa: C901 - checks, then one loop
     structures: Sequence[Atoms],
     recipe: Recipe,
     folder: PathLike,
@@ -67,12 +76,15 @@ def label_structures(
     check: bool = False,
     compact: bool = False,
     progress: Callable[[str, str | None], None] | None = None,
+    executor: Executor | None = None,
 ) -> LabelReport:
     """Run every structure that the folder does not hold yet through pw.x.
 
     Each snapshot becomes ``folder/NAME.npz``, complete or not at all; NAME is ``atoms.info["name"]`` or the
-    structure's number. So the process may be killed at any moment and started again. A structure that fails is
-    noted in ``failures.json`` with its reason and the others go on. ``provenance.json`` tells set-up and programs.
+    structure's number. So the process may be killed at any moment and started again. Any number of processes, on any
+    machines that share the folder, may work on one list: each structure is leased to one of them, and that of one that
+    died is taken over (``labelling.leases``). A structure that fails is noted in ``failures.json`` with its reason and
+    the others go on. ``provenance.json`` tells set-up and programs.
 
     Args:
         structures: periodic ASE atoms.
@@ -86,9 +98,13 @@ def label_structures(
             on the first structure that waits; ``provenance.json`` keeps what came out.
         compact: whether to write labels in the compact form (:mod:`ase_ldos.dataset.compact`).
         progress: called with a name and the reason of its failure (or ``None``) after each calculation.
+        executor: where the calculations run instead of threads here, ``workers`` and ``cores_per_worker`` apart: any
+            ``concurrent.futures.Executor``, also one of other machines (executorlib, ``Client.get_executor()`` of
+            dask.distributed), or what has a ``submit`` whose jobs have ``done``, ``result`` and ``cancel``. Its
+            machines must see the folder under the same path.
 
     Raises:
-        ValueError: bad structures or recipe, the folder belongs to other structures or is in use, or the check fails.
+        ValueError: bad structures or recipe, the folder belongs to other structures, or the check fails.
     """
     named = name_structures(structures)
     symbols = {symbol for atoms in structures for symbol in atoms.symbols}
@@ -97,74 +113,160 @@ def label_structures(
         raise ValueError(f"{workers} workers of {cores_per_worker} cores are asked for; at least 1 of each is needed")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
-        found = [name for name in named if _is_labelled(folder, name, named[name])]
-        record = extend_record(folder, recipe, symbols)
-        failed = {} if retry_failed else read_failures(folder)
-        waiting = [name for name in named if name not in found and name not in failed]
-        finished: list[str] = []
-        queue = _core_sets(workers, cores_per_worker, pin=not launcher and workers > 1)
-        _end_leftovers(folder / ".work")
-        if check and waiting:
-            _check_setup_once(waiting[0], named[waiting[0]], recipe, folder, record, launcher)
+    found = [name for name in named if _is_labelled(folder, name, named[name])]
+    leases = Leases(folder / LEASES)
+    with leases.held(_RECORD):
+        extend_record(folder, recipe, symbols)
+        failed = read_failures(folder)
+        if retry_failed:
+            failed = {name: reason for name, reason in failed.items() if name not in named}
+            _write_failures(folder, failed)
+    waiting = [name for name in named if name not in found and name not in failed]
+    if check and waiting:
+        with leases.held(_CHECK):
+            _check_setup_once(waiting[0], named[waiting[0]], recipe, folder, launcher)
+    task = _Task(folder.resolve(), recipe, launcher, compact)
+    queue = _core_sets(workers, cores_per_worker, pin=not launcher and workers > 1)
 
-        save = save_compact if compact else save_snapshot
+    def work(name: str) -> _Outcome:
+        cores = queue.get()
+        try:
+            return task(name, named[name], cores)
+        finally:
+            queue.put(cores)
 
-        def work(name: str) -> str:
-            cores = queue.get()
-            try:
-                return _label_one(name, named[name], recipe, folder, cores, launcher, save)
-            finally:
-                queue.put(cores)
+    def start(names: Sequence[str]) -> Generator[tuple[str, _Outcome], None, None]:
+        if executor is not None:
+            return _outcomes({name: executor.submit(task, name, named[name], set()) for name in names})
+        pool = ThreadPoolExecutor(workers)
+        return _outcomes({name: pool.submit(work, name) for name in names}, pool)
 
-        with closing(_outcomes(work, waiting, workers)) as outcomes:
+    finished: list[str] = []
+    while waiting:
+        elsewhere = []
+        with closing(start(waiting)) as outcomes:
             for name, outcome in outcomes:
-                if isinstance(outcome, str):
+                if outcome.is_elsewhere:
+                    elsewhere.append(name)
+                    continue
+                if outcome.program:
                     finished.append(name)
-                    if outcome not in record["programs"]:
-                        record["programs"].append(outcome)
-                        write_record(folder, record)
+                    _note_program(folder, leases, outcome.program)
                 else:
-                    failed[name] = str(outcome)
-                    _write_failures(folder, failed)
-                    logger.warning("%s failed: %s", name, outcome)
+                    logger.warning("%s failed: %s", name, outcome.failure)
                 if progress is not None:
-                    progress(name, failed.get(name))
-        shutil.rmtree(folder / ".work", ignore_errors=True)
-        _write_failures(folder, failed)
+                    progress(name, outcome.failure or None)
+        ended = _ended_elsewhere(folder, elsewhere, progress)
+        found += [name for name in ended if (folder / f"{name}.npz").exists()]
+        if len(elsewhere) == len(waiting) and not ended:
+            time.sleep(_WAIT)  # others have all of them under way, and may die
+        waiting = [name for name in elsewhere if name not in ended]
+    leases.tidy()
+    with suppress(OSError):
+        (folder / WORK).rmdir()
+    failed = read_failures(folder)
     return LabelReport(tuple(finished), tuple(found), {name: failed[name] for name in failed if name in named})
 
 
-def _check_setup_once(
-    name: str, atoms: Atoms, recipe: Recipe, folder: Path, record: dict[str, Any], launcher: str
-) -> None:
+def _ended_elsewhere(
+    folder: Path, names: Sequence[str], progress: Callable[[str, str | None], None] | None
+) -> list[str]:
+    """Those of some names that other processes have labelled or given up meanwhile."""
+    failed = read_failures(folder)
+    ended = [name for name in names if (folder / f"{name}.npz").exists() or name in failed]
+    for name in ended if progress is not None else ():
+        assert progress is not None
+        progress(name, failed.get(name))
+    return ended
+
+
+def _check_setup_once(name: str, atoms: Atoms, recipe: Recipe, folder: Path, launcher: str) -> None:
     """Check derivatives unless the record says that this set-up was checked; the outcome goes into the record."""
+    record = read_record(folder)
     setup = record["recipes"].index(recipe_table(recipe))
-    if any(done["recipe"] == setup for done in record.setdefault("checks", [])):
+    if any(done["recipe"] == setup for done in record.get("checks", [])):
         return
-    (folder / ".work").mkdir(exist_ok=True)
+    work = folder / WORK / _CHECK
+    _end_leftovers(work)
+    work.mkdir(parents=True)
     try:
-        found = check_derivatives(name, atoms, recipe, partial(calculate, launcher=launcher), folder / ".work")
+        found = check_derivatives(name, atoms, recipe, partial(calculate, launcher=launcher), work)
     except CalculationError as error:
         raise ValueError(f"the self-check of the set-up failed: {error} (--no-check labels without it)") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
     found.refuse_if_wrong()
-    record["checks"].append(found.as_record() | {"recipe": setup})
-    write_record(folder, record)
+    with Leases(folder / LEASES).held(_RECORD):
+        record = read_record(folder)
+        record.setdefault("checks", []).append(found.as_record() | {"recipe": setup})
+        write_record(folder, record)
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What became of a structure: which program labelled it, or why it failed.
+
+    Neither, if another process has it or has just finished it. Failures are told by a value, not by an error, because
+    executors pass errors on in ways of their own.
+    """
+
+    program: str = ""
+    failure: str = ""
+
+    @property
+    def is_elsewhere(self) -> bool:
+        return not self.program and not self.failure
 
 
 def _outcomes(
-    work: Callable[[str], str], names: Sequence[str], workers: int
-) -> Generator[tuple[str, str | Exception], None, None]:
-    """Names with what the work returned or why it failed, as they end; an error of another kind ends all."""
-    with ThreadPoolExecutor(workers) as pool:
-        jobs = {pool.submit(work, name): name for name in names}
-        try:
-            for job in as_completed(jobs):
-                error = job.exception()
-                yield jobs[job], error if isinstance(error, CalculationError | ValueError) else job.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    jobs: dict[str, Future[_Outcome]], pool: Executor | None = None
+) -> Generator[tuple[str, _Outcome], None, None]:
+    """Names with what became of them, as they end; an error, which is no structure's, ends all.
+
+    Args:
+        jobs: by name; any objects with ``done``, ``result`` and ``cancel``.
+        pool: to be shut down at the end.
+    """
+    try:
+        while jobs:
+            ended = [name for name, job in jobs.items() if job.done()]
+            for name in ended:
+                yield name, jobs.pop(name).result()
+            if not ended:
+                time.sleep(POLL)
+    except BaseException:
+        for job in jobs.values():
+            job.cancel()
+        raise
+    finally:
+        if pool is not None:
+            pool.shutdown(wait=not jobs, cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """The work on a structure, given its name, atoms and cores to be pinned to; it can be sent to other processes."""
+
+    folder: Path
+    recipe: Recipe
+    launcher: str
+    compact: bool
+
+    def __call__(self, name: str, atoms: Atoms, cores: set[int]) -> _Outcome:
+        lease = Leases(self.folder / LEASES).take(name)
+        if lease is None:
+            return _Outcome()
+        with lease:
+            if (self.folder / f"{name}.npz").exists() or name in read_failures(self.folder):
+                return _Outcome()
+            _end_leftovers(self.folder / WORK / name)
+            save = save_compact if self.compact else save_snapshot
+            try:
+                return _Outcome(_label_one(name, atoms, self.recipe, self.folder, cores, self.launcher, save))
+            except (CalculationError, ValueError) as error:
+                # before the lease is given up, so that nobody tries it again
+                _note_failure(self.folder, name, str(error))
+                return _Outcome(failure=str(error))
 
 
 def _label_one(
@@ -179,13 +281,29 @@ def _label_one(
     """Label one structure; returns which program did it."""
     if cores:
         os.sched_setaffinity(0, cores)  # of this thread only; pw.x inherits it
-    (folder / ".work").mkdir(exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f"{name}.", dir=folder / ".work")).resolve()
+    home = folder / WORK / name
+    home.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=home)).resolve()
     try:
         save(folder / f"{name}.npz", calculate(name, atoms, recipe, work, launcher=launcher))
         return read_creator(work / f"{PREFIX}.save")
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def _note_program(folder: Path, leases: Leases, program: str) -> None:
+    if program in read_record(folder)["programs"]:
+        return
+    with leases.held(_RECORD):
+        record = read_record(folder)
+        if program not in record["programs"]:
+            record["programs"].append(program)
+            write_record(folder, record)
+
+
+def _note_failure(folder: Path, name: str, reason: str) -> None:
+    with Leases(folder / LEASES).held(_RECORD):
+        _write_failures(folder, read_failures(folder) | {name: reason})
 
 
 def name_structures(structures: Sequence[Atoms]) -> dict[str, Atoms]:
@@ -245,25 +363,8 @@ def _write_failures(folder: Path, failed: dict[str, str]) -> None:
     if not failed:
         path.unlink(missing_ok=True)
         return
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(failed, indent=1))
-    temporary.replace(path)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process; the system frees it when the process ends, however it ends."""
-    try:
-        import fcntl
-    except ImportError as error:
-        raise ValueError("labelling needs file locks of Linux or macOS; on Windows run it in WSL") from error
-    file: IO[str]
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ValueError(f"another process labels into {folder}; wait for it or choose another folder") from error
-        yield
+    with atomic_write(path) as draft:
+        draft.write_text(json.dumps(failed, indent=1))
 
 
 def _core_sets(workers: int, cores_per_worker: int, *, pin: bool) -> SimpleQueue[set[int]]:

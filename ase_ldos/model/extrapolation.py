@@ -24,15 +24,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ase_ldos.geometry.grid_blocks import Block
-from ase_ldos.geometry.neighbours import Images
+from ase_ldos.descriptors.protocol import BatchedFeatures
+from ase_ldos.geometry.atom_blocks import iterate_atom_blocks
+from ase_ldos.geometry.grid_batches import BlockBatch
+from ase_ldos.geometry.image_table import ImageTable
 from ase_ldos.geometry.structure import Structure, species_indices
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.model.metadata import ModelMetadata
 from ase_ldos.torch_state import standard_torch_state
 
-#: Edge of the boxes whose atoms are handled at once, Å.
-BOX = 6.0
 #: A warning names at most so many atoms.
 NAMED = 8
 
@@ -137,7 +137,7 @@ def _force_error_words(deviation: float, beyond: bool) -> str:
 
 @standard_torch_state()
 def atom_distances(model: LDOSModel, structure: Structure) -> Tensor:
-    """Distance d of each atom's surroundings from the training data (see the module), float64 ``[atom]``.
+    """Distance d of each atom's surroundings from the training data (see the module), float64 ``[atom]``, on the CPU.
 
     Raises:
         ValueError: the model carries no calibration, or foreign elements.
@@ -147,13 +147,14 @@ def atom_distances(model: LDOSModel, structure: Structure) -> Tensor:
         raise ValueError(
             f"the model {model.metadata.name!r} does not know its training range; see `ase-ldos calibrate --help`"
         )
-    species = species_indices(structure.numbers, model.descriptor.species)
-    shifted = atom_inputs(model, structure) - means.double()[species]
+    species = species_indices(structure.numbers.cpu(), model.descriptor.species)
+    shifted = atom_inputs(model, structure)
     distances = torch.empty(len(structure), dtype=torch.float64, device=model.device)
-    for index, whitening in enumerate(whitenings.double()):
-        mine = species == index
-        distances[mine] = (shifted[mine] @ whitening).square().mean(dim=1).sqrt()
-    return distances
+    for index, (mean, whitening) in enumerate(zip(means.double(), whitenings.double())):
+        mine = (species == index).nonzero()[:, 0].to(model.device)
+        if len(mine):
+            distances[mine] = ((shifted[mine] - mean) @ whitening).square().mean(dim=1).sqrt()
+    return distances.cpu()
 
 
 @standard_torch_state()
@@ -163,33 +164,35 @@ def atom_inputs(model: LDOSModel, structure: Structure) -> Tensor:
     A fixed descriptor is evaluated in float64: directions in which the training set hardly differs are scaled up so
     much that float32 would show the rounding of a box of this size. A graph network keeps its own number type.
     """
-    cell = structure.cell
-    fractional = structure.positions @ torch.linalg.inv(cell)
-    # Images knows the surroundings of the cell: atoms that have left it are looked at where they come in again
-    points = (fractional - fractional.floor()) @ cell
-    boxes = _boxes(fractional - fractional.floor(), cell)
-    radii = [float((points[box] - points[box].mean(dim=0)).norm(dim=1).max()) + 1e-6 for box in boxes]
-    images = Images(structure, model.descriptor.cutoff + max(radii))
+    if model.device.type == "cuda" and isinstance(model.descriptor, BatchedFeatures):
+        return _inputs_in_batches(model, model.descriptor, structure.to("cpu"))
+    structure = structure.to(model.device)
     dtype = model.dtype if model.descriptor.n_learned else torch.float64
     inputs = torch.empty(len(structure), model.network.n_inputs, dtype=torch.float64, device=model.device)
     with torch.no_grad():
         atom_state = model.encode_atoms(structure)
-        for box, radius in zip(boxes, radii):
-            centre = points[box].mean(dim=0)
-            near = images.near(centre, model.descriptor.cutoff + radius)
-            owners = images.atoms[near]
-            around = images.positions[near] - centre
-            block = Block(box, (points[box] - centre).to(dtype), around.to(dtype), owners)
-            inputs[box] = model.inputs(block, atom_state[owners]).double()
+        for block in iterate_atom_blocks(structure, model.descriptor.cutoff, dtype=dtype):
+            inputs[block.flat] = model.inputs(block, atom_state[block.owners]).double()
     return inputs
 
 
-def _boxes(fractional: Tensor, cell: Tensor) -> list[Tensor]:
-    """Numbers of the atoms in each box of the cell."""
-    heights = 1 / np.linalg.norm(np.linalg.inv(cell.cpu().numpy()), axis=0)
-    counts = np.maximum(1, np.floor(heights / BOX)).astype(int)
-    places = np.minimum((fractional.cpu().numpy() * counts).astype(int), counts - 1)
-    box = np.ravel_multi_index(tuple(places.T), tuple(counts))
-    order = np.argsort(box, kind="stable")
-    parts = np.split(order, np.flatnonzero(np.diff(box[order])) + 1)
-    return [torch.as_tensor(part, device=cell.device) for part in parts]
+def _inputs_in_batches(model: LDOSModel, descriptor: BatchedFeatures, structure: Structure) -> Tensor:
+    """The same on a GPU: each atom's place is a block of one point."""
+    cell = structure.cell.double().numpy()
+    fractional = structure.positions.double().numpy() @ np.linalg.inv(cell)
+    table = ImageTable(
+        structure,
+        (fractional - np.floor(fractional)) @ cell,
+        descriptor.batch_radii(torch.float64),
+        kinds=model.encode_atoms(structure).numpy(),
+        n_kinds=len(descriptor.species),
+        device=model.device,
+    )
+    point = torch.zeros(1, 3, dtype=torch.float64, device=model.device)
+    parts = []
+    with torch.no_grad():
+        for start in range(0, table.n_places, table.chunk):
+            near = table.near(slice(start, start + table.chunk), torch.float64)
+            flat = torch.arange(start, start + len(near.owners), device=model.device)
+            parts.append(model.inputs(BlockBatch(flat, point, near.vectors, near.owners, near.groups), None))
+    return torch.cat(parts)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from ase.data import atomic_numbers, chemical_symbols
 from torch import Tensor, nn
 
-from ase_ldos.descriptors.protocol import PointFeatures
+from ase_ldos.descriptors.protocol import BatchedFeatures, PointFeatures
 from ase_ldos.geometry.grid import Grid
+from ase_ldos.geometry.grid_batches import BlockBatch
 from ase_ldos.geometry.grid_blocks import Block
 from ase_ldos.geometry.structure import Structure
+from ase_ldos.model.distilled_potential import DistilledPotential
 from ase_ldos.model.metadata import ModelMetadata
 from ase_ldos.networks.mlp import MLP
 from ase_ldos.physics.core_charge import core_density
@@ -44,6 +49,8 @@ class LDOSModel(nn.Module):
     #: None if not calibrated.
     uncertainty_hidden: Tensor | None
     uncertainty_energies: Tensor | None
+    #: A cheap potential of the atoms alone that was distilled from the model; None if there is none.
+    distilled: DistilledPotential | None
 
     def __init__(
         self,
@@ -75,6 +82,8 @@ class LDOSModel(nn.Module):
         self.metadata = metadata
         self.ldos_scale = float(ldos_scale)
         self._has_fused_scaler = False
+        # not a module: it stays float64, on the CPU, whatever the network's
+        self.distilled = None
         dtype = network.head.weight.dtype
         self.register_buffer("mean", mean.to(dtype).clone())
         self.register_buffer("projection", projection.to(dtype).clone())
@@ -84,11 +93,19 @@ class LDOSModel(nn.Module):
         self.register_buffer("uncertainty_energies", None)
         # not a buffer: it stays float64 whatever the network's dtype
         self._energies = energies.detach().to("cpu", torch.float64).clone()
+        self._energies_there: Tensor | None = None
+        self._fused: tuple[Any, ...] = ()
+        self._head_there: tuple[Tensor, Tensor] | None = None
 
     @property
     def energies(self) -> Tensor:
         """Nodes of the energy grid, eV, float64 ``[energy]``, on the model's device."""
-        return self._energies.to(self.mean.device)
+        device = self.mean.device
+        if device.type == "cpu":
+            return self._energies
+        if self._energies_there is None or self._energies_there.device != device:
+            self._energies_there = self._energies.to(device)
+        return self._energies_there
 
     @property
     def dtype(self) -> torch.dtype:
@@ -106,23 +123,39 @@ class LDOSModel(nn.Module):
         linear = self.network.head
         return linear.weight.double() * self.ldos_scale, linear.bias.double() * self.ldos_scale
 
+    @property
+    def head_on_cpu(self) -> tuple[Tensor, Tensor]:
+        """``head`` on the CPU, without a graph; of a model with a fused scaler, which does not change, kept."""
+        if not self._has_fused_scaler:
+            weight, bias = self.head
+            return weight.detach().cpu(), bias.detach().cpu()
+        if self._head_there is None:
+            weight, bias = self.head
+            self._head_there = (weight.detach().cpu(), bias.detach().cpu())
+        return self._head_there
+
     def encode_atoms(self, structure: Structure) -> Tensor:
         """The state of each atom, ``[atom, ...]``, once per structure; see ``PointFeatures``."""
         return self.descriptor.encode_atoms(structure)
 
-    def inputs(self, block: Block, atom_state: Tensor) -> Tensor:
-        """The network's inputs at the points of a block, ``[grid, input]``.
+    def inputs(self, block: Block | BlockBatch, atom_state: Tensor | None) -> Tensor:
+        """The network's inputs at the points of a block, or of a batch of blocks, ``[grid, input]``.
 
         Args:
-            block: points and images.
-            atom_state: of the images, ``encode_atoms(structure)[block.owners]``.
+            block: points and images; a batch only where the descriptor is a ``BatchedFeatures``.
+            atom_state: of a block's images, ``encode_atoms(structure)[block.owners]``; a batch knows its species.
         """
-        features = self.descriptor(block.points, block.atoms, atom_state)
+        if isinstance(block, BlockBatch):
+            assert isinstance(self.descriptor, BatchedFeatures)
+            features = self.descriptor.of_batch(block)
+        else:
+            assert atom_state is not None
+            features = self.descriptor(block.points, block.atoms, atom_state)
         if self._has_fused_scaler:
             return features
         return (features - self.mean.to(features)) @ self.projection.to(features)
 
-    def hidden(self, block: Block, atom_state: Tensor, out: Tensor | None = None) -> Tensor:
+    def hidden(self, block: Block | BlockBatch, atom_state: Tensor | None, out: Tensor | None = None) -> Tensor:
         """Hidden features h at the points of a block, ``[grid, hidden]``; arguments as of ``inputs``, ``features``."""
         return self.network.features(self.inputs(block, atom_state), out)
 
@@ -130,10 +163,22 @@ class LDOSModel(nn.Module):
         """The same map without the step of the scaler: mean and projection are in the first layer and in the head.
 
         For predictions, which it makes faster; its h holds the descriptor's features in place of the scaled ones. The
-        products are made in float64; float32 errors stay what they were.
+        products are made in float64; float32 errors stay what they were. Kept until a weight changes.
         """
         if self._has_fused_scaler:
             return self
+        # with the tensors themselves, so that no other can take their place in memory
+        weights = [*self.parameters(), *self.buffers()]
+        state = [(weight, weight.data, weight._version) for weight in weights]
+        rest = (self.metadata, self.descriptor, self.ldos_scale)
+        if self._fused and _same(self._fused[0], state) and all(a is b for a, b in zip(self._fused[1], rest)):
+            kept: LDOSModel = self._fused[2]
+            return kept
+        model = self._fuse_scaler()
+        self._fused = (state, rest, model)
+        return model
+
+    def _fuse_scaler(self) -> LDOSModel:
         settings = self.network.settings() | {"n_inputs": self.descriptor.n_features}
         network = MLP(**settings).to(device=self.device, dtype=self.dtype)
         turned, mean = self.projection.double().T, self.mean.double()
@@ -167,8 +212,16 @@ class LDOSModel(nn.Module):
     def charges(self, numbers: Tensor) -> Tensor:
         """Valence charges of atoms, e, float64 ``[atom]``, of elements that the model knows."""
         table = {atomic_numbers[symbol]: charge for symbol, charge in self.metadata.valence.items()}
-        return torch.tensor([table[int(n)] for n in numbers], dtype=torch.float64, device=numbers.device)
+        return torch.tensor([table[n] for n in numbers.tolist()], dtype=torch.float64, device=numbers.device)
 
     def core_density(self, structure: Structure, grid: Grid) -> Tensor | None:
-        """Partial core charge of the atoms, e/Å³, ``[nx, ny, nz]``; ``None`` if they have none."""
-        return core_density(structure, grid, self.metadata.core_charges)
+        """Partial core charge of the atoms, e/Å³, ``[nx, ny, nz]``, on the model's device; None if they have none."""
+        return core_density(structure, grid, self.metadata.core_charges, device=self.device)
+
+
+def _same(known: Sequence[tuple[Tensor, Tensor, int]], state: Sequence[tuple[Tensor, Tensor, int]]) -> bool:
+    """Whether these are the very same tensors, in the same memory, and none was written to."""
+    return len(known) == len(state) and all(
+        one is other and data.data_ptr() == now.data_ptr() and data.dtype == now.dtype and version == found
+        for (one, data, version), (other, now, found) in zip(known, state)
+    )

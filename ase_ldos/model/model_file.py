@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ase_ldos.files import PathLike, atomic_write, reading
+from ase_ldos.model.distilled_potential import TENSORS, DistilledPotential
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.model.metadata import ModelMetadata
 from ase_ldos.networks.mlp import MLP
@@ -24,6 +25,9 @@ from ase_ldos.torch_state import standard_torch_state
 
 FORMAT = "ase-ldos model"
 VERSION = 2
+#: Of a file that holds a distilled potential as well.
+VERSION_DISTILLED = 3
+_DISTILLED = "distilled."
 #: Widest layer of a network that is read.
 _WIDEST = 65536
 #: One folder for each model that comes with the package: its file, its card, how it was made.
@@ -48,6 +52,10 @@ def save_model(model: LDOSModel, path: PathLike) -> None:
     tensors = {name: value.contiguous().cpu() for name, value in model.state_dict().items()}
     # not a buffer of the model: energies stay float64 whatever the network's number type
     tensors["energies"] = model.energies.cpu()
+    if model.distilled is not None:
+        # an older version of the package, which would stumble over the tensors, is told by the number
+        header |= {"version": VERSION_DISTILLED, "distilled": model.distilled.header()}
+        tensors |= {f"{_DISTILLED}{name}": value for name, value in model.distilled.tensors().items()}
     with atomic_write(path) as draft:
         save_file(tensors, draft, metadata={"ase_ldos": json.dumps(header)})
 
@@ -79,6 +87,9 @@ def load_model(name: PathLike) -> LDOSModel:
         ).to(dtype=dtype)
         for name in _OPTIONAL & set(tensors):
             setattr(model, name, tensors[name])
+        if "distilled" in header:
+            held = {name: tensors.pop(f"{_DISTILLED}{name}") for name in TENSORS}
+            model.distilled = DistilledPotential.of(header["distilled"], held)
         model.load_state_dict(tensors)
         return model.eval()
 
@@ -113,9 +124,9 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         metadata = dict(header.get("metadata", {}))
         header["metadata"] = {_RENAMED_METADATA.get(key, key): value for key, value in metadata.items()}
         return {_RENAMED_TENSORS.get(key, key): value for key, value in tensors.items()}, header
-    if header.get("version") != VERSION:
+    if header.get("version") not in (VERSION, VERSION_DISTILLED):
         raise ValueError(
-            f"{path} has model format {header.get('version')}; this version of ase-ldos reads 1 to {VERSION}"
+            f"{path} has model format {header.get('version')}; this version of ase-ldos reads 1 to {VERSION_DISTILLED}"
         )
     return tensors, header
 

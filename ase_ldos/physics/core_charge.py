@@ -54,7 +54,9 @@ class CoreCharge:
         return torch.where(t > 1, 0.0, inside)
 
 
-def core_density(structure: Structure, grid: Grid, charges: Mapping[str, CoreCharge]) -> Tensor | None:
+def core_density(
+    structure: Structure, grid: Grid, charges: Mapping[str, CoreCharge], device: torch.device | None = None
+) -> Tensor | None:
     """Sum of the atoms' partial core charges, n_core(r) = Σ_G e^{iGr} Σ_a f_a(G) e^{−iGR_a} / V.
 
     Differentiable in positions and cell.
@@ -63,29 +65,33 @@ def core_density(structure: Structure, grid: Grid, charges: Mapping[str, CoreCha
         structure: the atoms.
         grid: where it is wanted.
         charges: by chemical symbol; elements that are not there have none.
+        device: where to make it; default is that of the grid's cell.
 
     Returns:
         e/Å³, ``[nx, ny, nz]``; ``None`` if no atom has a core charge.
     """
-    squares = grid.g_vectors().square().sum(dim=-1)
+    numbers = structure.numbers.tolist()
+    present = {number: charges.get(chemical_symbols[number]) for number in sorted(set(numbers))}
+    if not any(present.values()):
+        return None
+    squares = grid.g_vectors(device=device).square().sum(dim=-1)
     # the root has no derivative at G = 0
     lengths = torch.where(squares > 0, torch.where(squares > 0, squares, 1.0).sqrt(), 0.0)
     total: Tensor | None = None
-    for number in torch.unique(structure.numbers).tolist():
-        charge = charges.get(chemical_symbols[number])
+    for number, charge in present.items():
         if charge is not None:
-            waves = charge.form_factor(lengths) * _structure_factor(
-                structure.positions[structure.numbers == number], grid
-            )
+            mine = [place for place, other in enumerate(numbers) if other == number]
+            factor = _structure_factor(structure.positions[mine], grid, device)
+            waves = charge.form_factor(lengths) * factor
             total = waves if total is None else total + waves
     if total is None:
         return None
     return torch.fft.irfftn(total, s=grid.shape) * (grid.n_points / grid.volume)
 
 
-def _structure_factor(positions: Tensor, grid: Grid) -> Tensor:
+def _structure_factor(positions: Tensor, grid: Grid, device: torch.device | None) -> Tensor:
     """Σ_a e^{−iGR_a}, ``[nx, ny, nz // 2 + 1]``: of products of phases along the three axes, as a matrix product."""
-    scaled = positions @ torch.linalg.inv(grid.cell)
+    scaled = (positions @ torch.linalg.inv(grid.cell)).to(device)
     phases = []
     for axis, n in enumerate(grid.shape):
         frequency = torch.fft.rfftfreq if axis == 2 else torch.fft.fftfreq

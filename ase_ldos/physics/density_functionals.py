@@ -31,6 +31,8 @@ from ase_ldos.units import BOHR, HARTREE
 
 #: Points of a block: its some forty temporary arrays should stay near the cache.
 BLOCK_POINTS = 2**16
+#: The same on a GPU, which has memory for them and wants few calls.
+GPU_BLOCK_POINTS = 2**23
 #: From this many points on the fields are transformed in float32. Measured: below 0.001 meV/atom (see the tests).
 SINGLE_FROM = 2**22
 
@@ -53,6 +55,8 @@ class DensityEnergies:
 @dataclass(frozen=True)
 class DensityTerms:
     """Energies and derivatives of X (see the module).
+
+    Energies and the strain's derivative lie on the CPU, the fields on the density's device.
 
     Attributes:
         energies: E_H, E_xc and ∫ n v_xc.
@@ -110,19 +114,24 @@ def density_terms(
     fields = torch.float32 if grid.n_points >= single_from else torch.float64
     with torch.no_grad():
         coefficients = torch.fft.rfftn(density.to(fields), norm="forward")
-        strain = torch.zeros(3, 3, dtype=torch.float64, device=density.device)
         slopes = []
         if formula.needs_gradient:
             slopes = [_slopes(coefficients, grid)]
             if core is not None:
                 slopes.append(_slopes(torch.fft.rfftn(core.to(fields), norm="forward"), grid) + slopes[0])
-        hartree = _hartree(coefficients, grid, strain, block_points)
-    xc, xc_potential, potentials = _exchange_correlation(
-        formula, density, core, slopes, grid, strain, differentiate=differentiate, block_points=block_points
+        hartree = _hartree(coefficients, grid, block_points)
+    xc, potentials = _exchange_correlation(
+        formula, density, core, slopes, grid, differentiate=differentiate, block_points=block_points
     )
-    energies = DensityEnergies(hartree, xc, xc_potential)
+    # one transfer
+    found = torch.cat((hartree, xc)).cpu()
+    hartree, xc = found[:10], found[10:]
+    energies = DensityEnergies(hartree[0], xc[0], xc[1])
     if not differentiate:
         return DensityTerms(energies)
+    strain = hartree[1:].reshape(3, 3) + _strain_of_metric(grid, xc[2:].reshape(3, 3))
+    # the voxel's own derivative
+    strain = strain + (xc[0] - xc[1]) * torch.eye(3).to(strain)
     core_potential = potentials[1] if core is not None else None
     with torch.no_grad():
         # of the discrete sum: v_H times the voxel
@@ -155,24 +164,26 @@ def _from_slopes(coefficients: Tensor, along: Tensor | None, grid: Grid) -> Tens
     return torch.fft.irfftn(coefficients, s=grid.shape, norm="forward").flatten()
 
 
-def _hartree(coefficients: Tensor, grid: Grid, strain: Tensor, block_points: int) -> Tensor:
-    """E_H; ``coefficients`` n_G become those of v_H, and −∂E_H/∂ε is added to ``strain``."""
-    total = torch.zeros((), dtype=torch.float64, device=coefficients.device)
-    identity = torch.eye(3, dtype=torch.float64, device=coefficients.device)
+def _hartree(coefficients: Tensor, grid: Grid, block_points: int) -> Tensor:
+    """E_H and −∂E_H/∂ε, ``[1 + 9]``; ``coefficients`` n_G become those of v_H."""
+    device = coefficients.device
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    along = torch.zeros(3, 3, dtype=torch.float64, device=device)
+    half = grid.half_weights(device) * (grid.volume / 2)
     for rows in _row_blocks(grid, block_points):
-        kernel = hartree_kernel(grid, rows)
+        vectors = grid.g_vectors(rows, device)
+        kernel = hartree_kernel(vectors)
         part = coefficients[rows]
-        power = (part.real.double() ** 2 + part.imag.double() ** 2) * kernel * (grid.half_weights() * grid.volume / 2)
-        vectors = grid.g_vectors(rows)
+        power = (part.real.double() ** 2 + part.imag.double() ** 2) * kernel * half
         squared = vectors.square().sum(dim=-1)
         weight = power * 2 / torch.where(squared == 0, 1.0, squared)
-        energy = power.sum()
-        total += energy
-        # V → V (1 + tr ε), G → G (1 − ε)
-        along = vectors.flatten(0, 2)
-        strain -= energy * identity + along.T @ (weight.flatten()[:, None] * along)
+        total += power.sum()
+        flat = vectors.flatten(0, 2)
+        along += flat.T @ (weight.flatten()[:, None] * flat)
         part *= kernel.to(part.real.dtype)
-    return total
+    # V → V (1 + tr ε), G → G (1 − ε)
+    strain = -(total * torch.eye(3, dtype=torch.float64, device=device) + along)
+    return torch.cat((total[None], strain.flatten()))
 
 
 def _exchange_correlation(
@@ -181,12 +192,11 @@ def _exchange_correlation(
     core: Tensor | None,
     slopes: list[Tensor],
     grid: Grid,
-    strain: Tensor,
     *,
     differentiate: bool,
     block_points: int,
-) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """E_xc, ∫ n v_xc and the derivatives of their difference in n and n_core, flat ``[grid]``, where wanted.
+) -> tuple[Tensor, list[Tensor]]:
+    """E_xc, ∫ n v_xc and the derivatives of their difference: in the metric, and in n and n_core where wanted.
 
     Args:
         functional: gives f.
@@ -195,11 +205,16 @@ def _exchange_correlation(
         slopes: of n and, with a core charge, of n + n_core; none where the functional needs no gradient. With
             ``differentiate`` they are overwritten by the derivatives in them.
         grid: of the density.
-        strain: the derivative in it is added.
         differentiate: give derivatives.
         block_points: handled at once.
+
+    Returns:
+        Both energies and the derivative in the metric, ``[2 + 9]``, and those in the fields, flat ``[grid]`` each.
     """
     sums = torch.zeros(2, dtype=torch.float64, device=density.device)
+    constant = metric(grid).detach().to(density.device)
+    by_metric = torch.zeros_like(constant)
+    voxel = (grid.voxel_volume.detach() * (HARTREE / BOHR**3)).to(density.device)
     kept = slopes[0].dtype if slopes else torch.float64
     fields = [density] if core is None else [density, core]
     potentials = [torch.empty(grid.n_points, dtype=kept, device=density.device) for _ in fields if differentiate]
@@ -208,10 +223,11 @@ def _exchange_correlation(
         with torch.set_grad_enabled(differentiate):
             leaves = [field[rows].to(torch.float64).detach() for field in fields]
             leaves += [along[:, rows].to(torch.float64) for along in slopes]
-            leaves.append(torch.zeros_like(strain))
+            leaves.append(constant.clone())
             for leaf in leaves:
                 leaf.requires_grad_(differentiate)
-            energy, pulled = _xc_of_rows(functional, leaves[: len(fields)], leaves[len(fields) : -1], leaves[-1], grid)
+            sums_of_rows = _xc_of_rows(functional, leaves[: len(fields)], leaves[len(fields) : -1], leaves[-1])
+            energy, pulled = (part * voxel for part in sums_of_rows)
             difference = energy - pulled
         sums += torch.stack((energy, pulled)).detach()
         if not differentiate:
@@ -221,24 +237,27 @@ def _exchange_correlation(
             potential[rows.start * plane : rows.stop * plane] = part.flatten()
         for along, part in zip(slopes, found[len(fields) :]):
             along[:, rows] = part.to(along.dtype)
-        strain += found[-1]
-    if differentiate:
-        # the voxel's own derivative
-        strain += (sums[0] - sums[1]) * torch.eye(3).to(strain)
-    return sums[0], sums[1], potentials
+        by_metric += found[-1]
+    return torch.cat((sums, by_metric.flatten())), potentials
+
+
+def _strain_of_metric(grid: Grid, by_metric: Tensor) -> Tensor:
+    """A derivative in the metric as one in the strain that deforms the cell, ``[3, 3]``."""
+    with torch.enable_grad():
+        deformation = torch.zeros(3, 3, dtype=torch.float64, requires_grad=True)
+        cell = grid.cell.detach().cpu().double() @ (torch.eye(3, dtype=torch.float64) + deformation)
+        (found,) = torch.autograd.grad(metric(replace(grid, cell=cell)), deformation, by_metric)
+    return found
 
 
 def _xc_of_rows(
-    functional: Functional, fields: list[Tensor], slopes: list[Tensor], deformation: Tensor, grid: Grid
+    functional: Functional, fields: list[Tensor], slopes: list[Tensor], metric: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """E_xc and ∫ n v_xc of some rows of the grid, eV, in a metric that the strain deforms."""
-    moved = replace(grid, cell=grid.cell.detach() @ (torch.eye(3).to(deformation) + deformation))
+    """Σ f and Σ n δf/δn of some rows of the grid, Hartree/bohr³, in a metric."""
     valence, total = fields[0] * BOHR**3, sum(fields[1:], fields[0]) * BOHR**3
     scaled = [along * BOHR**3 for along in slopes]
     along_valence, along_total = (scaled[0], scaled[-1]) if scaled else (None, None)
-    found = xc_sums(functional, valence, total, along_valence, along_total, metric(moved))
-    voxel = grid.voxel_volume.detach() * (HARTREE / BOHR**3)
-    return found[0] * voxel, found[1] * voxel
+    return xc_sums(functional, valence, total, along_valence, along_total, metric)
 
 
 def _row_blocks(grid: Grid, block_points: int) -> Iterator[slice]:

@@ -20,15 +20,19 @@ MESH_FROM = 250
 _REACH = 7.5
 
 
-def ewald_energy(structure: Structure, charges: Tensor, *, mesh_from: int = MESH_FROM) -> Tensor:
+def ewald_energy(
+    structure: Structure, charges: Tensor, *, mesh_from: int = MESH_FROM, device: torch.device | None = None
+) -> Tensor:
     """E = ½ Σ_ij q_i q_j e²/r_ij over all periodic images, the background included, eV.
 
-    Differentiable in positions and cell; with the mesh once.
+    Differentiable in positions and cell; with the mesh once. Few ions are always summed on the CPU: on a GPU the calls
+    would take longer than the work.
 
     Args:
         structure: the ions.
         charges: valence charges, e, ``[atom]``.
         mesh_from: number of atoms from which on the waves are summed on a mesh.
+        device: where to sum on a mesh; default is where the structure is, as the result is in any case.
 
     Raises:
         ValueError: charges and atoms differ in number.
@@ -37,20 +41,24 @@ def ewald_energy(structure: Structure, charges: Tensor, *, mesh_from: int = MESH
         raise ValueError(
             f"there are charges of shape {list(charges.shape)} for {len(structure)} atoms; one each is needed"
         )
-    positions, cell = structure.positions.to(torch.float64), structure.cell.to(torch.float64)
+    home = structure.positions.device
+    positions, cell = (part.to("cpu", torch.float64) for part in (structure.positions, structure.cell))
+    charges = charges.to("cpu", torch.float64)
     structure = Structure(structure.numbers, positions, cell)
     length = float(structure.volume.detach() / len(structure)) ** (1 / 3)
     if len(structure) >= mesh_from:
         # measured on beryllium: 1e-9 eV/atom and 1e-6 eV/Å from the plain sum
         smearing = 0.6 * length
-        return ParticleMesh.apply(positions, cell, charges.to(positions), smearing, _REACH * smearing, smearing / 3)
+        return ParticleMesh.apply(
+            positions, cell, charges, smearing, _REACH * smearing, smearing / 3, home if device is None else device
+        ).to(home)
     # equal work in both sums
     smearing = 0.4 * length * len(structure) ** (1 / 6)
     # torch-pme's waves end at π, not 2π, over this length
     wavelength = math.pi * smearing / _REACH
     calculator = EwaldCalculator(CoulombPotential(smearing=smearing, prefactor=COULOMB), lr_wavelength=wavelength)
     pairs = find_pairs(structure, _REACH * smearing)
-    charge = charges.to(torch.float64)[:, None]
+    charge = charges[:, None]
     potentials = calculator.to(positions)(
         charges=charge,
         cell=cell,
@@ -58,4 +66,4 @@ def ewald_energy(structure: Structure, charges: Tensor, *, mesh_from: int = MESH
         neighbor_indices=torch.stack((pairs.first, pairs.second), dim=1),
         neighbor_distances=pairs.distances,
     )
-    return (charge * potentials).sum()
+    return (charge * potentials).sum().to(home)

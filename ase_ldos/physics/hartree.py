@@ -21,18 +21,18 @@ def hartree_energy(density: Tensor, grid: Grid) -> Tensor:
     coefficients = torch.fft.rfftn(_checked(density, grid), norm="forward")
     # re² + im² rather than |n_G|²: abs has no second derivative at zero
     power = coefficients.real**2 + coefficients.imag**2
-    return grid.volume / 2 * (power * hartree_kernel(grid) * grid.half_weights()).sum()
+    return grid.volume / 2 * (power * hartree_kernel(grid.g_vectors()) * grid.half_weights()).sum()
 
 
 def hartree_potential(density: Tensor, grid: Grid) -> Tensor:
     """v_H with v_G = 4π e² n_G/G² and zero average, eV, ``[nx, ny, nz]``; density in e/Å³."""
     coefficients = torch.fft.rfftn(_checked(density, grid), norm="forward")
-    return torch.fft.irfftn(coefficients * hartree_kernel(grid), s=grid.shape, norm="forward")
+    return torch.fft.irfftn(coefficients * hartree_kernel(grid.g_vectors()), s=grid.shape, norm="forward")
 
 
-def hartree_kernel(grid: Grid, rows: slice = slice(None)) -> Tensor:
-    """4π e²/G², eV Å³, zero at G = 0, ``[nx, ny, nz // 2 + 1]``, or ``rows`` of the first axis of it."""
-    squared = grid.g_vectors(rows).to(torch.float64).square().sum(dim=-1)
+def hartree_kernel(vectors: Tensor) -> Tensor:
+    """4π e²/G², eV Å³, zero at G = 0, ``[...]``, of reciprocal vectors ``[..., 3]``."""
+    squared = vectors.to(torch.float64).square().sum(dim=-1)
     origin = (squared.detach() == 0).to(squared)
     # the added 1 keeps the division and all its derivatives finite at G = 0
     return 4 * math.pi * COULOMB * (1 - origin) / (squared + origin)

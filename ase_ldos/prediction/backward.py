@@ -7,6 +7,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ase_ldos.geometry.buffers import add_rows
+from ase_ldos.geometry.grid_batches import BlockBatch
 from ase_ldos.geometry.grid_blocks import Block
 from ase_ldos.prediction.deviations import DeviationSums
 from ase_ldos.prediction.free_energy_gradient import FreeEnergyGradient
@@ -20,7 +22,7 @@ def pull_back(
     strained: bool,
     deviations: DeviationSums | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Forces −∂A/∂R, eV/Å, ``[atom, 3]``, and stress (1/V) ∂A/∂ε, eV/Å³, ``[3, 3]``.
+    """Forces −∂A/∂R, eV/Å, ``[atom, 3]``, and stress (1/V) ∂A/∂ε, eV/Å³, ``[3, 3]``, on the CPU.
 
     ∂A/∂h(r) = Wᵀa + λ(r) Wᵀb is made block by block; what the images of atoms get is added to their atoms, and where
     the features depend on layers on the atoms, what their states get is collected and pulled through these once.
@@ -34,61 +36,62 @@ def pull_back(
     stage = "strained forces" if strained else "forces"
     checkpoint, atom_state = evaluator.checkpoint, evaluator.atom_state
     state = checkpoint.stage(stage)
-    begin = int(state.get("done", 0))
-    by_atoms = torch.zeros_like(gradient.positions)
-    virial = torch.zeros_like(gradient.strain)
+    device, model = evaluator.model.device, evaluator.model
+    by_atoms = torch.zeros_like(gradient.positions, device=device)
+    virial = torch.zeros_like(gradient.strain, device=device)
     by_state = torch.zeros_like(atom_state) if atom_state.is_floating_point() else torch.zeros(0)
     sums = {"gradient": by_atoms, "virial": virial, "by_state": by_state}
-    if deviations is not None:
-        sums["weighted"] = deviations.weighted
-        deviations.skip(begin)
     if state:
         for name, target in sums.items():
             target.copy_(state[name])
-    constant, varying = (part.to(evaluator.model.dtype) for part in (gradient.constant, gradient.varying))
-    for done, block in evaluator.blocks("forces", begin):
+    constant, varying = torch.stack((gradient.constant, gradient.varying)).to(device, model.dtype).unbind()
+    for done, block in evaluator.blocks("forces", int(state.get("done", 0))):
         pull = torch.addcmul(constant, gradient.potential[block.flat, None].to(constant), varying)
         hidden, by_images, by_points, by_image_states = _pull_back_block(evaluator, block, pull, strained)
         if deviations is not None:
             deviations.add(block, hidden)
-        by_atoms.index_add_(0, block.owners, by_images)
-        virial += block.atoms.double().T @ by_images
+        add_rows(by_atoms, block.owners.flatten(), by_images)
+        virial += block.atoms.flatten(end_dim=-2).double().T @ by_images
         if by_points is not None:
             virial += block.points.double().T @ by_points
         if by_image_states is not None:
-            by_state.index_add_(0, block.owners, by_image_states)
+            add_rows(by_state, block.owners, by_image_states)
         checkpoint.write(stage, {"done": done, **sums})
     for total in sums.values():
         evaluator.communicator.all_reduce(total)
+    # one transfer
+    both = torch.cat((by_atoms, virial)).cpu()
     by_positions, by_strain = _pull_back_atom_state(evaluator, by_state)
-    by_atoms = by_atoms + gradient.positions + by_positions
-    virial = virial + gradient.strain + by_strain
+    by_atoms = both[:-3] + gradient.positions + by_positions.cpu()
+    virial = both[-3:] + gradient.strain + by_strain.cpu()
     return -by_atoms, (virial + virial.T) / (2 * evaluator.grid.volume)
 
 
 def _pull_back_block(
-    evaluator: GridEvaluator, block: Block, pull: Tensor, strained: bool
+    evaluator: GridEvaluator, block: Block | BlockBatch, pull: Tensor, strained: bool
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """h, and derivatives of Σ pull · h in images, points (if ``strained``) and the images' states (if learned)."""
-    atom_state = evaluator.atom_state[block.owners]
+    atom_state = evaluator.walk.image_states(block)
+    learned = atom_state is not None and atom_state.is_floating_point()
     atoms, points = block.atoms.detach().requires_grad_(), block.points.detach()
     leaves = [atoms]
     if strained:
         leaves.append(points.requires_grad_())
-    if atom_state.is_floating_point():
+    if atom_state is not None and learned:
         leaves.append(atom_state.requires_grad_())
     with torch.enable_grad():
         # points without a gradient are left the tensor that blocks of one shape share: a descriptor may know it
         moved = replace(block, atoms=atoms, points=points if strained else block.points)
         hidden = evaluator.model.hidden(moved, atom_state)
     found = list(torch.autograd.grad(hidden, leaves, pull))
-    by_state = found.pop() if atom_state.is_floating_point() else None
-    return hidden.detach(), found[0].double(), found[1].double() if strained else None, by_state
+    by_state = found.pop() if learned else None
+    by_points = found[1].double() if strained else None
+    return hidden.detach(), found[0].flatten(end_dim=-2).double(), by_points, by_state
 
 
 def _pull_back_atom_state(evaluator: GridEvaluator, by_state: Tensor) -> tuple[Tensor, Tensor]:
     """Through the layers on the atoms, once for all blocks: derivatives in positions and strain."""
-    structure = evaluator.structure
+    structure = evaluator.walk.structure
     if not len(by_state):
         return torch.zeros_like(structure.positions), torch.zeros_like(structure.cell)
     with torch.enable_grad():

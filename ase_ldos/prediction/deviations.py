@@ -10,7 +10,8 @@ posterior, a, b and λ of the gradient of A (``free_energy_gradient``) and N' = 
     δn(r) = Σ_ε b δd(ε, r) + (∂n(r)/∂μ) δμ            var n(r) = |Bᵀb|² |s(r) − (∂n(r)/∂μ) v S / N'|²
 
 (v: volume of a grid point). The number of electrons does not deviate: μ follows. Each is multiplied by the factor that
-calibration found for it. With forces the sums are made on the way back, else in one more walk over the grid.
+calibration found for it. With forces the sums are made on the way back; without, or where a checkpoint is kept, in one
+more walk over the grid.
 
 The deviation of forces is not linear in sums. It is that of atoms as far from the training data as this one is, in
 structures that were held back; ``prediction.committee`` takes it from samples of the last layer instead, one whole
@@ -24,6 +25,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ase_ldos.geometry.grid_batches import BlockBatch
 from ase_ldos.geometry.grid_blocks import Block
 from ase_ldos.model.extrapolation import atom_distances, force_deviation
 from ase_ldos.model.last_layer import whiten
@@ -80,22 +82,18 @@ class DeviationSums:
         assert model.uncertainty_hidden is not None
         assert model.uncertainty_energies is not None
         root = model.uncertainty_hidden.double()
-        self._energies = model.uncertainty_energies.double()
+        self._energies = model.uncertainty_energies.double().cpu()
         self._sum = hidden_sum[: len(root) - 1] @ root[:-1] + root[-1] * grid.n_points
-        slope_weights = number_weights(model.energies, electrons.fermi_level, evaluator.request.thermal_energy)[1]
+        slope_weights = number_weights(model.energies.cpu(), electrons.fermi_level, evaluator.request.thermal_energy)[1]
         self._slope = float(slope_weights @ electrons.ldos_sum) * float(grid.voxel_volume)
         # δμ per change of Σ_ε b δd(ε, r) that is s · (what multiplies it)
         self._shift = self._sum * float(grid.voxel_volume) / self._slope
         self._response, self._place = response, 0
-        size = (1, sum(block.n_points for block in evaluator.own_ranges))
-        self._field = evaluator.checkpoint.field("deviations", size, model.dtype, model.device)
+        n_points = sum(block.n_points for block in evaluator.own_ranges)
+        self._field = torch.empty(1, n_points, dtype=model.dtype, device=model.device)
         self.weighted = torch.zeros_like(self._sum)
 
-    def skip(self, n_blocks: int) -> None:
-        """Go past blocks that were done before an interruption."""
-        self._place = sum(block.n_points for block in self._evaluator.own_ranges[:n_blocks])
-
-    def add(self, block: Block, hidden: Tensor) -> None:
+    def add(self, block: Block | BlockBatch, hidden: Tensor) -> None:
         """Add a block's points, in the order of the rank's blocks."""
         white = whiten(self._evaluator.model, hidden)
         self.weighted += self._gradient.potential[block.flat].double() @ white.double()
@@ -105,23 +103,23 @@ class DeviationSums:
         self._place = part.stop
 
     def walk(self) -> None:
-        """Over all blocks, where no forces need a walk of their own."""
+        """Over all blocks, where no forces need a walk of their own, or where that walk may resume in its middle."""
         with torch.no_grad():
             for _, block in self._evaluator.blocks("uncertainty"):
                 self.add(block, self._evaluator.hidden(block))
-        self._evaluator.communicator.all_reduce(self.weighted)
 
     def finish(self, model: LDOSModel) -> Uncertainty:
         """The standard deviations, on all ranks; ``model`` is the one before its scaler was fused."""
         evaluator, factors = self._evaluator, model.metadata.uncertainty
         grid, communicator = evaluator.grid, evaluator.communicator
+        communicator.all_reduce(self.weighted)
         volume = float(grid.voxel_volume)
         constant, number = (self._gradient.by_energy @ self._energies).unbind()
         width, number_width = float(self._sum.norm()) * volume, float(number.norm())
         field = gather_fields(self._field, grid, evaluator.ranges, communicator)
         density = self._sum.new_empty(grid.n_points) if field is None else field[0].double()
         communicator.broadcast(density)
-        free_energy = torch.outer(constant, self._sum) + torch.outer(number, self.weighted)
+        free_energy = torch.outer(constant, self._sum.cpu()) + torch.outer(number, self.weighted.cpu())
         structure = evaluator.structure
         knows_forces = "force_error_at_1" in model.metadata.extrapolation
         forces = force_deviation(model.metadata, atom_distances(model, structure)) if knows_forces else None

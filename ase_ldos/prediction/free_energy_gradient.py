@@ -27,13 +27,16 @@ from ase_ldos.prediction.request import PredictionRequest
 class FreeEnergyGradient:
     """Terms of A, and its derivatives: in hidden features (Wᵀa and Wᵀb) and explicit ones in positions and strain.
 
+    All but the potential is small and lies on the CPU: on a GPU each of these hundreds of operations on a few numbers
+    would cost as much as a walk over a small grid.
+
     Attributes:
         terms: of A, in the order of ``free_energy.TERMS``, eV, ``[6]``.
         constant: Wᵀa, ``[hidden]``.
         varying: Wᵀb, ``[hidden]``.
         positions: ``[atom, 3]``.
         strain: ``[3, 3]``.
-        potential: λ(r), ``[grid]``; empty if no derivatives are wanted.
+        potential: λ(r), ``[grid]``, on the model's device; empty if no derivatives are wanted.
         by_energy: a and b, ``[2, energy]``.
     """
 
@@ -50,14 +53,14 @@ class FreeEnergyGradient:
         """Room for what rank 0 sends."""
         positions, n_hidden = structure.positions, model.network.n_features
         terms, constant, varying = (positions.new_zeros(n) for n in (len(TERMS), n_hidden, n_hidden))
-        potential, by_energy = positions.new_zeros(n_points), positions.new_zeros(2, len(model.energies))
-        strain = torch.zeros_like(structure.cell)
+        potential = positions.new_zeros(n_points, device=model.device)
+        strain, by_energy = torch.zeros_like(structure.cell), positions.new_zeros(2, model.network.n_outputs)
         return cls(terms, constant, varying, torch.zeros_like(positions), strain, potential, by_energy)
 
 
 @dataclass(frozen=True)
 class Electrons:
-    """What the walk over the grid has found.
+    """What the walk over the grid has found, on the CPU.
 
     Attributes:
         ldos_sum: Σ_r d(ε, r), 1/(eV Å³), float64 ``[energy]``.
@@ -97,7 +100,9 @@ def find_gradient(
         found.append(_differentiate(model, request, electrons, terms, fields[1]))
 
     communicator.run_on_root(work)
-    density = fields[0].double() if fields is not None else structure.positions.new_empty(grid.n_points)
+    density = torch.empty(grid.n_points, dtype=torch.float64, device=model.device)
+    if fields is not None:
+        density = fields[0].double()
     if not found:
         n_points = grid.n_points if request.differentiates else 0
         found.append(FreeEnergyGradient.empty(model, structure, n_points))
@@ -122,9 +127,11 @@ def _differentiate(
         grid = Grid(strained.cell, shape)
         dos = leaf_sum * grid.voxel_volume
         n_electrons, thermal_energy = float(electrons.charges.sum()), request.thermal_energy
-        mu = fermi_level(dos, model.energies, n_electrons, thermal_energy, electrons.fermi_level)
-        weights = occupation_weights(model.energies, mu, thermal_energy)
-        ewald = ewald_energy(strained, electrons.charges, mesh_from=request.thresholds.mesh_from)
+        nodes = model.energies.cpu()
+        mu = fermi_level(dos, nodes, n_electrons, thermal_energy, electrons.fermi_level)
+        weights = occupation_weights(nodes, mu, thermal_energy)
+        mesh_from = request.thresholds.mesh_from
+        ewald = ewald_energy(strained, electrons.charges, mesh_from=mesh_from, device=model.device)
         energies = Energies.collect(dos, weights, terms.energies, ewald)
         free_energy = energies.free_energy
         if terms.potential is not None:
@@ -135,12 +142,13 @@ def _differentiate(
             core = model.core_density(strained, grid)
             assert core is not None
             # the core charges move with their atoms
-            free_energy = free_energy + (core.flatten() - core.flatten().detach()) @ terms.core_potential.to(core)
+            moved = (core.flatten() - core.flatten().detach()) @ terms.core_potential.to(core)
+            free_energy = free_energy + moved.to(free_energy)
     values = energies.terms()
     if terms.potential is None or terms.strain is None:
         return replace(FreeEnergyGradient.empty(model, structure, 0), terms=values)
     a, by_positions, by_strain = torch.autograd.grad(free_energy, (leaf_sum, leaf.positions, strain))
-    head, number = model.head[0].detach(), weights.number.detach()
+    head, number = model.head_on_cpu[0], weights.number.detach()
     by_strain, by_energy = by_strain + terms.strain, torch.stack((a, number))
     return FreeEnergyGradient(values, a @ head, number @ head, by_positions, by_strain, terms.potential, by_energy)
 
@@ -148,4 +156,4 @@ def _differentiate(
 def _dot(first: Tensor, second: Tensor) -> float:
     """Σ first · second in float64, a million numbers at a time."""
     parts = zip(first.split(2**20), second.split(2**20))
-    return sum(float(one.double() @ other.double()) for one, other in parts)
+    return float(torch.stack([one.double() @ other.double() for one, other in parts]).sum())

@@ -18,11 +18,13 @@ from tqdm import tqdm
 from ase_ldos.communicator import Communicator
 from ase_ldos.geometry.buffers import empty_in_huge_pages, sum_rows
 from ase_ldos.geometry.grid import BlockRange, Grid
-from ase_ldos.geometry.grid_blocks import Block, iterate_blocks
+from ase_ldos.geometry.grid_batches import BlockBatch
+from ase_ldos.geometry.grid_blocks import Block
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.physics.occupation import fermi_level, number_weights
-from ase_ldos.prediction.checkpointing import PredictionCheckpoint
+from ase_ldos.prediction.checkpointing import PredictionCheckpoint, checksum
 from ase_ldos.prediction.fermi_level_interpolation import FermiLevelInterpolation
+from ase_ldos.prediction.grid_walk import GridWalk
 from ase_ldos.prediction.request import PredictionRequest
 
 
@@ -42,10 +44,11 @@ class GridEvaluator:
         progress: show a progress bar with the remaining time.
 
     Attributes:
+        walk: over the grid.
         ranges: of all blocks.
         own_ranges: of the blocks of this rank.
         atom_state: of the atoms, see ``PointFeatures``.
-        charges: valence charges, e, ``[atom]``.
+        charges: valence charges, e, ``[atom]``, on the CPU as all that is small.
     """
 
     def __init__(
@@ -60,16 +63,16 @@ class GridEvaluator:
         self.model, self.request, self.structure, self.grid = model, request, request.structure, request.grid
         self.communicator, self.checkpoint = communicator, checkpoint
         self.progress = progress and communicator.is_root
-        self.ranges = self.grid.block_ranges(request.chunk_size)
+        self.walk = GridWalk(model, request.structure, request.grid, request.chunk_size)
+        self.ranges, self.atom_state = self.walk.ranges, self.walk.atom_state
         self.own_ranges = communicator.partition(self.ranges)
         self.charges = model.charges(self.structure.numbers)
-        with torch.no_grad():
-            self.atom_state = model.encode_atoms(self.structure)
-        self._weight, self._bias = (part.detach() for part in model.head)
+        self._energies = model.energies.cpu()
+        self._weight, self._bias = model.head_on_cpu
 
     def blocks(
         self, name: str, done: int = 0, ranges: Sequence[BlockRange] | None = None
-    ) -> Iterator[tuple[int, Block]]:
+    ) -> Iterator[tuple[int, Block | BlockBatch]]:
         """Blocks of this rank from the ``done``-th on, and how many are done with each.
 
         Args:
@@ -80,23 +83,23 @@ class GridEvaluator:
         ranges = self.own_ranges if ranges is None else ranges
         if done >= len(ranges):
             return
-        blocks = iterate_blocks(
-            self.structure, self.grid, self.model.descriptor.cutoff, dtype=self.model.dtype, ranges=ranges[done:]
-        )
-        bar = tqdm(blocks, name, total=len(ranges), initial=done, unit="block", delay=2, disable=not self.progress)
-        yield from enumerate(bar, start=done + 1)
+        with tqdm(desc=name, total=len(ranges), initial=done, unit="block", delay=2, disable=not self.progress) as bar:
+            for block in self.walk.blocks(ranges, done):
+                done += block.n_blocks
+                yield done, block
+                bar.update(block.n_blocks)
 
-    def hidden(self, block: Block, out: Tensor | None = None) -> Tensor:
+    def hidden(self, block: Block | BlockBatch, out: Tensor | None = None) -> Tensor:
         """Hidden features of a block's points, ``[grid, hidden]``."""
-        return self.model.hidden(block, self.atom_state[block.owners], out)
+        return self.walk.hidden(block, out)
 
     def empty_sum(self) -> Tensor:
         """Zeros for a sum of hidden features, float64 ``[hidden]``."""
         return torch.zeros(self.model.network.n_features, dtype=torch.float64, device=self.model.device)
 
     def ldos_sum(self, hidden_sum: Tensor) -> Tensor:
-        """Σ_r d(ε, r) over the whole grid from Σ_r h(r), 1/(eV Å³), ``[energy]``."""
-        return self._weight @ hidden_sum + self._bias * self.grid.n_points
+        """Σ_r d(ε, r) over the whole grid from Σ_r h(r), 1/(eV Å³), ``[energy]``, on the CPU."""
+        return self._weight @ hidden_sum.cpu() + self._bias * self.grid.n_points
 
     def dos(self, hidden_sum: Tensor) -> Tensor:
         """D(ε) from Σ_r h(r), 1/eV, ``[energy]``."""
@@ -107,17 +110,18 @@ class GridEvaluator:
         guess = self.request.fermi_guess
         start = self.model.metadata.fermi_level if guess is None else guess
         n_electrons, thermal_energy = float(self.charges.sum()), self.request.thermal_energy
-        return float(fermi_level(self.dos(hidden_sum), self.model.energies, n_electrons, thermal_energy, start))
+        return float(fermi_level(self.dos(hidden_sum), self._energies, n_electrons, thermal_energy, start))
 
     def project(self, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Weights of the energies as weights of the hidden features: Σ_ε w d = row · h + constant.
 
         Returns:
-            rows ``[weight, hidden]`` and constants ``[weight, 1]``, in the model's number type.
+            rows ``[weight, hidden]`` and constants ``[weight, 1]``, in the model's number type on its device.
         """
         stacked = torch.stack(tuple(weights))
-        rows, constants = stacked @ self._weight, (stacked @ self._bias)[:, None]
-        return rows.to(self.model.dtype), constants.to(self.model.dtype)
+        packed = torch.cat((stacked @ self._weight, (stacked @ self._bias)[:, None]), dim=1)
+        packed = packed.to(self.model.device, self.model.dtype)
+        return packed[:, :-1], packed[:, -1:]
 
 
 class DensityStrategy(Protocol):
@@ -156,13 +160,13 @@ class KeptFeatures:
             hidden = evaluator.hidden(block, self._kept[place : place + len(block.flat)])
             total += sum_rows(hidden)
             place += len(hidden)
-        evaluator.communicator.all_reduce(total)
+        total = evaluator.communicator.all_reduce(total).cpu()
         return total, evaluator.find_fermi_level(total)
 
     def density(self, fermi_level: float) -> Tensor:
         """A matrix product, after which the features are gone."""
         evaluator = self._evaluator
-        weights = number_weights(evaluator.model.energies, fermi_level, evaluator.request.thermal_energy)
+        weights = number_weights(evaluator.model.energies.cpu(), fermi_level, evaluator.request.thermal_energy)
         rows, constants = evaluator.project(weights)
         fields, self._kept = torch.addmm(constants, rows, self._kept.T), torch.empty(0)
         return fields
@@ -203,27 +207,47 @@ class InterpolatedDensity:
     def _walk(self, guess: float) -> tuple[Tensor, FermiLevelInterpolation]:
         """Σ h and the densities at Fermi levels about the guess."""
         evaluator, model = self._evaluator, self._evaluator.model
-        interpolation = FermiLevelInterpolation(guess, model.energies, evaluator.request.thermal_energy)
+        interpolation = FermiLevelInterpolation(guess, model.energies.cpu(), evaluator.request.thermal_energy)
         rows, constants = evaluator.project(interpolation.weights)
         counts = [block.n_points for block in evaluator.own_ranges]
         shape = (len(interpolation.weights), sum(counts))
-        fields = evaluator.checkpoint.field("fields", shape, model.dtype, model.device)
+        checkpoint = evaluator.checkpoint
+        state = checkpoint.stage("sums")
+        begun = state.get("guess") == guess
+        checksums: list[int] = state["checksums"].tolist() if begun else []
+        fields, resumes = checkpoint.field(
+            "fields", shape, model.dtype, model.device, counts=counts, checksums=checksums
+        )
         interpolation.fields = fields
-        state = evaluator.checkpoint.stage("sums")
-        resumes = state.get("guess") == guess
+        if not resumes:
+            checksums = []
         total = state["total"].to(model.device) if resumes else evaluator.empty_sum()
-        done = int(state["done"]) if resumes else 0
+        done = len(checksums)
         place = sum(counts[:done])
+
+        def write(finished: int, *, always: bool = False) -> None:
+            """Blocks that were finished since the last time get their checksums where they are kept: on the CPU."""
+            if checkpoint.folder is None or not (always or checkpoint.is_due()):
+                return
+            if fields.device.type == "cpu":
+                start = sum(counts[: len(checksums)])
+                for count in counts[len(checksums) : finished]:
+                    checksums.append(checksum(fields[:, start : start + count]))
+                    start += count
+            kept = {"guess": guess, "total": total, "checksums": torch.tensor(checksums, dtype=torch.int64)}
+            checkpoint.write("sums", kept, always=True)
+
+        # a state of an earlier walk must not speak of the field that this one overwrites
+        write(done, always=True)
         for finished, block in evaluator.blocks("density of states", done):
-            sampled = self._sampled.get(evaluator.own_ranges[finished - 1])
+            sampled = self._sampled.get(evaluator.own_ranges[finished - 1]) if block.n_blocks == 1 else None
             hidden = evaluator.hidden(block) if sampled is None else sampled
             total += sum_rows(hidden)
             fields[:, place : place + len(hidden)] = rows @ hidden.T + constants
             place += len(hidden)
-            evaluator.checkpoint.write("sums", {"guess": guess, "done": finished, "total": total})
-        finished = len(evaluator.own_ranges)
-        evaluator.checkpoint.write("sums", {"guess": guess, "done": finished, "total": total}, always=True)
-        return evaluator.communicator.all_reduce(total.clone()), interpolation
+            write(finished)
+        write(len(evaluator.own_ranges), always=True)
+        return evaluator.communicator.all_reduce(total.clone()).cpu(), interpolation
 
     def _sample(self) -> Tensor:
         """Σ h over the grid as estimated from some blocks, spread evenly."""
@@ -236,14 +260,20 @@ class InterpolatedDensity:
         # the walk over the whole grid need not evaluate these again
         spare = thresholds.keep_bytes // (model.network.n_features * model.dtype.itemsize)
         means = evaluator.empty_sum().repeat(len(chosen), 1)
-        for place, (_, block) in zip(own, evaluator.blocks("sample", ranges=own)):
+        for finished, block in evaluator.blocks("sample", ranges=own):
             hidden = evaluator.hidden(block)
-            means[numbers[place]] = sum_rows(hidden) / len(hidden)
+            places = own[finished - block.n_blocks : finished]
+            first = numbers[places[0]]  # those of a rank follow one another
+            if block.n_blocks > 1:
+                blockwise = hidden.unflatten(0, (block.n_blocks, -1))
+                means[first : first + block.n_blocks] = blockwise.mean(dim=1, dtype=torch.float64)
+                continue
+            means[first] = sum_rows(hidden) / len(hidden)
             spare -= len(hidden)
             if spare >= 0:
-                self._sampled[place] = hidden
-        evaluator.communicator.all_reduce(means)
-        counts = torch.tensor([block.n_points for block in chosen], dtype=torch.float64, device=means.device)
+                self._sampled[places[0]] = hidden
+        means = evaluator.communicator.all_reduce(means).cpu()
+        counts = torch.tensor([block.n_points for block in chosen], dtype=torch.float64)
         mean = counts @ means / counts.sum()
         exact = model.descriptor.mean_features(evaluator.structure.numbers, evaluator.grid.volume)
         shows_inputs = model.network.skip or not model.network.hidden
@@ -255,6 +285,22 @@ class InterpolatedDensity:
             exact = exact.to(mean)
             columns = means[:, -model.descriptor.n_features :][:, : len(exact)]
             seen = counts @ columns / counts.sum()
-            slope = torch.linalg.lstsq(columns - seen, means - mean).solution
-            mean = mean + (exact - seen) @ slope
+            mean = mean + (exact - seen) @ _regression(columns, means, model.dtype)
         return mean * evaluator.grid.n_points
+
+
+def _regression(known: Tensor, values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Slopes of ``values`` in ``known`` over the rows, by least squares, ``[known, value]``.
+
+    Directions in which the known columns differ by no more than the rounding of ``dtype`` have no slope: blocks of a
+    crystal may all be equal. So the threshold is that of the columns themselves, not of what is left of them.
+
+    Args:
+        known: float64 ``[row, known]``.
+        values: float64 ``[row, value]``.
+        dtype: in which both were found.
+    """
+    left, singular, right = torch.linalg.svd(known - known.mean(dim=0), full_matrices=False)
+    noise = 100 * torch.finfo(dtype).eps * known.norm()
+    inverse = torch.where(singular > noise, 1 / singular.clamp(min=noise), 0.0)
+    return right.T @ (inverse[:, None] * (left.T @ (values - values.mean(dim=0))))

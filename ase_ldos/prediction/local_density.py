@@ -13,11 +13,12 @@ from scipy.spatial import KDTree
 from torch import Tensor
 from torch.profiler import record_function
 
+from ase_ldos.geometry.buffers import add_rows
 from ase_ldos.geometry.grid import Grid
-from ase_ldos.geometry.grid_blocks import DEFAULT_BLOCK, iterate_blocks
 from ase_ldos.geometry.neighbours import Images
 from ase_ldos.geometry.structure import Structure
 from ase_ldos.model.ldos_model import LDOSModel
+from ase_ldos.prediction.grid_walk import GridWalk, default_points
 
 
 def window_weights(energies: Tensor, window: tuple[float, float]) -> Tensor:
@@ -64,7 +65,7 @@ def sum_over_energies(
     """Σ_i w_i d_i(r) for several sets of weights, block by block.
 
     Args:
-        model: on the device of the structure.
+        model: on the device that is to work, and where the result will be.
         structure: the atoms.
         grid: the points; a coarse one costs less, and its values are those of the points themselves.
         weights: w, ``[set, energy]``.
@@ -83,12 +84,11 @@ def sum_over_energies(
     weights = weights.to(weight)
     rows, constants = (weights @ weight).to(model.dtype), (weights @ bias)[:, None]
     result = torch.empty(len(weights), grid.n_points, dtype=torch.float64, device=model.device)
-    size = DEFAULT_BLOCK if chunk_size is None else chunk_size
+    size = default_points(model.device) if chunk_size is None else chunk_size
     with torch.no_grad(), record_function("ase_ldos::sum_over_energies"):
-        atom_state = model.encode_atoms(structure)
-        for block in iterate_blocks(structure, grid, model.descriptor.cutoff, max_points=size, dtype=model.dtype):
-            hidden = model.hidden(block, atom_state[block.owners])
-            result[:, block.flat] = (rows @ hidden.T).double() + constants
+        walk = GridWalk(model, structure, grid, size)
+        for block in walk.blocks():
+            result[:, block.flat] = (rows @ walk.hidden(block).T).double() + constants
     return result.reshape(-1, *grid.shape)
 
 
@@ -106,7 +106,7 @@ def local_density(
     Rev. B 31, 805 (1985). Nothing is occupied here: the density is ``predict``'s.
 
     Args:
-        model: on the device of the structure.
+        model: on the device that is to work, and where the result will be.
         structure: the atoms.
         grid: the points.
         window: lower and upper end, eV.
@@ -126,7 +126,7 @@ def atomic_dos(model: LDOSModel, structure: Structure, grid: Grid, *, chunk_size
     half way between them is a convention, not a property of the electrons.
 
     Args:
-        model: on the device of the structure.
+        model: on the device that is to work, and where the result will be.
         structure: the atoms.
         grid: the points.
         chunk_size: grid points that are handled at once.
@@ -138,15 +138,16 @@ def atomic_dos(model: LDOSModel, structure: Structure, grid: Grid, *, chunk_size
     weight, bias = (part.detach().double() for part in model.head)
     sums = torch.zeros(len(structure), weight.shape[1], dtype=torch.float64, device=model.device)
     counts = torch.zeros(len(structure), dtype=torch.float64, device=model.device)
-    size = DEFAULT_BLOCK if chunk_size is None else chunk_size
+    size = default_points(model.device) if chunk_size is None else chunk_size
+    structure, grid = structure.to("cpu"), Grid(grid.cell.cpu(), grid.shape)
     nearest_atoms = _NearestAtoms(structure)
     with torch.no_grad(), record_function("ase_ldos::atomic_dos"):
-        atom_state = model.encode_atoms(structure)
-        for block in iterate_blocks(structure, grid, model.descriptor.cutoff, max_points=size, dtype=model.dtype):
-            hidden = model.hidden(block, atom_state[block.owners]).double()
-            mine = nearest_atoms(grid.points(block.flat))
-            sums.index_add_(0, mine, hidden)
-            counts += torch.bincount(mine, minlength=len(structure))
+        walk = GridWalk(model, structure, grid, size)
+        for block in walk.blocks():
+            # the tree is searched on the CPU
+            mine = nearest_atoms(grid.points(block.flat.cpu())).to(model.device)
+            add_rows(sums, mine, walk.hidden(block).double())
+            add_rows(counts, mine, torch.ones_like(mine, dtype=torch.float64))
     return (sums @ weight.T + counts[:, None] * bias) * grid.voxel_volume
 
 

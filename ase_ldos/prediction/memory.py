@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gc
+from dataclasses import replace
 
 import torch
 
-from ase_ldos.geometry.grid_blocks import iterate_blocks
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.prediction.grid_pass import hidden_bytes
+from ase_ldos.prediction.grid_walk import GridWalk
 from ase_ldos.prediction.request import PredictionRequest
 
 #: What torch and the system say when an allocation on the CPU fails.
@@ -52,13 +53,14 @@ def largest_fitting_block(model: LDOSModel, request: PredictionRequest) -> int |
 
 def _try_block(model: LDOSModel, request: PredictionRequest, size: int) -> None:
     """Evaluate one block beside the memory that a whole prediction needs for other things."""
-    structure, grid, backward = request.structure, request.grid, request.needs_gradient
+    grid, backward = request.grid, request.needs_gradient
     kept = min(request.thresholds.keep_bytes, hidden_bytes(model, grid))
     ballast = torch.empty(kept + 8 * _WORK_ARRAYS * grid.n_points, dtype=torch.uint8, device=model.device)
-    block = next(iterate_blocks(structure, grid, model.descriptor.cutoff, max_points=size, dtype=model.dtype))
-    atoms = block.atoms.requires_grad_(backward)
+    walk = GridWalk(model, request.structure, grid, size)
+    block = next(walk.blocks())
+    atoms = block.atoms.detach().requires_grad_(backward)
     with torch.set_grad_enabled(backward):
-        hidden = model.hidden(block, model.encode_atoms(structure)[block.owners])
+        hidden = walk.hidden(replace(block, atoms=atoms))
         if backward:
             torch.autograd.grad(hidden.sum(), atoms)
     del ballast

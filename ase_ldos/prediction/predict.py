@@ -19,7 +19,6 @@ from torch.profiler import record_function
 
 from ase_ldos.communicator import Communicator
 from ase_ldos.geometry.grid import Grid
-from ase_ldos.geometry.grid_blocks import DEFAULT_BLOCK, iterate_blocks
 from ase_ldos.geometry.structure import Structure
 from ase_ldos.model.last_layer import check_calibrated
 from ase_ldos.model.ldos_model import LDOSModel
@@ -30,6 +29,7 @@ from ase_ldos.prediction.deviations import DeviationSums, Uncertainty
 from ase_ldos.prediction.free_energy_gradient import Electrons, find_gradient
 from ase_ldos.prediction.gather import gather_fields
 from ase_ldos.prediction.grid_pass import GridEvaluator, choose_strategy
+from ase_ldos.prediction.grid_walk import GridWalk
 from ase_ldos.prediction.request import PredictionRequest, Thresholds, check_structure
 from ase_ldos.torch_state import standard_torch_state
 
@@ -37,6 +37,8 @@ from ase_ldos.torch_state import standard_torch_state
 @dataclass(frozen=True)
 class Prediction:
     """What a model says about a structure; tensors in eV, Å, e, float64.
+
+    The density lies on the model's device, all else on the CPU.
 
     Attributes:
         energies: the terms of the free energy.
@@ -110,7 +112,7 @@ def predict(
             checkpoint of another calculation.
         RankLostError: another rank has ended.
     """
-    structure = check_structure(model, atoms) if isinstance(atoms, Atoms) else atoms.to(model.device)
+    structure = check_structure(model, atoms) if isinstance(atoms, Atoms) else atoms.to("cpu")
     request = PredictionRequest.for_model(
         model,
         structure,
@@ -139,41 +141,41 @@ def fulfil_request(
     communicator = Communicator() if communicator is None else communicator
     # no rank without a block
     chunk_size = min(request.chunk_size, max(1, request.grid.n_points // communicator.size))
-    request = replace(request, structure=request.structure.to(model.device), chunk_size=chunk_size)
     if request.uncertainty:
         check_calibrated(model)
-    original = model
-    grid, model = request.grid, model.with_fused_scaler()
-    kept = PredictionCheckpoint.of(checkpoint, model, request, communicator)
-    evaluator = GridEvaluator(model, request, communicator=communicator, checkpoint=kept, progress=progress)
-    strategy = choose_strategy(evaluator)
-    with torch.no_grad(), record_function("ase_ldos::density_of_states"):
-        hidden_sum, fermi_level = strategy.sum_hidden()
-    with torch.no_grad(), record_function("ase_ldos::density"):
-        own = strategy.density(fermi_level)
-        fields = gather_fields(own, grid, evaluator.ranges, communicator)
-        response = own[1].clone() if request.uncertainty else own.new_empty(0)
-        del strategy, own
-    with record_function("ase_ldos::energies"):
-        electrons = Electrons(evaluator.ldos_sum(hidden_sum), fermi_level, evaluator.charges)
-        gradient, density = find_gradient(model, request, electrons, fields, communicator)
-        del fields
-    forces, stress, deviations, uncertainty = None, None, None, None
-    if request.uncertainty:
-        deviations = DeviationSums(evaluator, gradient, electrons, hidden_sum, response)
-    if request.needs_gradient:
-        with record_function("ase_ldos::forces"):
-            forces, stress = pull_back(evaluator, gradient, strained=request.stress, deviations=deviations)
-    if deviations is not None:
-        with record_function("ase_ldos::uncertainty"):
-            if not request.needs_gradient:
-                deviations.walk()
-            uncertainty = deviations.finish(original)
+    request = replace(request, structure=request.structure.to("cpu"), chunk_size=chunk_size)
+    original, grid, model = model, request.grid, model.with_fused_scaler()
+    with PredictionCheckpoint.of(checkpoint, model, request, communicator) as kept:
+        evaluator = GridEvaluator(model, request, communicator=communicator, checkpoint=kept, progress=progress)
+        strategy = choose_strategy(evaluator)
+        with torch.no_grad(), record_function("ase_ldos::density_of_states"):
+            hidden_sum, fermi_level = strategy.sum_hidden()
+        with torch.no_grad(), record_function("ase_ldos::density"):
+            own = strategy.density(fermi_level)
+            fields = gather_fields(own, grid, evaluator.ranges, communicator)
+            response = own[1].clone() if request.uncertainty else own.new_empty(0)
+            del strategy, own
+        with record_function("ase_ldos::energies"):
+            electrons = Electrons(evaluator.ldos_sum(hidden_sum), fermi_level, evaluator.charges)
+            gradient, density = find_gradient(model, request, electrons, fields, communicator)
+            del fields
+        forces, stress, deviations, uncertainty = None, None, None, None
+        if request.uncertainty:
+            deviations = DeviationSums(evaluator, gradient, electrons, hidden_sum, response)
+        if request.needs_gradient:
+            with record_function("ase_ldos::forces"):
+                shown = deviations if checkpoint is None else None
+                forces, stress = pull_back(evaluator, gradient, strained=request.stress, deviations=shown)
+        if deviations is not None:
+            with record_function("ase_ldos::uncertainty"):
+                if not request.needs_gradient or checkpoint is not None:
+                    deviations.walk()
+                uncertainty = deviations.finish(original)
     found = Prediction(
         energies=Energies.from_terms(gradient.terms, len(request.structure)),
         fermi_level=fermi_level,
         electronic_temperature=request.electronic_temperature,
-        energy_grid=model.energies,
+        energy_grid=model.energies.cpu(),
         dos=evaluator.dos(hidden_sum),
         density=density.reshape(grid.shape),
         grid=grid,
@@ -216,18 +218,17 @@ def predict_ldos(
     """The whole LDOS, 1/(eV Å³), in the model's dtype, ``[nx, ny, nz, energy]``: the one large array there is.
 
     Args:
-        model: on the device of the structure.
+        model: on the device that is to work, and where the result will be.
         structure: the atoms.
         grid_shape: numbers of grid points along the lattice vectors; default is the model's spacing.
-        chunk_size: grid points of a block.
+        chunk_size: grid points that are handled at once.
     """
-    grid = PredictionRequest.for_model(model, structure, grid_shape=grid_shape).grid
+    request = PredictionRequest.for_model(model, structure.to("cpu"), grid_shape=grid_shape, chunk_size=chunk_size)
+    grid = request.grid
     weight, bias = (part.to(model.dtype) for part in model.head)
     ldos = torch.empty(grid.n_points, len(bias), dtype=model.dtype, device=model.device)
     with torch.no_grad():
-        atom_state = model.encode_atoms(structure)
-        for block in iterate_blocks(
-            structure, grid, model.descriptor.cutoff, max_points=chunk_size or DEFAULT_BLOCK, dtype=model.dtype
-        ):
-            ldos[block.flat] = torch.addmm(bias, model.hidden(block, atom_state[block.owners]), weight.T)
+        walk = GridWalk(model, request.structure, grid, request.chunk_size)
+        for block in walk.blocks():
+            ldos[block.flat] = torch.addmm(bias, walk.hidden(block), weight.T)
     return ldos.reshape(*grid.shape, -1)

@@ -14,8 +14,9 @@ from ase_ldos.geometry.grid_blocks import DEFAULT_BLOCK
 from ase_ldos.geometry.neighbours import check_distances
 from ase_ldos.geometry.structure import Structure, species_indices
 from ase_ldos.model.ldos_model import LDOSModel
-from ase_ldos.physics.density_functionals import BLOCK_POINTS, SINGLE_FROM
+from ase_ldos.physics.density_functionals import BLOCK_POINTS, GPU_BLOCK_POINTS, SINGLE_FROM
 from ase_ldos.physics.ewald import MESH_FROM
+from ase_ldos.prediction.grid_walk import default_points
 from ase_ldos.units import BOLTZMANN
 
 
@@ -41,6 +42,11 @@ class Thresholds:
     density_block: int = BLOCK_POINTS
     single_from: int = SINGLE_FROM
     mesh_from: int = MESH_FROM
+
+    @classmethod
+    def for_device(cls, device: torch.device) -> Thresholds:
+        """Those that suit a device: a GPU has no cache to stay in, and wants few, large calls."""
+        return cls(density_block=GPU_BLOCK_POINTS, keep_bytes=2**30) if device.type == "cuda" else cls()
 
 
 @dataclass(frozen=True)
@@ -102,11 +108,11 @@ class PredictionRequest:
             structure,
             grid_shape,
             metadata.electronic_temperature if electronic_temperature is None else electronic_temperature,
-            DEFAULT_BLOCK if chunk_size is None else chunk_size,
+            default_points(model.device) if chunk_size is None else chunk_size,
             forces,
             stress,
             fermi_guess,
-            Thresholds() if thresholds is None else thresholds,
+            Thresholds.for_device(model.device) if thresholds is None else thresholds,
             uncertainty,
         )
 
@@ -175,12 +181,12 @@ def broadcast_end(communicator: Communicator) -> None:
 
 
 def check_structure(model: LDOSModel, atoms: Atoms) -> Structure:
-    """ASE atoms as tensors on the model's device, if they are what the model is for.
+    """ASE atoms as tensors on the CPU, where small things are found, if they are what the model is for.
 
     Raises:
         ValueError: no periodic piece of matter, elements that the model does not know, or atoms closer than it knows.
     """
-    structure = Structure.from_atoms(atoms, device=model.device)
+    structure = Structure.from_atoms(atoms)
     species_indices(structure.numbers, model.descriptor.species)
     check_distances(structure, model.metadata.minimum_distance)
     return structure

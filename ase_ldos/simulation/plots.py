@@ -10,6 +10,7 @@ from ase.data import covalent_radii
 from ase.data.colors import jmol_colors
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
+from scipy.ndimage import map_coordinates
 from scipy.special import expit
 
 from ase_ldos.units import BOLTZMANN
@@ -120,6 +121,70 @@ def density_figure(
         axes.add_patch(Circle(tuple(spot @ plane.T), 0.3 * covalent_radii[number], facecolor=colour, edgecolor="white"))
     axes.set(xlabel="Å", ylabel="Å", aspect="equal", title=title or f"plane at {place:.3f} of lattice vector {axis}")
     return figure
+
+
+def plane_figure(
+    atoms: Atoms,
+    density: np.ndarray,
+    normal: tuple[float, float, float],
+    *,
+    point: tuple[float, float, float] | None = None,
+    size: float | None = None,
+    title: str = "",
+) -> Figure:
+    """Plot the density in any plane, with the atoms near it.
+
+    Args:
+        atoms: the structure.
+        density: n, e/Å³, ``[nx, ny, nz]``; between its points it is interpolated by cubic splines.
+        normal: Miller indices (h k l); the normal is h b₁ + k b₂ + l b₃ with the cell's reciprocal lattice vectors.
+        point: a place in the plane, Å; default: the first atom.
+        size: edge of the picture, Å; default: twice the cube root of the volume, from 6 to 40.
+        title: of the figure.
+
+    Raises:
+        ValueError: a normal of length zero, or a size that is not positive.
+    """
+    across, up, along = _plane_axes(atoms, normal)
+    edge = float(np.clip(2 * atoms.get_volume() ** (1 / 3), 6, 40)) if size is None else size
+    if not edge > 0:
+        raise ValueError(f"the size is {edge} Å; it must be positive")
+    middle = atoms.positions[0] if point is None else np.asarray(point, dtype=float)
+    steps = np.linspace(-edge / 2, edge / 2, 241)
+    places = middle + steps[:, None, None] * across + steps[None, :, None] * up
+    indices = places @ np.linalg.inv(atoms.cell.array) * np.array(density.shape)
+    values = map_coordinates(density.astype(float), np.moveaxis(indices, -1, 0), order=3, mode="grid-wrap")
+    figure = Figure(figsize=(5.6, 4.8), layout="constrained")
+    axes = figure.add_subplot()
+    picture = axes.pcolormesh(steps, steps, values.T, shading="gouraud", cmap="magma", rasterized=True)
+    figure.colorbar(picture, label="electron density (e/Å³)")
+    lengths = np.linalg.norm(np.linalg.inv(atoms.cell.array), axis=0)
+    # an image in every cell that the picture's circle reaches
+    reach = np.ceil((edge / np.sqrt(2) + np.linalg.norm(atoms.cell.array, axis=1).sum()) * lengths).astype(int)
+    home = atoms.get_scaled_positions() + np.floor(middle @ np.linalg.inv(atoms.cell.array))
+    for shift in np.ndindex(*(2 * reach + 1)):
+        images = (home + np.array(shift) - reach) @ atoms.cell.array - middle
+        for number, image in zip(atoms.numbers, images):
+            spot = (float(image @ across), float(image @ up))
+            if abs(image @ along) <= SLICE_DEPTH and max(map(abs, spot)) <= edge / 2:
+                colour, radius = jmol_colors[number], 0.3 * covalent_radii[number]
+                axes.add_patch(Circle(spot, radius, facecolor=colour, edgecolor="white"))
+    indices_text = " ".join(f"{index:g}" for index in normal)
+    axes.set(xlabel="Å", ylabel="Å", aspect="equal", title=title or f"plane ({indices_text})")
+    axes.set(xlim=(-edge / 2, edge / 2), ylim=(-edge / 2, edge / 2))
+    return figure
+
+
+def _plane_axes(atoms: Atoms, normal: tuple[float, float, float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Two unit vectors in a plane, the first along the most suitable lattice vector, and the one along its normal."""
+    along = np.linalg.inv(atoms.cell.array) @ np.asarray(normal, dtype=float)
+    if not np.linalg.norm(along) > 0:
+        raise ValueError(f"the normal is {list(normal)}; at least one index must differ from zero")
+    along = along / np.linalg.norm(along)
+    flat = atoms.cell.array - np.outer(atoms.cell.array @ along, along)
+    across = flat[np.argmax(np.linalg.norm(flat, axis=1) / np.linalg.norm(atoms.cell.array, axis=1))]
+    across = across / np.linalg.norm(across)
+    return across, np.cross(along, across), along
 
 
 def _atoms_near_plane(atoms: Atoms, scaled: np.ndarray, axis: int, place: float) -> Iterator[tuple[int, np.ndarray]]:

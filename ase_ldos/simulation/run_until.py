@@ -162,7 +162,7 @@ def _append(path: PathLike, atoms: Atoms, event: Event) -> None:
     if atoms.calc is not None:
         known = {name: value for name, value in atoms.calc.results.items() if name in ("energy", "forces", "stress")}
         frame.calc = SinglePointCalculator(frame, **known)
-    frames = read(path, index=":", format="extxyz") if Path(path).is_file() else []
+    frames = read(str(path), index=":", format="extxyz") if Path(path).is_file() else []
     assert isinstance(frames, list)
     with atomic_write(path) as draft:
         write(draft, [*frames, frame], format="extxyz")

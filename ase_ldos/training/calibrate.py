@@ -48,12 +48,9 @@ def calibrate(
     """
     if not held_back:
         raise ValueError("no structure is held back; the threshold needs at least one")
-    structures = [
-        Structure.from_arrays(item.numbers, item.positions, item.cell, device=model.device)
-        for item in (*training, *held_back)
-    ]
+    structures = [Structure.from_arrays(item.numbers, item.positions, item.cell) for item in (*training, *held_back)]
     bar = tqdm(structures[: len(training)], desc="training range", disable=not progress)
-    inputs = torch.cat([atom_inputs(model, structure) for structure in bar])
+    inputs = torch.cat([atom_inputs(model, structure).cpu() for structure in bar])
     numbers = torch.cat([structure.numbers for structure in structures[: len(training)]])
     species = species_indices(numbers, model.descriptor.species)
     means, whitenings = [], []
@@ -66,8 +63,8 @@ def calibrate(
         means.append(own.mean(dim=0))
         variances, axes = torch.linalg.eigh(torch.cov(own.T))
         whitenings.append(axes / variances.clamp(min=VARIANCE_FLOOR * variances[-1]).sqrt())
-    model.extrapolation_mean = torch.stack(means).to(model.dtype)
-    model.extrapolation_whitening = torch.stack(whitenings).to(model.dtype)
+    model.extrapolation_mean = torch.stack(means).to(model.mean)
+    model.extrapolation_whitening = torch.stack(whitenings).to(model.mean)
     bar = tqdm(structures[len(training) :], desc="threshold", disable=not progress)
     distances = [atom_distances(model, structure).cpu().numpy() for structure in bar]
     largest = [float(own.max()) for own in distances]

@@ -56,7 +56,11 @@ class SnapshotErrors:
 
 @standard_torch_state()
 def evaluate_model(model: LDOSModel, snapshots: Iterable[Snapshot], *, progress: bool = True) -> list[SnapshotErrors]:
-    """Predict every snapshot on its own grid and compare."""
+    """Predict every snapshot on its own grid and compare.
+
+    Raises:
+        ValueError: one cannot be predicted; the message names it.
+    """
     items = list(snapshots)
     return [_snapshot_errors(model, item) for item in tqdm(items, desc="evaluate", disable=not progress)]
 
@@ -115,11 +119,14 @@ def format_table(errors: Sequence[SnapshotErrors]) -> str:
 
 
 def _snapshot_errors(model: LDOSModel, snapshot: Snapshot) -> SnapshotErrors:
-    structure = Structure.from_arrays(snapshot.numbers, snapshot.positions, snapshot.cell, device=model.device)
+    structure = Structure.from_arrays(snapshot.numbers, snapshot.positions, snapshot.cell)
     temperature = snapshot.electronic_temperature
-    found = predict(
-        model, structure, forces=True, stress=True, grid_shape=snapshot.shape, electronic_temperature=temperature
-    )
+    try:
+        found = predict(
+            model, structure, forces=True, stress=True, grid_shape=snapshot.shape, electronic_temperature=temperature
+        )
+    except ValueError as error:
+        raise ValueError(f"snapshot {snapshot.name!r}: {error}") from error
     assert found.forces is not None
     assert found.stress is not None
     values: dict[str, float] = {}
@@ -169,8 +176,9 @@ def _ldos_errors(model: LDOSModel, snapshot: Snapshot, structure: Structure, fou
     except ValueError:  # DFT's LDOS ends among the states that are occupied at this temperature
         return errors
     weights = occupation_weights(nodes, mu, kT)
+    core = model.core_density(structure, grid)
     density = density_energies(
-        electron_density(reference, weights), grid, model.metadata.functional, model.core_density(structure, grid)
+        electron_density(reference, weights), grid, model.metadata.functional, None if core is None else core.cpu()
     )
     derived = Energies.collect(dos, weights, density, ewald_energy(structure, charges))
     occupied = nodes < mu

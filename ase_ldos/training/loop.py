@@ -67,7 +67,8 @@ def fit(
         loss: scalar to minimise, of the model and one batch; with it, if wanted, numbers to record.
         optimizer: holds the parameters to train.
         epochs: number of epochs, those before a resume included.
-        scheduler: stepped after every optimiser step.
+        scheduler: stepped after every optimiser step. A resumed run may have more steps than before: it goes on at its
+            step with the rates of the longer cycle.
         validate: numbers that judge the model (in eval mode), after every ``validate_every``-th and the last epoch.
         monitor: which of those numbers (without ``validate``: of the training's) is smallest at the best weights.
         validate_every: epochs from one validation to the next.
@@ -94,6 +95,8 @@ def fit(
         ValueError: unusable settings, empty batches, a loss that is no scalar or does not depend on a parameter,
             a checkpoint of another model, optimiser or context, ``monitor`` not among the numbers.
         FloatingPointError: loss or gradient is not finite; the last checkpoint is the state before that epoch.
+
+    After an error, whichever, the best weights so far are in the model.
     """
     whole = {"epochs": epochs, "validate_every": validate_every, "patience": patience}
     _check_positive(
@@ -135,6 +138,9 @@ def fit(
                 reason = run.reason_to_stop(epochs, patience, time_limit, started)
                 if checkpoint is not None and communicator.is_root and (reason or (epoch + 1) % checkpoint_every == 0):
                     run.save(Path(checkpoint))
+    except Exception:
+        run.take_best()
+        raise
     finally:
         model.train(was_training)
     run.history.stopped = reason
@@ -279,7 +285,7 @@ class _Run:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             if self.scheduler is not None:
-                self.scheduler.load_state_dict(state["scheduler"])
+                _resume_schedule(self.scheduler, state["scheduler"])
             if self.generator is not None:
                 self.generator.set_state(state["generator"])
             self.average.load_state_dict(state["average"])
@@ -295,6 +301,18 @@ class _Run:
     def _summary(self, train: dict[str, float]) -> str:
         best = f", best {self.history.monitor} {self.history.best:.4g}" if self.history.best_epoch is not None else ""
         return f"loss {train['loss']:.4g}{best}"
+
+
+def _resume_schedule(scheduler: torch.optim.lr_scheduler.LRScheduler, saved: dict[str, Any]) -> None:
+    """Put a schedule at the step of a saved one; if it is longer or shorter than that, it keeps its own length."""
+    own = scheduler.state_dict()
+    if own.get("total_steps") == saved.get("total_steps"):
+        scheduler.load_state_dict(saved)
+        return
+    length = {key: own[key] for key in ("total_steps", "_schedule_phases")}
+    # a step from the one before, which sets the optimiser's rates by the schedule's own length
+    scheduler.load_state_dict({**saved, **length, "last_epoch": min(saved["last_epoch"], own["total_steps"]) - 1})
+    scheduler.step()
 
 
 def check_context(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:

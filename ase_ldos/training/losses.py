@@ -20,6 +20,10 @@ from ase_ldos.training.precompute import JacobianProduct, TrainingSnapshot, voig
 from ase_ldos.units import BOLTZMANN
 
 
+class ElectronWindowError(ValueError):
+    """The DOS that the network predicts of a training structure does not hold its electrons."""
+
+
 @dataclass(frozen=True)
 class LossWeights:
     """Weight of each term; zero leaves it out.
@@ -76,9 +80,14 @@ class Evaluation:
 def evaluate_snapshot(
     model: LDOSModel, snapshot: TrainingSnapshot, *, forces: bool = True, create_graph: bool = False
 ) -> Evaluation:
-    """Evaluate the model on prepared inputs; the same physics as ``predict``, on the whole grid at once."""
+    """Evaluate the model on prepared inputs; the same physics as ``predict``, on the whole grid at once.
+
+    Raises:
+        ElectronWindowError: the predicted DOS does not hold the structure's electrons.
+    """
+    snapshot = snapshot.to(model.device)
     inputs = snapshot.inputs.to(model.dtype).detach().requires_grad_(forces)
-    strain = torch.zeros(3, 3, dtype=torch.float64, requires_grad=forces)
+    strain = torch.zeros(3, 3, dtype=torch.float64, device=model.device, requires_grad=forces)
     positions = snapshot.structure.positions.detach().requires_grad_(forces)
     structure = replace(snapshot.structure, positions=positions).strained(strain)
     grid = Grid(structure.cell, snapshot.grid.shape)
@@ -86,7 +95,13 @@ def evaluate_snapshot(
     hidden = model.network.features(complete_inputs(model, inputs, structure, grid))
     dos = (weight @ hidden.sum(dim=0, dtype=torch.float64) + bias * grid.n_points) * grid.voxel_volume
     thermal_energy = BOLTZMANN * snapshot.temperature
-    mu = fermi_level(dos, model.energies, snapshot.n_electrons, thermal_energy, model.metadata.fermi_level)
+    try:
+        mu = fermi_level(dos, model.energies, snapshot.n_electrons, thermal_energy, model.metadata.fermi_level)
+    except ValueError as error:
+        raise ElectronWindowError(
+            f"structure {snapshot.name!r}: {error}; if only the network is at fault, lower the stage's learning_rate "
+            "or begin with a longer stage on the LDOS alone, else widen energy_window or leave the structure out"
+        ) from error
     weights = occupation_weights(model.energies, mu, thermal_energy)
     # the projection in the network's dtype: double precision here would double the cost of the whole step
     density = (hidden @ (weights.number @ weight).to(hidden.dtype)).double() + weights.number @ bias
@@ -117,7 +132,7 @@ def evaluate_snapshot(
 
 @dataclass(frozen=True)
 class LDOSPoints:
-    """All points of all snapshots with LDOS, from which every step draws some: LDOS labels are rare.
+    """All points of all snapshots with LDOS, from which every step draws some: LDOS labels are rare. On the CPU.
 
     Attributes:
         inputs: of the fixed features, float32 ``[point, input]``.
@@ -141,7 +156,8 @@ class LDOSPoints:
     def completed(self, model: LDOSModel) -> LDOSPoints:
         """The same points with the inputs of all features, as the model's weights now give them."""
         with torch.no_grad():
-            inputs = [complete_inputs(model, s.inputs, s.structure, s.grid) for s in self.snapshots]
+            there = (snapshot.to(model.device) for snapshot in self.snapshots)
+            inputs = [complete_inputs(model, s.inputs, s.structure, s.grid).cpu() for s in there]
         return replace(self, inputs=torch.cat(inputs))
 
     def draw(self, model: LDOSModel, number: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -150,12 +166,13 @@ class LDOSPoints:
         A step of learned features would cost a pass through the atoms for every snapshot that its points come from.
         """
         rows, place = self.choose(model, number, generator)
-        inputs = self.inputs[rows].to(model.dtype)
+        inputs = self.inputs[rows].to(model.device, model.dtype)
         if place is not None:
-            snapshot = self.snapshots[place]
+            structure = self.snapshots[place].structure.to(model.device)
+            grid = Grid(structure.cell, self.snapshots[place].grid.shape)
             first = sum(other.grid.n_points for other in self.snapshots[:place])
-            inputs = complete_inputs_at(model, inputs, snapshot.structure, snapshot.grid, rows - first)
-        return inputs, self.ldos[rows]
+            inputs = complete_inputs_at(model, inputs, structure, grid, (rows - first).to(model.device))
+        return inputs, self.ldos[rows].to(model.device)
 
     def choose(self, model: LDOSModel, number: int, generator: torch.Generator) -> tuple[Tensor, int | None]:
         """Rows of random points, and, with learned features, the number of the snapshot that they belong to."""
@@ -186,13 +203,15 @@ class ModelWithOffsets(nn.Module):
     RATE = 0.1
 
     errors: Tensor
+    shares: Tensor
 
     def __init__(self, model: LDOSModel, groups: Iterable[str]) -> None:
         super().__init__()
         self.model = model
         counts = Counter(groups)
         self.groups = {name: place for place, name in enumerate(sorted(counts))}
-        self.shares = torch.tensor([counts[name] for name in self.groups], dtype=torch.float64) / counts.total()
+        shares = torch.tensor([counts[name] for name in self.groups], dtype=torch.float64) / counts.total()
+        self.register_buffer("shares", shares, persistent=False)
         self.register_buffer("errors", torch.zeros(len(self.groups), dtype=torch.float64))
 
     def offset(self, group: str) -> float:
@@ -233,6 +252,7 @@ class LDOSLoss:
         self, trained: ModelWithOffsets, snapshot: TrainingSnapshot
     ) -> tuple[Tensor, dict[str, float], float | None]:
         """Loss, the root of each squared error, and the error of the energy, eV/atom, if it is known."""
+        snapshot = snapshot.to(trained.model.device)
         w, labels, model = self.weights, snapshot.labels, trained.model
         wants_slopes = (w.forces > 0 and labels.forces is not None) or (w.stress > 0 and labels.stress is not None)
         found = evaluate_snapshot(model, snapshot, forces=wants_slopes, create_graph=True)
@@ -285,7 +305,7 @@ def measure(trained: nn.Module, snapshots: Sequence[TrainingSnapshot], weights: 
     """Root mean squares of the same errors over whole snapshots, and their weighted sum as ``"loss"``."""
     assert isinstance(trained, ModelWithOffsets)
     columns: dict[str, list[float]] = {}
-    for snapshot in snapshots:
+    for snapshot in (item.to(trained.model.device) for item in snapshots):
         found = evaluate_snapshot(trained.model, snapshot)
         squares = _squared_errors(trained, snapshot, found)
         if snapshot.labels.ldos is not None:

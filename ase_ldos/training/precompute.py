@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,6 +50,11 @@ class Labels:
     ldos: Tensor | None = None
     dos: Tensor | None = None
 
+    def to(self, device: torch.device) -> Labels:
+        """The labels on a device."""
+        moved: dict[str, Any] = {name: value.to(device) for name, value in vars(self).items() if torch.is_tensor(value)}
+        return replace(self, **moved)
+
 
 @dataclass(frozen=True)
 class TrainingSnapshot:
@@ -79,6 +85,22 @@ class TrainingSnapshot:
     ewald: float
     ewald_slope: Tensor
     labels: Labels
+
+    def to(self, device: torch.device) -> TrainingSnapshot:
+        """The snapshot on a device. All of them stay on the CPU, a step takes what it needs to the model's device."""
+        if self.inputs.device == device:
+            return self
+        structure = self.structure.to(device)
+        jacobian = None if self.jacobian is None else self.jacobian.to(device)
+        return replace(
+            self,
+            structure=structure,
+            grid=Grid(structure.cell, self.grid.shape),
+            inputs=self.inputs.to(device),
+            jacobian=jacobian,
+            ewald_slope=self.ewald_slope.to(device),
+            labels=self.labels.to(device),
+        )
 
 
 @dataclass(frozen=True)

@@ -147,6 +147,7 @@ class SnapshotStage:
         max_gradient_norm: longer gradients are scaled down to it.
         ema_decay: of the moving average of the weights.
         validate_every: epochs.
+        patience: the stage ends when its best weights are this many epochs old; by default it takes all epochs.
     """
 
     name: str
@@ -159,6 +160,7 @@ class SnapshotStage:
     max_gradient_norm: PositiveFloat = 5.0
     ema_decay: Fraction = 0.99
     validate_every: PositiveInt = 5
+    patience: PositiveInt | None = None
 
 
 StageSettings = LDOSStage | SnapshotStage
@@ -166,18 +168,25 @@ StageSettings = LDOSStage | SnapshotStage
 
 @dataclass(frozen=True)
 class ValidationSettings:
-    """Which snapshots are held back: of each label set, by name, every n-th.
+    """Which snapshots are held back: those that are named, or else of each label set, by name, every n-th.
 
     Attributes:
         every: n.
         offset: number of the first one, counted from 0.
+        names: of snapshots; a split by names stays where it is when labels are added.
     """
 
-    every: Annotated[int, Limit(lambda x: x >= 2, "2 or more: at least every second snapshot must stay for training")]
-    offset: NonNegativeInt
+    every: Annotated[
+        int, Limit(lambda x: x >= 2, "2 or more: at least every second snapshot must stay for training")
+    ] = 6
+    offset: NonNegativeInt = 1
+    names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse an offset that holds nothing back."""
+        """Refuse an offset that holds nothing back, and names that stand twice."""
+        twice = sorted({name for name in self.names if self.names.count(name) > 1})
+        if twice:
+            raise ValueError(f"names holds {twice[0]!r} twice; name each snapshot once")
         if self.offset >= self.every:
             raise ValueError(f"offset is {self.offset}; it must be below every, {self.every}")
 
@@ -200,7 +209,7 @@ class TrainingSettings:
     data: tuple[str, ...]
     model: ModelSettings
     stages: tuple[StageSettings, ...]
-    validation: ValidationSettings = ValidationSettings(every=6, offset=1)
+    validation: ValidationSettings = ValidationSettings()
     seed: NonNegativeInt = 0
     folder: Path = Path()
 
@@ -315,7 +324,8 @@ def load_data(settings: TrainingSettings) -> TrainingData:
 
     Raises:
         FileNotFoundError: a label set is not there.
-        ValueError: a name stands twice, so that nobody could tell which of the two was held back.
+        ValueError: a name stands twice, so that nobody could tell which of the two was held back, or a snapshot that
+            is to be held back is not there.
     """
     training: dict[str, list[Snapshot]] = {}
     validation: dict[str, list[Snapshot]] = {}
@@ -327,6 +337,10 @@ def load_data(settings: TrainingSettings) -> TrainingData:
                 raise ValueError(
                     f"snapshot {snapshot.name!r} is in {homes[snapshot.name]} and in {source}; rename one of them"
                 )
-            parts[number % rule.every == rule.offset].append(snapshot)
+            held_back = snapshot.name in rule.names if rule.names else number % rule.every == rule.offset
+            parts[held_back].append(snapshot)
         training[source], validation[source] = parts
+    missing = sorted(set(rule.names) - set(homes))
+    if missing:
+        raise ValueError(f"validation names {missing[0]!r}, which is in none of {', '.join(settings.data)}")
     return TrainingData(training, validation)

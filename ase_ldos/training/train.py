@@ -21,6 +21,7 @@ from ase_ldos.checkpoint import read_checkpoint
 from ase_ldos.communicator import Communicator
 from ase_ldos.dataset.npz import Snapshot, snapshot_to_arrays
 from ase_ldos.descriptors.protocol import FixedFeatures, PointFeatures
+from ase_ldos.devices import find_device
 from ase_ldos.files import PathLike
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.model.metadata import ModelMetadata
@@ -34,7 +35,14 @@ from ase_ldos.training.evaluate import SnapshotErrors, evaluate_model, summarise
 from ase_ldos.training.history import History
 from ase_ldos.training.learned_features import fixed_scaler, graft, whole_scaler
 from ase_ldos.training.loop import check_context, fit
-from ase_ldos.training.losses import LDOSLoss, LDOSPoints, ModelWithOffsets, measure, relative_square
+from ase_ldos.training.losses import (
+    ElectronWindowError,
+    LDOSLoss,
+    LDOSPoints,
+    ModelWithOffsets,
+    measure,
+    relative_square,
+)
 from ase_ldos.training.precompute import Scaler, TrainingSnapshot, fit_scaler, prepare_snapshots
 from ase_ldos.training.provenance import core_charges, describe_sources
 from ase_ldos.training.settings import (
@@ -63,12 +71,14 @@ class TrainedModel:
         histories: of the stages that were begun, by their names.
         finished: whether all stages are done; a time limit may have ended the training before.
         errors: on each snapshot that was held back; empty from ``train_stages``.
+        failure: why a stage broke off, in a sentence; the model has the best weights until then.
     """
 
     model: LDOSModel
     histories: dict[str, History]
     finished: bool
     errors: list[SnapshotErrors] = field(default_factory=list)
+    failure: str = ""
 
 
 def train_model(
@@ -82,6 +92,7 @@ def train_model(
     time_limit: float | None = None,
     progress: bool = True,
     communicator: Communicator | None = None,
+    device: str | torch.device = "auto",
 ) -> TrainedModel:
     """Train a model, measure it on the snapshots held back, and write its file.
 
@@ -90,12 +101,14 @@ def train_model(
         out: the model file; nothing is written without.
         checkpoint: file from which an interrupted training resumes, in whatever stage it was.
         init_from: a model, its file or the name of a bundled one, to start from its weights in place of least squares
-            and stages on the LDOS alone.
+            and stages on the LDOS alone. Mean and projection of the features stay that model's, because its weights
+            belong to them; name, electronic temperature and grid are those of the settings.
         data: label sets instead of those of the settings, all of them in every stage.
         epochs: of every stage on whole snapshots, instead of those of the settings.
         time_limit: s; no epoch starts that would probably end later.
         progress: show bars.
         communicator: ranks that share the snapshots of a step; the model of the first one is complete.
+        device: where steps are taken, see ``devices.find_device``; the model of the result lies there.
 
     Returns:
         The model with range, errors and provenance, and the histories of its stages.
@@ -123,20 +136,13 @@ def train_model(
         time_limit=time_limit,
         progress=progress,
         communicator=communicator,
+        device=device,
     )
     if not communicator.is_root:
         return trained
     model, (training, validation) = trained.model, snapshots.chosen(None)
-    calibrate(model, training, validation, progress=progress)
-    if any(item.ldos is not None for item in (*training, *validation)):
-        try:
-            calibrate_uncertainty(model, training, validation, progress=progress)
-        except ValueError as error:  # held-back structures without some labels: a model without error bars
-            logger.warning("the model gets no standard deviations: %s", error)
-    errors = evaluate_model(model, validation, progress=progress)
     model.metadata = replace(
         model.metadata,
-        errors=summarise(errors),
         provenance={
             "settings": _as_json(settings.as_table()),
             **sources,
@@ -149,6 +155,17 @@ def train_model(
             "ase-ldos": version("ase-ldos"),
         },
     )
+    if out is not None:
+        save_model(model, out)  # what follows may fail on one structure, which must not cost the training
+    calibrate(model, training, validation, progress=progress)
+    if any(item.ldos is not None for item in (*training, *validation)):
+        try:
+            # samples of forces cost many predictions; `ase-ldos calibrate` makes up for them
+            calibrate_uncertainty(model, training, validation, force_samples=0, progress=progress)
+        except ValueError as error:  # held-back structures without some labels: a model without error bars
+            logger.warning("the model gets no standard deviations: %s", error)
+    errors = evaluate_model(model, validation, progress=progress)
+    model.metadata = replace(model.metadata, errors=summarise(errors))
     if out is not None:
         save_model(model, out)
     return replace(trained, errors=errors)
@@ -163,6 +180,7 @@ def train_stages(
     time_limit: float | None = None,
     progress: bool = True,
     communicator: Communicator | None = None,
+    device: str | torch.device = "auto",
 ) -> TrainedModel:
     """Train the model of some settings on snapshots that are loaded, and nothing else.
 
@@ -175,6 +193,7 @@ def train_stages(
         time_limit: s; no epoch starts that would probably end later.
         progress: show bars.
         communicator: ranks that share the snapshots of a step.
+        device: where steps are taken, see ``devices.find_device``. Snapshots are prepared and stay on the CPU.
 
     Raises:
         ValueError: no training snapshot of a stage has an LDOS, none is held back, data that do not fit the settings,
@@ -188,9 +207,9 @@ def train_stages(
         _check_stage(stage, *data.chosen(stage.data), communicator)
     progress = progress and communicator.is_root
     context = _fingerprint(settings, data, start)
-    done, known_epochs = _resume_point(checkpoint, context)
+    done, known_epochs = _resume_point(checkpoint, context, settings)
     generator = torch.Generator().manual_seed(settings.seed)
-    run = _Training(settings, data, start, generator, progress)
+    run = _Training(settings, data, start, generator, progress, find_device(device))
     if start is None and not done:
         start_linear(run.model, run.points(settings.stages[0]).completed(run.model))
     histories: dict[str, History] = {name: History.from_dict(known) for name, known in done.items()}
@@ -200,16 +219,22 @@ def train_stages(
         if left is not None and left <= 0 and sum(len(h.records) for h in histories.values()) > known_epochs:
             break
         logger.info("stage %s", stage.name)
-        histories[stage.name] = run.fit(
-            stage,
-            checkpoint=checkpoint,
-            context=context | {"stage": stage.name, "finished": {n: h.to_dict() for n, h in histories.items()}},
-            time_limit=None if left is None else max(left, 1e-9),
-            communicator=communicator,
-        )
+        try:
+            histories[stage.name] = run.fit(
+                stage,
+                checkpoint=checkpoint,
+                context=context | {"stage": stage.name, "finished": {n: h.to_dict() for n, h in histories.items()}},
+                time_limit=None if left is None else max(left, 1e-9),
+                communicator=communicator,
+            )
+        except ElectronWindowError as error:
+            failure = f"stage {stage.name!r} broke off: {error}"
+            logger.warning("%s", failure)
+            return TrainedModel(run.model.eval(), histories, False, failure=failure)
         if histories[stage.name].stopped == "time limit":
             break
-    finished = len(histories) == len(settings.stages) and histories[settings.stages[-1].name].stopped == "epochs"
+    last = histories.get(settings.stages[-1].name)
+    finished = last is not None and last.stopped in ("epochs", "patience")
     return TrainedModel(run.model.eval(), histories, finished)
 
 
@@ -222,6 +247,7 @@ class _Training:
         start: see ``train_stages``.
         generator: of all randomness.
         progress: show bars.
+        device: of the model.
     """
 
     def __init__(
@@ -231,9 +257,11 @@ class _Training:
         start: LDOSModel | None,
         generator: torch.Generator,
         progress: bool,
+        device: torch.device,
     ) -> None:
         self.settings, self.data, self.generator, self.progress = settings, data, generator, progress
         with_ldos = [snapshot for snapshot in data.chosen(None)[0] if snapshot.ldos is not None]
+        start = None if start is None else start.to("cpu")
         self.model = _first_model(settings, start, with_ldos, generator, progress)
         used = {source for stage in settings.stages for source in stage.data or settings.data}
         training, validation = data.chosen(tuple(used))
@@ -243,6 +271,7 @@ class _Training:
             settings, [*training, *validation], self.model.descriptor.fixed, scaler, wants_forces, progress
         )
         self._prepared = {snapshot.name: snapshot for snapshot in prepared}
+        self.model.to(device)
 
     def snapshots(self, stage: StageSettings) -> tuple[list[TrainingSnapshot], list[TrainingSnapshot]]:
         """Prepared training and validation snapshots of a stage."""
@@ -274,8 +303,8 @@ class _Training:
 
         def loss(module: nn.Module, chosen: Tensor) -> Tensor:
             assert isinstance(module, LDOSModel)
-            found = module.network(points.inputs[chosen]) * module.ldos_scale
-            return relative_square(found, points.ldos[chosen])
+            inputs, ldos = points.inputs[chosen].to(model.device), points.ldos[chosen].to(model.device)
+            return relative_square(module.network(inputs) * module.ldos_scale, ldos)
 
         # every rank takes all of these cheap steps and writes the same checkpoint, so there is nothing to add up
         options.pop("communicator")
@@ -299,6 +328,7 @@ class _Training:
             validate=lambda module: measure(module, validation, stage.weights),
             monitor="loss",
             validate_every=stage.validate_every,
+            patience=stage.patience,
             max_gradient_norm=stage.max_gradient_norm,
             ema_decay=stage.ema_decay,
             **options,
@@ -334,20 +364,28 @@ def _fingerprint(settings: TrainingSettings, data: TrainingData, start: LDOSMode
 
     weights = hashlib.sha256()
     for name, value in ({} if start is None else start.state_dict()).items():
-        weights.update(name.encode() + value.contiguous().numpy().tobytes())
+        weights.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
+    table = _as_json(settings.as_table())
+    for stage in table["stages"]:
+        stage.pop("epochs", None)  # more of them go on from what there is, see _resume_point
     return {
-        "settings": _as_json(settings.as_table()),
+        "settings": table,
         "data": {source: content([*data.training[source], *data.validation[source]]) for source in data.training},
         "core charges": hashlib.sha256(repr(core_charges(settings)).encode()).hexdigest(),
         "initial weights": weights.hexdigest() if start is not None else "least squares",
     }
 
 
-def _resume_point(checkpoint: Path | None, context: dict[str, Any]) -> tuple[dict[str, Any], int]:
+def _resume_point(
+    checkpoint: Path | None, context: dict[str, Any], settings: TrainingSettings
+) -> tuple[dict[str, Any], int]:
     """Histories of the stages that were finished before the one of a checkpoint, by name, and epochs done in all.
 
+    The stage of the checkpoint may have got another number of epochs since: it goes on with the learning rates of the
+    longer cycle. A stage that another has followed cannot.
+
     Raises:
-        ValueError: the checkpoint is of another training.
+        ValueError: the checkpoint is of another training, or of one with other epochs in a finished stage.
     """
     if checkpoint is None or not checkpoint.exists():
         return {}, 0
@@ -356,6 +394,13 @@ def _resume_point(checkpoint: Path | None, context: dict[str, Any]) -> tuple[dic
     done = dict(found.pop("finished", {}))
     found.pop("stage", None)
     check_context(checkpoint, found, context)
+    for stage in settings.stages:
+        taken = len(done[stage.name]["records"]) if stage.name in done else None
+        if isinstance(stage, SnapshotStage) and taken not in (None, stage.epochs):
+            raise ValueError(
+                f"the checkpoint {checkpoint} is beyond stage {stage.name!r}, which had {taken} epochs and has "
+                f"{stage.epochs} here: name another file, or train on from its model by --init-from"
+            )
     return done, sum(len(history["records"]) for history in (*done.values(), state["history"]))
 
 
@@ -372,19 +417,25 @@ def build_model(
     energies = torch.as_tensor(chosen.energies)
     n_inputs = scaler.projection.shape[1]
     network = MLP(n_inputs, len(energies), chosen.hidden, chosen.activation, True, generator)
-    metadata = ModelMetadata(
+    metadata = _metadata(settings, fermi_level=sum(chosen.energy_window) / 2)
+    return LDOSModel(
+        features, network, energies, metadata, mean=scaler.mean, projection=scaler.projection, ldos_scale=LDOS_SCALE
+    )
+
+
+def _metadata(settings: TrainingSettings, fermi_level: float) -> ModelMetadata:
+    """What some settings say of their model."""
+    chosen = settings.model
+    return ModelMetadata(
         name=settings.name,
         valence=dict(chosen.valence),
         functional=chosen.functional,
         electronic_temperature=chosen.electronic_temperature,
         broadening=chosen.broadening,
         grid_spacing=chosen.grid_spacing,
-        fermi_level=sum(chosen.energy_window) / 2,
+        fermi_level=fermi_level,
         minimum_distance=chosen.minimum_distance,
         core_charges=core_charges(settings),
-    )
-    return LDOSModel(
-        features, network, energies, metadata, mean=scaler.mean, projection=scaler.projection, ldos_scale=LDOS_SCALE
     )
 
 
@@ -420,6 +471,7 @@ def _first_model(
     else:
         _check_start(settings, start, features)
         if start.descriptor.settings() == features.settings():
+            start.metadata = _metadata(settings, fermi_level=start.metadata.fermi_level)
             return start.train().requires_grad_(True)
         scaler = fixed_scaler(start)
     whole = whole_scaler(features, scaler, snapshots, settings.model.grid_spacing)

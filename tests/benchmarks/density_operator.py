@@ -17,7 +17,6 @@ import torch
 from ase.build import bulk
 from torch import Tensor, nn
 
-import ase_ldos
 from ase_ldos.dataset.npz import load_snapshots
 from ase_ldos.dataset.snapshot import Snapshot
 from ase_ldos.geometry.grid import Grid
@@ -28,7 +27,7 @@ from ase_ldos.prediction.predict import predict
 from ase_ldos.training.loop import fit
 from ase_ldos.training.soap import SOAP
 
-LABELS = Path(ase_ldos.__file__).parent / "models/be/labels"
+LABELS = Path(__file__).resolve().parents[2] / "ase_ldos" / "models/be/labels"
 SMALL, LARGE = LABELS / "small-cells.npz", LABELS / "larger-cells.npz"
 VALENCE = 2.0  # electrons of a beryllium atom in these labels
 

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-import ase_ldos
 from ase_ldos.dataset.broadening import broaden
 from ase_ldos.dataset.npz import Snapshot, load_snapshot
 from ase_ldos.units import GIGAPASCAL
 
-FOLDER = Path(ase_ldos.__file__).parent / "models" / "be" / "labels"
+FOLDER = Path(__file__).resolve().parents[2] / "ase_ldos" / "models" / "be" / "labels"
 SIGMA = 0.3  # eV, of the models
 COLUMNS = {
     "energy": "energy, meV/atom",

@@ -13,13 +13,12 @@ import numpy as np
 from ase import Atoms
 from ase.units import GPa
 
-import ase_ldos
 from ase_ldos.dataset.npz import PathLike, Snapshot, load_snapshots
 from ase_ldos.labelling.reference_labels import labelled_atoms
 from ase_ldos.simulation.elasticity import elastic_response
 from ase_ldos.simulation.stacking import fault_energy
 
-FOLDER = Path(ase_ldos.__file__).parent / "models" / "be" / "labels"
+FOLDER = Path(__file__).resolve().parents[2] / "ase_ldos" / "models" / "be" / "labels"
 MEV_TO_THZ = 0.2417989242
 #: Strain tensors of unit size by mode, and the constant that E″/V is in a hexagonal crystal.
 MODES = {

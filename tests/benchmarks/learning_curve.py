@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from ase.build import bulk
@@ -18,7 +19,6 @@ from ase.build import bulk
 from ase_ldos.dataset.npz import Snapshot
 from ase_ldos.geometry.structure import Structure
 from ase_ldos.model.ldos_model import LDOSModel
-from ase_ldos.model.model_file import BUNDLED
 from ase_ldos.prediction.predict import predict
 from ase_ldos.training.evaluate import evaluate_model, summarise
 from ase_ldos.training.settings import SnapshotStage, TrainingData, TrainingSettings, load_data, load_settings
@@ -27,6 +27,9 @@ from ase_ldos.training.train import train_stages
 #: Cells of at most 4 atoms.
 GROUPS = ("d4", "f3", "g4", "h4")
 KINDS = ("power spectrum", "SNAP", "SE(3)")
+#: The repository's folder: an installed package has no labels.
+MODELS = Path(__file__).resolve().parents[2] / "ase_ldos" / "models"
+
 HEADER = (
     f"{'structures':>10s} {'with LDOS':>9s}  {'model':14s} {'energy':>8s} {'forces':>8s} {'density':>8s} {'LDOS':>6s} "
     f"{'DOS':>6s} {'training':>9s} {'energy only':>12s} {'with forces':>12s}\n"
@@ -37,7 +40,7 @@ HEADER = (
 
 def settings_of(kind: str, options: argparse.Namespace, size: int) -> TrainingSettings:
     """The settings of a bundled model with the steps that are asked for, judged only at the end."""
-    settings = load_settings(BUNDLED / ("be-se3" if kind == "SE(3)" else "be") / "training.toml")
+    settings = load_settings(MODELS / ("be-se3" if kind == "SE(3)" else "be") / "training.toml")
     first, then = settings.stages[:2]
     assert isinstance(then, SnapshotStage)
     epochs = -(-options.steps // size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ase_ldos.geometry.buffers import empty_in_huge_pages, sum_rows
+from ase_ldos.geometry.buffers import add_rows, empty_in_huge_pages, sum_rows
 
 
 @pytest.mark.parametrize("n_rows", [1, 15, 16, 160, 1733])
@@ -30,3 +30,12 @@ def test_arrays_of_any_size_can_be_written(dtype: torch.dtype) -> None:
         assert array.is_contiguous()
         array.fill_(1)
         assert float(array.sum(dtype=torch.float64)) == shape[0] * shape[1]
+
+
+def test_rows_are_added_up() -> None:
+    generator = torch.Generator().manual_seed(0)
+    index, rows = torch.randint(5, (40,), generator=generator), torch.randn(40, 3, generator=generator)
+    target = torch.randn(5, 3, generator=generator)
+    expected = target + torch.stack([rows[index == number].sum(dim=0) for number in range(5)])
+    assert add_rows(target, index, rows) is target
+    torch.testing.assert_close(target, expected)

@@ -15,10 +15,10 @@ SCRIPT = Path(__file__).resolve().parents[2] / "md_examples" / "cost_vs_qe.py"
 @pytest.mark.slow
 @pytest.mark.usefixtures("bundled")
 def test_both_are_measured(
-    dft_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    pseudo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    arguments = ["--atoms", "2", "--steps", "3", "--pseudo-dir", str(dft_folder)]
+    arguments = ["--atoms", "2", "--steps", "3", "--pseudo-dir", str(pseudo_folder)]
     monkeypatch.setattr(sys, "argv", [SCRIPT.name, *arguments])
     names = runpy.run_path(str(SCRIPT))
     (n_atoms, model, first, later), *others = names["rows"]

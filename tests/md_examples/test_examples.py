@@ -111,6 +111,14 @@ def check_aluminium(names: dict[str, Any]) -> None:
     assert faults == pytest.approx(answers[3:], rel=0.35)
 
 
+def check_multiple_time_steps(names: dict[str, Any]) -> None:
+    """Both follow the same path, on energies that change little, at other prices."""
+    plain, respa, alone = names["runs"].values()
+    assert names["apart"] < 5
+    assert max(np.ptp(run["E"]) for run in (plain, respa, alone)) < 1.0
+    assert plain["cpu"] > 2 * respa["cpu"] > 2 * alone["cpu"]
+
+
 def check_liquid(names: dict[str, Any]) -> None:
     """Few steps from DFT's first frame: the same shells, and the counting of pairs itself."""
     assert len(names["atoms"]) == 16
@@ -171,6 +179,14 @@ EXAMPLES = [
         "socket_client.py", ("socket_client.png",), "received and directly calculated", ("--steps", "1"), slow=True
     ),
     Example("extrapolation.py", ("extrapolation.png",), "Warned at V/V0", calibrated=True),
+    Example(
+        "multiple_time_steps.py",
+        ("multiple_time_steps.png",),
+        "distilled potential alone",
+        ("--picoseconds", "0.048", "--verlet", "0.016", "--structures", "10"),
+        slow=True,
+        check=check_multiple_time_steps,
+    ),
     Example("relaxation.py", ("relaxation.png",), "C44 (GPa)", slow=True, check=check_lattice),
     Example(
         "fault_energies.py", ("fault_energies.png",), "I2 of hcp", ("--faults", "I2"), slow=True, check=check_fault

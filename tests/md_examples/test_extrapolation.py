@@ -10,16 +10,19 @@ import numpy as np
 import pytest
 
 from ase_ldos import load_model, load_snapshots, save_model
-from ase_ldos.model.model_file import BUNDLED
 from ase_ldos.training.calibrate import calibrate
 
-SCRIPT = Path(__file__).resolve().parents[2] / "md_examples" / "extrapolation.py"
+REPOSITORY = Path(__file__).resolve().parents[2]
+SCRIPT = REPOSITORY / "md_examples" / "extrapolation.py"
 
 
 @pytest.mark.slow
 def test_compressed_beryllium(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bundled: str) -> None:
     """With the bundled model, calibrated on the small cells of the package whatever its own file says."""
-    items = sorted(load_snapshots(BUNDLED / "be" / "labels" / "small-cells.npz"), key=lambda item: item.name)
+    items = sorted(
+        load_snapshots(REPOSITORY / "ase_ldos" / "models" / "be" / "labels" / "small-cells.npz"),
+        key=lambda item: item.name,
+    )
     model = load_model(bundled)
     calibrate(model, [item for i, item in enumerate(items) if i % 6 != 5], items[5::6], progress=False)
     save_model(model, tmp_path / "calibrated.safetensors")

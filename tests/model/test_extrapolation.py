@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from ase_ldos.model.extrapolation import (
 )
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.model.metadata import ModelMetadata
-from ase_ldos.model.model_file import BUNDLED, load_model, save_model
+from ase_ldos.model.model_file import load_model, save_model
 from ase_ldos.simulation.sampling import rattled
 from ase_ldos.training.calibrate import VARIANCE_FLOOR, calibrate, fit_force_error
 
@@ -222,9 +223,9 @@ def test_command(be_model: LDOSModel, tmp_path: Path, capsys: pytest.CaptureFixt
     assert load_model(tmp_path / "new.safetensors").metadata.extrapolation["structures"] == 3
 
 
-def test_bundled_model_knows_a_compressed_cell(bundled: str) -> None:
+def test_bundled_model_knows_a_compressed_cell(bundled: str, find_labels: Callable[[str], Path]) -> None:
     """Calibrated on the labels that come with the package: held-back structures are silent, 15 % compression is not."""
-    items = sorted(load_snapshots(BUNDLED / "be" / "labels" / "small-cells.npz"), key=lambda item: item.name)
+    items = sorted(load_snapshots(find_labels("small-cells")), key=lambda item: item.name)
     model = load_model(bundled)
     calibrate(model, [x for i, x in enumerate(items) if i % 6 != 5], items[5::6], progress=False)
     atoms = items[5].to_atoms()

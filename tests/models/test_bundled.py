@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from ase.build import bulk
@@ -11,6 +13,8 @@ from ase_ldos.dataset.npz import load_snapshots
 from ase_ldos.model.model_file import BUNDLED, list_models, load_model
 from ase_ldos.training.evaluate import evaluate_model, summarise
 
+#: The repository's folder of models: an installed package has no labels.
+MODELS = Path(__file__).resolve().parents[2] / "ase_ldos" / "models"
 #: Packed labels of each model, with the largest errors in meV/atom, meV/Å and % of the density.
 LABELS = {
     "be": (("be/labels/small-cells",), 10.0, 100.0, 1.5),
@@ -38,7 +42,7 @@ def test_a_model_file_tells_where_it_comes_from(name: str) -> None:
 def test_errors_on_structures_that_were_held_back(name: str, source: str) -> None:
     model = load_model(name)
     _, energy, forces, density = LABELS[name]
-    snapshots = load_snapshots(BUNDLED / f"{source}.npz")
+    snapshots = load_snapshots(MODELS / f"{source}.npz")
     unseen = [snapshot for snapshot in snapshots if snapshot.name in model.metadata.provenance["held back"]]
     small = sorted(unseen, key=lambda snapshot: len(snapshot.numbers))[:6]
     assert len(small) > 2
@@ -57,7 +61,7 @@ def test_errors_on_structures_that_were_held_back(name: str, source: str) -> Non
 )
 def test_structures_that_no_model_has_seen(source: str, energy: float, forces: float) -> None:
     """Labelled after both models were trained; used since only to turn down weights that had been trained further."""
-    snapshots = load_snapshots(BUNDLED / f"{source}.npz")
+    snapshots = load_snapshots(MODELS / f"{source}.npz")
     names = {snapshot.name for snapshot in snapshots}
     found = {}
     for name in ("be", "be-se3"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from ase.data import atomic_numbers
@@ -12,6 +13,9 @@ from ase_ldos.model.model_file import BUNDLED, list_models, load_model
 from ase_ldos.networks.registry import make_point_features
 from ase_ldos.networks.se3_transformer.network import SE3Transformer
 from ase_ldos.training.settings import load_data, load_settings
+
+#: The repository's folder of models: an installed package has no labels.
+MODELS = Path(__file__).resolve().parents[2] / "ase_ldos" / "models"
 
 
 def test_the_graph_network_can_start_from_be() -> None:
@@ -31,7 +35,7 @@ def test_the_graph_network_can_start_from_be() -> None:
 
 @pytest.mark.parametrize("name", list_models())
 def test_every_model_can_be_trained_from_the_repository(name: str) -> None:
-    settings, model = load_settings(BUNDLED / name / "training.toml"), load_model(name)
+    settings, model = load_settings(MODELS / name / "training.toml"), load_model(name)
     data = load_data(settings)
     training, validation = data.chosen(None)
     assert len(training) > 4 * len(validation) > 40

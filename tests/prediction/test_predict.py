@@ -23,7 +23,7 @@ from ase_ldos.physics.free_energy import Energies
 from ase_ldos.physics.ldos import density_of_states, electron_density
 from ase_ldos.physics.occupation import fermi_level, occupation_weights
 from ase_ldos.prediction.checkpointing import PredictionCheckpoint
-from ase_ldos.prediction.grid_pass import GridEvaluator, InterpolatedDensity, choose_strategy
+from ase_ldos.prediction.grid_pass import GridEvaluator, InterpolatedDensity, _regression, choose_strategy
 from ase_ldos.prediction.predict import predict, predict_ldos
 from ase_ldos.prediction.request import PredictionRequest, Thresholds
 from ase_ldos.units import BOLTZMANN
@@ -214,3 +214,27 @@ def test_gpu_agrees_with_cpu(be_atoms: Atoms, be_model: LDOSModel) -> None:
     assert on_cpu.forces is not None
     assert on_gpu.forces is not None
     torch.testing.assert_close(on_gpu.forces.cpu(), on_cpu.forces, rtol=0, atol=1e-8)
+
+
+def test_regression_of_equal_blocks_is_none() -> None:
+    """What blocks of a crystal differ by may be rounding alone, in which there is nothing to learn."""
+    generator = torch.Generator().manual_seed(0)
+    known = 30 + 1e-7 * torch.randn(40, 3, dtype=torch.float64, generator=generator)
+    values = torch.randn(40, 5, dtype=torch.float64, generator=generator)
+    assert float(_regression(known, values, torch.float32).abs().max()) == 0
+    known += torch.randn(40, 3, dtype=torch.float64, generator=generator)
+    expected = torch.linalg.lstsq(known - known.mean(dim=0), values - values.mean(dim=0)).solution
+    torch.testing.assert_close(_regression(known, values, torch.float32), expected)
+
+
+def test_the_fused_model_follows_its_weights(be_model: LDOSModel) -> None:
+    fused = be_model.with_fused_scaler()
+    assert be_model.with_fused_scaler() is fused
+    with torch.no_grad():
+        be_model.network.head.bias.add_(1.0)
+    changed = be_model.with_fused_scaler()
+    assert changed is not fused
+    torch.testing.assert_close(changed.network.head.bias, fused.network.head.bias + 1.0)
+    be_model.metadata = replace(be_model.metadata, fermi_level=1.0)
+    assert be_model.with_fused_scaler().metadata.fermi_level == 1.0
+    assert be_model.float().with_fused_scaler().dtype == torch.float32

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from ase.build import bulk
 
+from ase_ldos.cli import calibrate
 from ase_ldos.cli.evaluate import add_arguments, run
 from ase_ldos.dataset.npz import Snapshot, save_snapshot
 from ase_ldos.geometry.structure import Structure
@@ -150,3 +151,12 @@ def test_command_evaluates_held_back_files(
             assert list(json.loads(capsys.readouterr().out)["snapshots"]) == ["hcp2_00"]
     with pytest.raises(ValueError, match="--every 0 must be at least 1"):
         run(parser.parse_args([*base, "--every", "0"]))
+    model.metadata = replace(model.metadata, provenance={"training": ["hcp2_01", "hcp2_02"], "held back": ["hcp2_00"]})
+    save_model(model, tmp_path / "m.safetensors")
+    capsys.readouterr()
+    assert run(parser.parse_args(base)) == 0
+    assert "2 of these 3 snapshots, hcp2_01 for one, have names that" in capsys.readouterr().err
+    calibration = argparse.ArgumentParser()
+    calibrate.add_arguments(calibration)
+    with pytest.raises(ValueError, match="1 of the 1 held-back snapshots, hcp2_01 for one, were learned"):
+        calibrate.run(calibration.parse_args([*base, "--every", "3"]))

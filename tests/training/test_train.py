@@ -42,8 +42,15 @@ from ase_ldos.training.losses import (
 )
 from ase_ldos.training.precompute import JacobianProduct, Scaler, TrainingSnapshot, fit_scaler, prepare_snapshot, voigt
 from ase_ldos.training.provenance import core_charges, describe_sources
-from ase_ldos.training.settings import TrainingData, TrainingSettings, load_data, load_settings
-from ase_ldos.training.train import TrainedModel, start_linear, train_stages
+from ase_ldos.training.settings import (
+    SnapshotStage,
+    TrainingData,
+    TrainingSettings,
+    ValidationSettings,
+    load_data,
+    load_settings,
+)
+from ase_ldos.training.train import TrainedModel, start_linear, train_model, train_stages
 
 RECIPE = """
 name = "toy"
@@ -346,9 +353,6 @@ def test_a_checkpoint_belongs_to_settings_data_and_initial_weights(toy: Training
     def resume(settings: TrainingSettings, data: TrainingData, start: LDOSModel | None = None) -> None:
         train_stages(settings, data, start=start, checkpoint=checkpoint, progress=False)
 
-    more = r"belongs to another training \(settings\.stages 2\.epochs is 6 there and 7 here\): remove it or name"
-    with pytest.raises(ValueError, match=more):
-        resume(toy.with_epochs(7), data)
     with pytest.raises(ValueError, match=r"\(settings\.seed is 0 there and 1 here\)"):
         resume(replace(toy, seed=1), data)
     items = data.training["data"]
@@ -357,6 +361,36 @@ def test_a_checkpoint_belongs_to_settings_data_and_initial_weights(toy: Training
         resume(toy, changed)
     with pytest.raises(ValueError, match="belongs to another training"):
         resume(toy, data, model)
+
+
+def test_more_epochs_go_on_from_the_checkpoint(toy: TrainingSettings, tmp_path: Path) -> None:
+    """The epochs there are stay, the next one has the learning rate that it has in the longer cycle from the start."""
+    checkpoint, data = tmp_path / "run.ck", load_data(toy)
+    first = train_stages(toy.with_epochs(2), data, checkpoint=checkpoint, progress=False)
+    assert first.finished
+    longer = train_stages(toy.with_epochs(4), data, checkpoint=checkpoint, progress=False)
+    whole = train_stages(toy.with_epochs(4), data, progress=False)
+    assert longer.finished
+    assert losses(longer)["ldos"] == losses(first)["ldos"]
+    assert losses(longer)["everything"][:2] == losses(first)["everything"]
+    assert len(longer.histories["everything"].records) == 4
+    rates, expected = (
+        [record.learning_rate for record in trained.histories["everything"].records[2:]] for trained in (longer, whole)
+    )
+    assert rates == pytest.approx(expected, rel=1e-9)
+    # fewer epochs than there are: nothing is left to do
+    again = train_stages(toy.with_epochs(1), data, checkpoint=checkpoint, progress=False)
+    assert losses(again) == losses(longer)
+    assert same_weights(again.model, longer.model)
+
+
+def test_a_stage_that_another_followed_gets_no_more_epochs(toy: TrainingSettings, tmp_path: Path) -> None:
+    path, checkpoint = tmp_path / "toy.toml", tmp_path / "run.ck"
+    path.write_text(RECIPE.replace("epochs = 6", "epochs = 1") + STAGES)
+    settings = load_settings(path)
+    train_stages(settings, load_data(settings), checkpoint=checkpoint, progress=False)
+    with pytest.raises(ValueError, match=r"beyond stage 'everything', which had 1 epochs and has 3 here"):
+        train_stages(settings.with_epochs(3), load_data(settings), checkpoint=checkpoint, progress=False)
 
 
 def test_stages_learn_from_their_own_label_sets(toy: TrainingSettings, be_model: LDOSModel) -> None:
@@ -572,3 +606,80 @@ def test_ranks_train_what_one_process_trains(toy: TrainingSettings, be_model: LD
 def test_more_ranks_than_snapshots_of_a_step(toy: TrainingSettings) -> None:
     with pytest.raises(ValueError, match="2 ranks need that many"):
         train_stages(toy, load_data(toy), progress=False, communicator=Communicator(0, 2))
+
+
+def test_a_split_by_names_stays_when_labels_are_added(toy: TrainingSettings, be_model: LDOSModel) -> None:
+    chosen = replace(toy, validation=ValidationSettings(names=("be_01", "be_04")))
+    before = load_data(chosen)
+    assert [s.name for s in before.validation["data"]] == ["be_01", "be_04"]
+    save_snapshot(toy.folder / "data/be_00a.npz", replace(labelled(be_model, 9), name="be_00a"))
+    after = load_data(chosen)
+    assert [s.name for s in after.validation["data"]] == ["be_01", "be_04"]
+    assert len(after.training["data"]) == len(before.training["data"]) + 1
+    with pytest.raises(ValueError, match=r"validation names 'be_77', which is in none of data"):
+        load_data(replace(toy, validation=ValidationSettings(names=("be_77",))))
+    with pytest.raises(ValueError, match="names holds 'a' twice"):
+        ValidationSettings(names=("a", "a"))
+
+
+def test_patience_ends_a_stage_and_the_training_counts_as_finished(toy: TrainingSettings) -> None:
+    ldos, everything = toy.stages
+    assert isinstance(everything, SnapshotStage)
+    # a rate that spoils the weights: the first validation stays the best
+    patient = replace(everything, epochs=40, validate_every=1, patience=2, learning_rate=0.3)
+    trained = train_stages(replace(toy, stages=(ldos, patient)), load_data(toy), progress=False)
+    history = trained.histories["everything"]
+    assert history.stopped == "patience"
+    assert len(history.records) < 40
+    assert trained.finished
+
+
+def test_an_error_of_the_electrons_names_the_structure_and_keeps_the_work(
+    toy: TrainingSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From the third epoch on no structure's electrons fit: the weights of the second are written, and the reason."""
+    from ase_ldos.training import losses
+
+    solve, calls = losses.fermi_level, [0]
+
+    def failing(*arguments: object) -> torch.Tensor:
+        calls[0] += 1
+        if calls[0] > 16:  # two epochs of four snapshots each, and their validations
+            raise ValueError("the energy window holds 3 states, too few for 4 electrons")
+        return solve(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(losses, "fermi_level", failing)
+    out = tmp_path / "toy.safetensors"
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", str(tmp_path / "toy.toml"), "--out", str(out)]) == 1
+    told = capsys.readouterr().err
+    assert "stage 'everything' broke off: structure 'be_0" in told
+    assert "too few for 4 electrons; if only the network is at fault, lower the stage's learning_rate" in told
+    assert f"{out} has the best weights until then" in told
+    model = load_model(out)
+    assert model.metadata.provenance["finished"] is False
+    assert model.metadata.extrapolation["threshold"] > 0
+
+
+def test_a_model_is_written_before_it_is_measured(
+    toy: TrainingSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ValueError("no structure is held back")
+
+    monkeypatch.setattr("ase_ldos.training.train.calibrate", broken)
+    with pytest.raises(ValueError, match="no structure is held back"):
+        train_model(replace(toy, stages=toy.stages[:1]), out=tmp_path / "toy.safetensors", progress=False)
+    model = load_model(tmp_path / "toy.safetensors")
+    assert model.metadata.provenance["training"] == ["be_00", "be_01", "be_03", "be_04"]
+
+
+def test_a_model_that_goes_on_takes_the_name_of_its_settings_and_keeps_its_projection(toy: TrainingSettings) -> None:
+    data = load_data(toy)
+    first = train_stages(replace(toy, stages=toy.stages[:1]), data, progress=False).model
+    projection = first.projection.clone()
+    renamed = replace(toy, name="second", model=replace(toy.model, electronic_temperature=4000.0))
+    second = train_stages(renamed, data, start=first, progress=False).model
+    assert second.metadata.name == "second"
+    assert second.metadata.electronic_temperature == 4000.0
+    assert torch.equal(second.projection, projection)

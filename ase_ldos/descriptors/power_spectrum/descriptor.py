@@ -24,10 +24,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ase_ldos.descriptors.power_spectrum.batched_kernel import BatchedPowerSpectrumKernel
 from ase_ldos.descriptors.power_spectrum.jacobian import power_spectrum_jacobian
-from ase_ldos.descriptors.power_spectrum.kernel import PowerSpectrumKernel, bell_height
+from ase_ldos.descriptors.power_spectrum.kernel import PowerSpectrumKernel, bell_height, least_heights
 from ase_ldos.descriptors.protocol import Descriptor
-from ase_ldos.descriptors.solid_harmonics import degree_slices, solid_harmonics, translation_tensor
+from ase_ldos.descriptors.solid_harmonics import degree_slices, solid_harmonics, translation_matrix, translation_tensor
+from ase_ldos.geometry.grid_batches import BlockBatch
 from ase_ldos.geometry.grid_blocks import Block
 
 #: The narrowest bell of so many functions is far below any grid's spacing.
@@ -65,11 +67,12 @@ class PowerSpectrum(Descriptor):
         channels = len(self.species) * self.n_radial
         self.pairs = torch.triu_indices(channels, channels)
         self.amplitude_scale = self._amplitude_scale()
+        self._scales: dict[tuple[torch.dtype, torch.device], Tensor] = {}
         self._known: list[tuple[weakref.ref[Tensor], int, Tensor]] = []
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is kept for the latest points: it can be neither pickled nor of use elsewhere."""
-        return {**vars(self), "_known": []}
+        return {**vars(self), "_known": [], "_scales": {}}
 
     @property
     def n_features(self) -> int:
@@ -98,9 +101,28 @@ class PowerSpectrum(Descriptor):
         """Features ``[grid, feature]``; see ``PointFeatures``. Differentiable once; for more, see ``reference``."""
         single = len(self.species) == 1
         rows = [slice(None)] if single else [atom_state == index for index in range(len(self.species))]
-        scale = self.amplitude_scale.to(points)
+        scale = self._scale(points.dtype, points.device)
         features: Tensor = PowerSpectrumKernel.apply(points, atoms, self._shifts(points), scale, rows, self.cutoff)
         return features.T
+
+    def of_batch(self, batch: BlockBatch) -> Tensor:
+        """Features of all points of a batch, ``[block · grid, feature]``; see ``PointFeatures``."""
+        points = batch.points
+        scale, shifts = self._scale(points.dtype, points.device), self._shifts(points)
+        found: Tensor = BatchedPowerSpectrumKernel.apply(points, batch.atoms, shifts, scale, batch.groups, self.cutoff)
+        return found
+
+    def batch_radii(self, dtype: torch.dtype) -> tuple[float, ...]:
+        """Distances beyond which the radial functions do not count, the widest first; see ``PointFeatures``."""
+        heights = least_heights(self.n_radial, (self.lmax + 1) ** 2, dtype)
+        return (self.cutoff, *(self.cutoff * math.sqrt(max(0.0, 1 - height)) for height in heights))
+
+    def _scale(self, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """The amplitudes' scale in this type on this device, kept."""
+        key = (dtype, device)
+        if key not in self._scales:
+            self._scales[key] = self.amplitude_scale.to(device=device, dtype=dtype)
+        return self._scales[key]
 
     def reference(self, points: Tensor, atoms: Tensor, species: Tensor) -> Tensor:
         """The same features step by step, through torch's own derivatives: slower, for tests and higher derivatives."""
@@ -149,7 +171,7 @@ class PowerSpectrum(Descriptor):
     def translation(self, points: Tensor) -> Tensor:
         """T(−r) that moves harmonics about the centre to the points, ``[grid, lm, l'm']``."""
         size = (self.lmax + 1) ** 2
-        tensor = translation_tensor(self.lmax).to(points).reshape(size, size * size)
+        tensor = translation_matrix(self.lmax, points.dtype, points.device)
         return (solid_harmonics(-points, self.lmax) @ tensor).reshape(-1, size, size)
 
     @torch.no_grad()

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from ase_ldos.descriptors.solid_harmonics import degree_slices, gradient_tensor, solid_harmonics
+from ase_ldos.torch_state import ieee_products
 
 Rows = Sequence[slice | Tensor]
 
@@ -108,13 +109,13 @@ def _image_counts(height: Tensor, n_radial: int, size: int) -> list[int]:
     if everything == 0:
         return [0] * n_radial
     numbers = torch.arange(1, everything + 1, device=height.device)
-    limits = height.new_tensor(_least_heights(n_radial, size, height.dtype))
+    limits = height.new_tensor(least_heights(n_radial, size, height.dtype))
     seen = height.amax(dim=0) > limits[:, None]
     return [everything, *torch.where(seen, numbers, 0).amax(dim=1).tolist()]
 
 
 @cache
-def _least_heights(n_radial: int, size: int, dtype: torch.dtype) -> list[float]:
+def least_heights(n_radial: int, size: int, dtype: torch.dtype) -> list[float]:
     """Heights below which the amplitudes of all but the widest radial function are below rounding.
 
     w_n (d/σ_n)^l ≤ w_n (r_c/σ_n)^l_max, with r_c/σ_n = √(6·2^n).
@@ -130,12 +131,19 @@ def _padded(values: Tensor) -> Tensor:
 
 
 def bell_height(points: Tensor, atoms: Tensor, cutoff: float) -> Tensor:
-    """max(0, 1 − d²/r_c²), ``[grid, image]``."""
+    """max(0, 1 − d²/r_c²), ``[grid, image]``, or of blocks with the same points ``[block, grid, image]``.
+
+    The terms of the product cancel, so it is made in IEEE arithmetic whatever the process allows a GPU to do.
+    """
     scaled, others = points / cutoff, atoms / cutoff
     # 1 - |p|² + 2 p·a - |a|² as one matrix product
     left = torch.cat((2 * scaled, 1 - scaled.square().sum(-1, keepdim=True), torch.ones_like(scaled[:, :1])), dim=1)
-    right = torch.cat((others, torch.ones_like(others[:, :1]), -others.square().sum(-1, keepdim=True)), dim=1)
-    return (left @ right.T).relu_()
+    right = torch.cat((others, torch.ones_like(others[..., :1]), -others.square().sum(-1, keepdim=True)), dim=-1)
+    if not points.is_cuda:
+        return (left @ right.mT).relu_()
+    with ieee_products():
+        product = left @ right.mT if right.dim() == 2 else torch.bmm(left.expand(len(right), -1, -1), right.mT)
+    return product.relu_()
 
 
 def _products(scaled: Tensor) -> Tensor:

@@ -20,8 +20,14 @@ def find_torch_scatter() -> Scatter | None:
 
 
 def add_by_index(values: Tensor, index: Tensor, size: int) -> Tensor:
-    """Σ over rows with the same index, by torch alone; see ``sum_at``."""
-    return values.new_zeros(size, *values.shape[1:]).index_add(0, index, values)
+    """Σ over rows with the same index, by torch alone; see ``sum_at``.
+
+    On CUDA by ``index_put``, which sorts the index and so adds in the same order every time.
+    """
+    nothing = values.new_zeros(size, *values.shape[1:])
+    if values.is_cuda:
+        return nothing.index_put((index,), values, accumulate=True)
+    return nothing.index_add(0, index, values)
 
 
 def add_by_scatter(scatter: Scatter, values: Tensor, index: Tensor, size: int) -> Tensor:

@@ -1,0 +1,662 @@
+"""Active learning of a new material: label, train, explore, choose, again, until the goals or the limits are reached.
+
+All lies in one folder, and every step writes what it found under its name; a step whose file is there is not done
+again, labels and trainings resume in their middle. ``state.json`` says what each round gave.
+
+    dft.toml, training.toml, setup.html      from ``set_up``; edit the recipes before the first label is made
+    structures/ROUND.extxyz                  what is labelled, ``test`` and ``reference`` among them
+    labels/, labels-test/, labels-reference/ what DFT says
+    round-N/model-M.safetensors              models of a round; Visits of its exploration: explored.extxyz
+    NAME.safetensors, report.html            the latest model, the report
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms, units
+from ase.io import read, write
+
+from ase_ldos.active_learning.exploration import (
+    Alarm,
+    Trajectory,
+    Visit,
+    choose_frames,
+    default_timestep,
+    explore,
+    inspect,
+    without_extrapolation_warnings,
+)
+from ase_ldos.active_learning.settings import LearnSettings
+from ase_ldos.active_learning.setup import DFT_RECIPE, TRAINING_RECIPE
+from ase_ldos.calculator.calculator import LDOSCalculator
+from ase_ldos.dataset.npz import load_snapshots
+from ase_ldos.files import PathLike, atomic_write, read_json, write_json
+from ase_ldos.labelling.dft_settings import Recipe, load_recipe
+from ase_ldos.labelling.run import label_structures, read_failures
+from ase_ldos.model.ldos_model import LDOSModel
+from ase_ldos.model.model_file import load_model, save_model
+from ase_ldos.simulation.cut_out import cut_out
+from ase_ldos.simulation.elasticity import deformations
+from ase_ldos.simulation.first_cells import (
+    compact_supercell,
+    near_cubic_supercell,
+    rattled_cells,
+    surface_cells,
+    symmetric_cells,
+)
+from ase_ldos.training.evaluate import evaluate_model, summarise
+from ase_ldos.training.settings import (
+    LDOSStage,
+    SnapshotStage,
+    TrainingSettings,
+    ValidationSettings,
+    load_settings,
+)
+from ase_ldos.training.train import train_model
+
+STATE, REPORT = "state.json", "report.html"
+#: Of the labels of a round every so-many-th is held back to choose the best weights.
+VALIDATION_EVERY = 6
+#: Inputs of the network by the number of labels, (labels, inputs); never more than the recipe's n_components.
+INPUTS = ((0, 32), (40, 48), (100, 64), (250, 96))
+#: A trajectory stops where models differ by this many times the asked error of forces.
+ALARM = 4.0
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Round:
+    """What a round gave.
+
+    Attributes:
+        labels: learned from, in all.
+        failed: structures that DFT gave up on, in all.
+        fresh: errors of the round before on this round's labels, before they were learned.
+        test: errors on the test set.
+        finished: whether its models are trained to the end.
+        alarms: why trajectories of the exploration after it stopped; empty texts for those that did not.
+        explored_ps: length of these trajectories together.
+        disagreement: largest one at which they stop, meV/Å.
+        cpu_hours: spent when it ended.
+    """
+
+    labels: int = 0
+    failed: int = 0
+    fresh: dict[str, float] = field(default_factory=dict)
+    test: dict[str, float] = field(default_factory=dict)
+    finished: bool = False
+    alarms: list[str] = field(default_factory=list)
+    explored_ps: float = 0.0
+    disagreement: float = 0.0
+    cpu_hours: float = 0.0
+
+
+@dataclass
+class State:
+    """All that a resumed learning has to know; see ``state.json``."""
+
+    settings: dict[str, Any]
+    rounds: list[Round] = field(default_factory=list)
+    validation: list[str] = field(default_factory=list)
+    cpu_seconds: dict[str, float] = field(default_factory=dict)
+    verdict: str = ""
+    dynamics: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def total_cpu(self) -> float:
+        """CPU seconds of everything."""
+        return sum(self.cpu_seconds.values())
+
+
+class BudgetSpent(Exception):  # noqa: N818 - not an error
+    """A limit is reached; what was done is kept."""
+
+
+def learn(
+    crystals: Sequence[Atoms],
+    out: PathLike,
+    settings: LearnSettings,
+    *,
+    workers: int = 1,
+    launcher: str = "",
+    init_from: PathLike | None = None,
+    setup_cpu_seconds: float = 0.0,
+    progress: Callable[[str], None] = logger.info,
+    bars: bool = False,
+) -> State:
+    """Learn a material from its crystals, in a folder that holds both recipes (see ``set_up``).
+
+    Args:
+        crystals: primitive cells at rest.
+        out: the folder.
+        settings: goals and limits.
+        workers: DFT calculations side by side.
+        launcher: put before pw.x.
+        init_from: a model to begin from; its recipe must be that of the folder.
+        setup_cpu_seconds: what the set-up cost.
+        progress: told of every step in a line.
+        bars: show progress bars of trainings and labels.
+
+    Raises:
+        FileNotFoundError: a recipe is missing.
+        ValueError: settings that differ from those with which the folder was begun, or DFT that fails for all.
+    """
+    run = _Learning(crystals, Path(out), settings, workers, launcher, init_from, progress, bars)
+    run.state.cpu_seconds["setup"] = setup_cpu_seconds
+    try:
+        run.loop()
+    except BudgetSpent as reason:
+        run.conclude(str(reason))
+    return run.state
+
+
+class _Learning:
+    """One learning: the steps and what they share."""
+
+    def __init__(
+        self,
+        crystals: Sequence[Atoms],
+        out: Path,
+        settings: LearnSettings,
+        workers: int,
+        launcher: str,
+        init_from: PathLike | None,
+        progress: Callable[[str], None],
+        bars: bool,
+    ) -> None:
+        self.crystals, self.out, self.settings = list(crystals), out, settings
+        self.workers, self.launcher, self.init_from = workers, launcher, init_from
+        self.progress, self.bars = progress, bars
+        self.recipe: Recipe = load_recipe(out / DFT_RECIPE)
+        self.training: TrainingSettings = load_settings(out / TRAINING_RECIPE)
+        (out / "structures").mkdir(exist_ok=True)
+        self.state = self._load_state()
+        self._clock, self._kind = _cpu_seconds(), "other"
+
+    # ---- the loop
+
+    def loop(self) -> None:
+        """Rounds until the goals or the limits are reached."""
+        self.state.verdict = ""
+        self._first_structures()
+        self._label("test", self.out / "labels-test")
+        number = 0
+        while True:
+            if number == len(self.state.rounds):
+                self.state.rounds.append(Round())
+            current = self.state.rounds[number]
+            self._label(f"round-{number}", self.out / "labels")
+            if number and not current.fresh:
+                current.fresh = self._fresh_errors(number)
+                self._save()
+            if not current.finished:
+                self._train(number)
+                self._measure(number)
+            if number:
+                self.progress(self._line(number))
+            reason = self._reached(number)
+            if reason or number + 1 >= self.settings.rounds:
+                break
+            self._explore(number)
+            if not self._next_structures(number):
+                reason = "no frame of the dynamics is in dispute"
+                break
+            self._write_report()
+            number += 1
+        self.conclude(reason or f"{self.settings.rounds} rounds are done")
+
+    def conclude(self, reason: str) -> None:
+        """Reference cells, last dynamics and report, as far as the budget goes."""
+        self.state.verdict = reason
+        self._save()
+        self.progress(f"learning ends: {reason}")
+        if not any(item.finished for item in self.state.rounds):
+            return
+        if self.settings.reference:
+            try:
+                self._label("reference", self.out / "labels-reference", with_ldos=False)
+            except BudgetSpent:
+                self.progress("the budget leaves no room for DFT's elastic constants")
+        self._last_dynamics()
+        self._write_report()
+        self.progress(f"wrote {self.out / (self.training.name + '.safetensors')} and {self.out / REPORT}")
+
+    # ---- structures
+
+    def _first_structures(self) -> None:
+        """Cells of the first round, of the test set and of the reference; drawn once."""
+        chosen, rng = self.settings, np.random.default_rng(self.settings.seed)
+        test = rattled_cells(self.crystals, chosen.test, rng, prefix="t", largest=chosen.cell_atoms)
+        cells = symmetric_cells(self.crystals)
+        cells += rattled_cells(self.crystals, chosen.first, rng, prefix="r0", largest=chosen.cell_atoms)
+        if chosen.vacancies:
+            number = max(4, chosen.first // 6)
+            cells += rattled_cells(self.crystals, number, rng, prefix="v0", largest=chosen.cell_atoms, vacancies=True)
+        if chosen.surfaces:
+            cells += surface_cells(self.crystals, largest=chosen.cell_atoms)
+        reference = []
+        if chosen.reference and len(self.crystals) == 1:
+            for cell in deformations(self.crystals[0]):
+                cell.info["name"] = "d0_" + cell.info["name"].replace("_", "-")
+                reference.append(cell)
+        for name, structures in (("test", test), ("round-0", cells), ("reference", reference)):
+            path = self._structures(name)
+            if structures and not path.exists():
+                _write_structures(path, structures)
+
+    def _next_structures(self, number: int) -> bool:
+        """Choose frames of an exploration for the next round; whether there are any."""
+        path = self._structures(f"round-{number + 1}")
+        if path.exists():
+            return True
+        left = self.settings.max_labels - self._n_labels()
+        if left <= 0:
+            raise BudgetSpent(f"{self.settings.max_labels} labels are made")
+        trajectories = self._explored(number)
+        descriptor = self._committee(number)[0].model.descriptor
+        alarm = Alarm(self.state.rounds[number].disagreement / 1000)
+        visits = choose_frames(trajectories, min(self.settings.per_round, left), descriptor, alarm)
+        frames = [frame for visit in visits if (frame := self._small_enough(visit)) is not None]
+        for place, frame in enumerate(frames):
+            frame.info = {"name": f"n{len(frame)}_r{number + 1}-{place:02d}"}
+        if frames:
+            _write_structures(path, frames)
+        return bool(frames)
+
+    def _small_enough(self, visit: Visit) -> Atoms | None:
+        """The frame, or what surrounds its most disputed atom."""
+        frame = visit.atoms.copy()
+        frame.calc = None
+        if len(frame) <= self.settings.cell_atoms:
+            return frame
+        for crystal in self.crystals:
+            perfect = near_cubic_supercell(crystal, self.settings.explore_atoms)
+            if len(perfect) == len(frame) and np.array_equal(perfect.numbers, frame.numbers):
+                small = compact_supercell(crystal, max(1, self.settings.cell_atoms // len(crystal)))
+                return cut_out(frame, perfect, crystal, small, visit.atom)
+        return None
+
+    # ---- steps
+
+    def _label(self, name: str, folder: Path, *, with_ldos: bool = True) -> None:
+        """Label the structures of a file, in portions, so that the budget is looked at between them."""
+        path = self._structures(name)
+        if not path.exists():
+            return
+        frames = _read_structures(path)
+        failures = read_failures(folder)
+        waiting = [
+            f for f in frames if not (folder / f"{f.info['name']}.npz").exists() and f.info["name"] not in failures
+        ]
+        if not waiting:
+            return
+        self._spend("DFT")
+        recipe = self.recipe if with_ldos else replace(self.recipe, ldos=None)
+        self.progress(f"labelling {len(waiting)} structures of {name}")
+        for start in range(0, len(waiting), 2 * self.workers):
+            self._check_budget()
+            portion = waiting[start : start + 2 * self.workers]
+            report = label_structures(
+                portion, recipe, folder, workers=self.workers, launcher=self.launcher, compact=with_ldos
+            )
+            for failed, reason in report.failed.items():
+                self.progress(f"  {failed} failed: {reason}")
+            self._note()
+            self.progress(f"  {min(start + len(portion), len(waiting))}/{len(waiting)} labels, {self._spent()}")
+        labelled = [f for f in frames if (folder / f"{f.info['name']}.npz").exists()]
+        if not labelled:
+            raise ValueError(f"DFT failed for all {len(frames)} structures of {name}; see {folder / 'failures.json'}")
+
+    def _train(self, number: int) -> None:
+        """Train every model of a round, on from those of the round before where their inputs are as many."""
+        self._spend("training")
+        names = sorted(path.stem for path in (self.out / "labels").glob("[!.]*.npz"))
+        self._extend_validation(names)
+        n_inputs = max(size for least, size in INPUTS if len(names) >= least)
+        n_inputs = min(n_inputs, self.training.model.n_components)
+        folder = self.out / f"round-{number}"
+        folder.mkdir(exist_ok=True)
+        for member in range(self.settings.models):
+            path = folder / f"model-{member}.safetensors"
+            if path.exists() and load_model(path).metadata.extrapolation:
+                continue
+            self._check_budget()
+            start = self._start(number, member, n_inputs)
+            settings = self._training_settings(names, n_inputs, member, start is not None)
+            how = "on from the last round's" if start is not None else "from scratch"
+            self.progress(f"training model {member + 1} of {self.settings.models} {how}, {len(names)} labels")
+            trained = train_model(
+                settings, out=path, checkpoint=folder / f"run-{member}.safetensors", init_from=start, progress=self.bars
+            )
+            if trained.failure:
+                self.progress(f"  {trained.failure}")
+            self._note()
+
+    def _start(self, number: int, member: int, n_inputs: int) -> LDOSModel | None:
+        if number == 0:
+            return None if self.init_from is None else load_model(self.init_from)
+        before = load_model(self.out / f"round-{number - 1}" / f"model-{member}.safetensors")
+        same = before.network.n_inputs == n_inputs or self.init_from is not None
+        return before if same else None
+
+    def _training_settings(self, names: Sequence[str], n_inputs: int, member: int, goes_on: bool) -> TrainingSettings:
+        """The recipe with names, seed and lengths of this training."""
+        held_back = [name for name in self.state.validation if name in names]
+        n_training = len(names) - len(held_back)
+        wanted = self.settings.training_steps / (2 if goes_on else 1)
+        stages = list(self.training.stages)
+        given = sum(stage.epochs for stage in stages if isinstance(stage, SnapshotStage))
+        scaled: list[LDOSStage | SnapshotStage] = []
+        for stage in stages:
+            if isinstance(stage, SnapshotStage):
+                epochs = max(4, round(stage.epochs / given * wanted / n_training * stage.batch_size))
+                rate = stage.learning_rate * (0.5 if goes_on else 1.0)
+                stage = replace(stage, epochs=epochs, validate_every=max(1, epochs // 8), learning_rate=rate)
+            scaled.append(stage)
+        model = replace(self.training.model, n_components=n_inputs)
+        if self.init_from is not None:
+            model = self.training.model
+        return replace(
+            self.training,
+            data=(str(self.out / "labels"),),
+            model=model,
+            stages=tuple(replace(stage, data=None) for stage in scaled),
+            validation=ValidationSettings(names=tuple(held_back)),
+            seed=self.settings.seed + member,
+            folder=self.out,
+        )
+
+    def _extend_validation(self, names: Sequence[str]) -> None:
+        """Hold back every sixth of the new labels; what was held back stays so."""
+        known = set(self.state.validation) | self._learned()
+        new = [name for name in names if name not in known]
+        self.state.validation += new[1::VALIDATION_EVERY]
+        self._save()
+
+    def _learned(self) -> set[str]:
+        learned: set[str] = set()
+        for path in sorted(self.out.glob("round-*/model-0.safetensors")):
+            learned |= set(load_model(path).metadata.provenance.get("training", ()))
+        return learned
+
+    def _measure(self, number: int) -> None:
+        """Errors on the test set; the first model becomes the result."""
+        model = load_model(self.out / f"round-{number}" / "model-0.safetensors")
+        errors = summarise(evaluate_model(model, load_snapshots(self.out / "labels-test"), progress=False))
+        model.metadata = replace(model.metadata, errors=errors)
+        save_model(model, self.out / f"{self.training.name}.safetensors")
+        current = self.state.rounds[number]
+        current.labels, current.failed = self._n_labels(), len(read_failures(self.out / "labels"))
+        current.test, current.finished = errors, True
+        self._note()
+        current.cpu_hours = self.state.total_cpu / 3600
+        self._save()
+        if number == 0:
+            self.progress(self._line(number))
+
+    def _fresh_errors(self, number: int) -> dict[str, float]:
+        """Errors of the models before on labels that they have not learned."""
+        self._spend("evaluation")
+        model = load_model(self.out / f"round-{number - 1}" / "model-0.safetensors")
+        names = {frame.info["name"] for frame in _read_structures(self._structures(f"round-{number}"))}
+        fresh = [s for s in load_snapshots(self.out / "labels") if s.name in names]
+        errors = summarise(evaluate_model(model, fresh, progress=False)) if fresh else {}
+        self._note()
+        return errors
+
+    def _explore(self, number: int) -> None:
+        """Dynamics at every temperature and pressure."""
+        path = self.out / f"round-{number}" / "explored.extxyz"
+        current = self.state.rounds[number]
+        if path.exists():
+            return
+        self._spend("exploration")
+        self._check_budget()
+        committee = self._committee(number)
+        bound = max(ALARM * self.settings.forces, 2 * math.sqrt(3) * current.test.get("forces", 0.0))
+        alarm = Alarm(bound / 1000)
+        trajectories: list[Trajectory] = []
+        for place, crystal in enumerate(self.crystals):
+            for pressure in self.settings.pressures:
+                rest = _under_pressure(crystal, committee[0], pressure)
+                cell = near_cubic_supercell(rest, self.settings.explore_atoms)
+                step = self.settings.timestep or default_timestep(cell)
+                for temperature in self.settings.temperatures:
+                    found = explore(
+                        cell,
+                        committee,
+                        alarm,
+                        temperature=temperature,
+                        pressure=pressure,
+                        duration=1000 * self.settings.explore_ps,
+                        timestep=step,
+                        seed=self.settings.seed + 1000 * number + 10 * place + len(trajectories),
+                        budget=self._within_budget,
+                    )
+                    trajectories.append(found)
+                    self._note()
+                    time = found.visits[-1].time if found.visits else 0.0
+                    self.progress(
+                        f"  dynamics of {len(cell)} atoms at {temperature:g} K, {pressure:g} GPa: {time:.0f} fs, "
+                        + (f"stopped: {found.alarm}" if found.alarm else "without alarm")
+                    )
+        current.alarms = [found.alarm for found in trajectories]
+        current.explored_ps = sum(found.visits[-1].time for found in trajectories if found.visits) / 1000
+        current.disagreement = bound
+        self._save()
+        frames = []
+        for place, found in enumerate(trajectories):
+            for visit in found.visits:
+                frame = visit.atoms.copy()
+                frame.info = {"trajectory": place, "temperature": found.temperature, "pressure": found.pressure}
+                frame.info |= {"time": visit.time, "disagreement": visit.disagreement, "novelty": visit.novelty}
+                frame.info |= {"atom": visit.atom, "alarm": found.alarm or "none"}
+                frames.append(frame)
+        _write_structures(path, frames)
+
+    def _explored(self, number: int) -> list[Trajectory]:
+        """The trajectories of a round from their file."""
+        by_place: dict[int, list[Atoms]] = {}
+        for frame in _read_structures(self.out / f"round-{number}" / "explored.extxyz"):
+            by_place.setdefault(int(frame.info["trajectory"]), []).append(frame)
+        found = []
+        for frames in by_place.values():
+            first = frames[0].info
+            visits = tuple(
+                Visit(
+                    f,
+                    float(f.info["time"]),
+                    float(f.info["disagreement"]),
+                    float(f.info["novelty"]),
+                    int(f.info["atom"]),
+                )
+                for f in frames
+            )
+            alarm = "" if first["alarm"] == "none" else str(first["alarm"])
+            found.append(Trajectory(visits, float(first["temperature"]), float(first["pressure"]), alarm))
+        return found
+
+    def _reached(self, number: int) -> str:
+        """Why no more rounds are needed; empty while they are."""
+        now = self.state.rounds[number]
+        if not self._meets(now.test):
+            return ""
+        if number >= 2 and all(self._meets(item.fresh) for item in self.state.rounds[number - 1 : number + 1]):
+            return "new frames were predicted within the asked errors twice in a row"
+        before = self.state.rounds[number - 1] if number else None
+        if before is not None and before.alarms and not any(before.alarms):
+            return f"dynamics of {before.explored_ps:g} ps passed without alarm"
+        return ""
+
+    def _meets(self, errors: dict[str, float]) -> bool:
+        goals = {"energy": self.settings.energy, "forces": self.settings.forces, "density": self.settings.density}
+        return bool(errors) and all(errors.get(name, math.inf) <= goal for name, goal in goals.items())
+
+    def _last_dynamics(self) -> None:
+        """The dynamics that the finished model has to pass, if the budget allows."""
+        chosen = self.settings
+        last = max(n for n, item in enumerate(self.state.rounds) if item.finished)
+        done = self.state.dynamics
+        if done.get("round") == last and done.get("ps") == chosen.final_ps and "passed" in done:
+            return
+        self._spend("last dynamics")
+        committee = self._committee(last)
+        cell = near_cubic_supercell(_under_pressure(self.crystals[0], committee[0], 0.0), chosen.final_atoms)
+        step = chosen.timestep or default_timestep(cell)
+        before = _cpu_seconds()
+        with without_extrapolation_warnings():
+            inspect(cell, committee[:1])
+        per_step = _cpu_seconds() - before
+        steps = 1000 * chosen.final_ps / step
+        needed = 1.3 * per_step * steps / 3600
+        left = chosen.cpu_hours - self.state.total_cpu / 3600
+        plan = {"round": last, "ps": chosen.final_ps, "atoms": len(cell), "temperature": chosen.final_temperature}
+        if needed > left:
+            self.state.dynamics = plan | {"needed_cpu_hours": needed}
+            self.progress(
+                f"the last dynamics of {len(cell)} atoms needs {needed:.1f} CPU hours; {max(left, 0):.1f} are left"
+            )
+            self._save()
+            return
+        alarm = Alarm(ALARM * max(chosen.forces, self.state.rounds[last].test.get("forces", 0.0)) / 1000)
+        found = explore(
+            cell,
+            committee,
+            alarm,
+            temperature=chosen.final_temperature,
+            duration=1000 * chosen.final_ps,
+            timestep=step,
+            interval=20,
+            seed=chosen.seed + 77,
+        )
+        time = found.visits[-1].time if found.visits else 0.0
+        self.state.dynamics = plan | {"passed": not found.alarm, "reached_fs": time, "alarm": found.alarm}
+        self._note()
+        outcome = f"stopped: {found.alarm}" if found.alarm else "without alarm"
+        self.progress(f"last dynamics of {len(cell)} atoms at {chosen.final_temperature:g} K: {time:.0f} fs, {outcome}")
+        self._save()
+
+    def _write_report(self) -> None:
+        from ase_ldos.active_learning.report import report_page
+
+        self._spend("report")
+        with without_extrapolation_warnings():
+            text = report_page(self.out, self.training.name, self.crystals, self.settings, self.state)
+        with atomic_write(self.out / REPORT) as draft:
+            draft.write_text(text, encoding="utf-8")
+        self._note()
+
+    # ---- small things
+
+    def _committee(self, number: int) -> list[LDOSCalculator]:
+        paths = sorted((self.out / f"round-{number}").glob("model-*.safetensors"))
+        return [LDOSCalculator(path) for path in paths]
+
+    def _structures(self, name: str) -> Path:
+        return self.out / "structures" / f"{name}.extxyz"
+
+    def _n_labels(self) -> int:
+        return len(list((self.out / "labels").glob("[!.]*.npz")))
+
+    def _line(self, number: int) -> str:
+        """Where it stands, for people."""
+        now = self.state.rounds[number]
+        parts = [f"round {number + 1}: {now.labels} labels"]
+        parts.append("test " + _errors(now.test))
+        if now.fresh:
+            parts.append("new frames, before they were learned: " + _errors(now.fresh))
+        goals = f"goals {self.settings.energy:g} meV/atom, {self.settings.forces:g} meV/Å, {self.settings.density:g} %"
+        return "; ".join([*parts, goals, self._spent()])
+
+    def _spent(self) -> str:
+        self._note()
+        return f"{self.state.total_cpu / 3600:.2f} of {self.settings.cpu_hours:g} CPU hours"
+
+    def _spend(self, kind: str) -> None:
+        self._note()
+        self._kind = kind
+
+    def _note(self) -> None:
+        """Put the CPU time since the last call down to the present kind of work."""
+        now = _cpu_seconds()
+        self.state.cpu_seconds[self._kind] = self.state.cpu_seconds.get(self._kind, 0.0) + now - self._clock
+        self._clock = now
+        self._save()
+
+    def _within_budget(self) -> bool:
+        self._note()
+        return self.state.total_cpu < 3600 * self.settings.cpu_hours
+
+    def _check_budget(self) -> None:
+        if not self._within_budget():
+            raise BudgetSpent(f"{self.settings.cpu_hours:g} CPU hours are spent")
+
+    def _save(self) -> None:
+        write_json(self.out / STATE, asdict(self.state))
+
+    def _load_state(self) -> State:
+        fixed = {key: list(v) if isinstance(v, tuple) else v for key, v in self.settings.fixed().items()}
+        path = self.out / STATE
+        if not path.exists():
+            return State(fixed)
+        known = read_json(path)
+        for name, value in fixed.items():
+            if known["settings"].get(name) != value:
+                raise ValueError(
+                    f"{self.out} was begun with {name} = {known['settings'].get(name)}, not {value}; "
+                    "take that or another folder"
+                )
+        rounds = [Round(**item) for item in known.pop("rounds")]
+        return State(rounds=rounds, **known)
+
+
+def _under_pressure(crystal: Atoms, calculator: LDOSCalculator, pressure: float) -> Atoms:
+    """The crystal at the volume where the model has a pressure (GPa), by secant steps from the volume that it has."""
+    with without_extrapolation_warnings():
+        scale, step, last = 0.0, 0.01, None
+        for _ in range(6):
+            cell = crystal.copy()
+            cell.set_cell(crystal.cell.array * (1 + scale), scale_atoms=True)
+            cell.calc = calculator
+            error = -float(np.mean(cell.get_stress()[:3])) / units.GPa - pressure
+            if abs(error) < 0.2:
+                break
+            if last is not None and last[1] != error:
+                step = float(np.clip(-error * (scale - last[0]) / (error - last[1]), -0.02, 0.02))
+            else:
+                step = 0.005 if error > 0 else -0.005
+            last = (scale, error)
+            if abs(scale + step) > 0.04:
+                break
+            scale += step
+    cell.calc = None
+    return cell
+
+
+def _cpu_seconds() -> float:
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def _errors(errors: dict[str, float]) -> str:
+    shown = (("energy", "{:.1f} meV/atom"), ("forces", "{:.0f} meV/Å"), ("density", "{:.2f} % of the density"))
+    return ", ".join(text.format(errors[name]) for name, text in shown if name in errors)
+
+
+def _write_structures(path: Path, frames: Sequence[Atoms]) -> None:
+    with atomic_write(path) as draft:
+        write(draft, list(frames), format="extxyz", write_results=False)
+
+
+def _read_structures(path: Path) -> list[Atoms]:
+    found = read(path, index=":", format="extxyz")
+    return list(found)

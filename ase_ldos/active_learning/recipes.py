@@ -1,0 +1,146 @@
+"""The two recipes of a new material as files: ``dft.toml`` and ``training.toml``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ase import Atoms
+
+from ase_ldos.files import atomic_write
+from ase_ldos.formats.pseudopotential import read_pseudopotential
+from ase_ldos.labelling.convergence import SetupMeasurement
+from ase_ldos.labelling.dft_settings import Recipe
+from ase_ldos.simulation.primitive_cell import nearest_distance
+
+#: Cutoff of the descriptor in nearest distances, and its bounds, Å: that of the bundled models.
+DESCRIPTOR_REACH, SHORTEST_REACH, LONGEST_REACH = 2.3, 4.5, 7.0
+#: Atoms closer than this, in nearest distances, are refused by the model.
+CLOSEST = 0.65
+
+
+def write_dft_recipe(path: Path, measured: SetupMeasurement) -> None:
+    """Write the set-up as a file that ``load_recipe`` reads; the potentials lie where ``pseudo_dir`` tells."""
+    recipe = measured.recipe
+    lines = ["# Measured by `ase-ldos setup`; the tables are in setup.html."]
+    for series in measured.series:
+        met = "" if series.met else "; the target is not met"
+        lines.append(f"# {series.name}: {series.chosen:g} {series.unit}{met}")
+    lines += [
+        f"pseudopotentials = {_inline(recipe.pseudopotentials)}",
+        f"pseudo_dir = {_text(recipe.pseudo_dir)}",
+        f"cutoff = {recipe.cutoff:.6g}  # Ry",
+        f"electronic_temperature = {recipe.electronic_temperature:.6g}  # K",
+        f"kspacing = {recipe.kspacing:.6g}  # 1/Å",
+        f"bands_per_atom = {recipe.bands_per_atom:.6g}",
+        f"convergence = {recipe.convergence:.3g}  # Ry",
+        f"grid_spacing = {recipe.grid_spacing:.6g}  # Å",
+    ]
+    if recipe.pulay:
+        lines.append(f"pulay = {_inline(recipe.pulay)}  # eV")
+    if recipe.options:
+        lines.append(f"options = {_inline(recipe.options)}")
+    if recipe.ldos is not None:
+        lines += ["", "[ldos]"]
+        for name, unit in (
+            ("sigma", "eV"),
+            ("minimum", "eV"),
+            ("maximum", "eV"),
+            ("spacing", "eV"),
+            ("kspacing", "1/Å"),
+            ("bands_per_atom", ""),
+        ):
+            lines.append(f"{name} = {getattr(recipe.ldos, name):.8g}" + (f"  # {unit}" if unit else ""))
+    _write(path, lines)
+
+
+def write_training_recipe(path: Path, name: str, recipe: Recipe, structures: Sequence[Atoms]) -> None:
+    """Write a training recipe for labels of a set-up, to be edited at will.
+
+    Args:
+        path: the file.
+        name: of the model.
+        recipe: the DFT set-up, with LDOS.
+        structures: whose elements and distances the model is for.
+
+    Raises:
+        ValueError: the set-up has no LDOS.
+    """
+    if recipe.ldos is None:
+        raise ValueError("the DFT set-up has no [ldos]; a model learns it")
+    symbols = sorted({symbol for atoms in structures for symbol in atoms.symbols})
+    pseudos = {symbol: read_pseudopotential(recipe.pseudopotential_path(symbol)) for symbol in symbols}
+    distance = min(nearest_distance(atoms) for atoms in structures)
+    reach = min(max(DESCRIPTOR_REACH * distance, SHORTEST_REACH), LONGEST_REACH)
+    ldos = recipe.ldos
+    cores = {s: str(recipe.pseudopotential_path(s).resolve()) for s in symbols if pseudos[s].core is not None}
+    weights = "ldos = 10.0, dos = 10.0, density = 300.0, stress = 5000.0"
+    lines = [
+        "# Written by `ase-ldos setup`; `ase-ldos learn` takes model, weights and rates from here and sets names and",
+        "# lengths by the labels that it has.",
+        f"name = {_text(name)}",
+        'data = ["labels"]',
+        "validation = { every = 6, offset = 1 }",
+        "seed = 0",
+        "",
+        "[model]",
+        f"valence = {_inline({symbol: float(pseudo.valence) for symbol, pseudo in pseudos.items()})}",
+        f"functional = {_text(next(iter(pseudos.values())).functional)}",
+        f"electronic_temperature = {recipe.electronic_temperature:.6g}  # K",
+        f"broadening = {ldos.sigma:.6g}  # eV",
+        f"energy_window = [{ldos.minimum:.6g}, {ldos.energies[-1]:.6g}]  # eV",
+        f"energy_spacing = {ldos.spacing:.6g}  # eV",
+        "n_components = 96",
+        "hidden = [96, 96]",
+        f"grid_spacing = {recipe.grid_spacing:.6g}  # Å",
+        f"minimum_distance = {CLOSEST * distance:.3f}  # Å",
+        f'descriptor = {{ kind = "power_spectrum", cutoff = {reach:.2f}, n_radial = 6, lmax = 4 }}',
+    ]
+    if cores:
+        lines.append(f"pseudopotentials = {_inline(cores)}")
+    lines += [
+        "",
+        "[[stages]]",
+        'name = "ldos"',
+        "steps = 300",
+        "learning_rate = 2e-3",
+        "warmup = 0.15",
+        "",
+        "[[stages]]",
+        'name = "everything"',
+        "epochs = 60",
+        "learning_rate = 1e-3",
+        "warmup = 0.15",
+        f"weights = {{ {weights}, energy = 500.0, forces = 20.0 }}",
+        "",
+        "[[stages]]",
+        'name = "forces"',
+        "epochs = 30",
+        "learning_rate = 5e-4",
+        "warmup = 0.15",
+        "patience = 20",
+        f"weights = {{ {weights}, energy = 2000.0, forces = 40.0 }}",
+    ]
+    _write(path, lines)
+
+
+def _write(path: Path, lines: Sequence[str]) -> None:
+    with atomic_write(path) as draft:
+        draft.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _inline(value: Any) -> str:  # noqa: ANN401 - what TOML knows
+    """A value in TOML on one line."""
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {_inline(item)}" for key, item in value.items()) + " }"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_inline, value)) + "]"
+    return repr(value) if isinstance(value, int | float) else _text(value)
+
+
+def _text(value: object) -> str:
+    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

@@ -1,0 +1,182 @@
+"""``ase-ldos setup``: both recipes of a new material, measured, with a page of tables and pictures."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ase import Atoms
+from matplotlib.figure import Figure
+
+from ase_ldos.active_learning.recipes import write_dft_recipe, write_training_recipe
+from ase_ldos.files import PathLike, atomic_write, write_json
+from ase_ldos.formats.gth import find_potential, write_upf
+from ase_ldos.formats.pseudopotential import read_pseudopotential
+from ase_ldos.labelling.convergence import ConvergenceTargets, Series, SetupMeasurement, measure_setup
+from ase_ldos.simulation.primitive_cell import primitive_cell
+from ase_ldos.web.static_page import heading, page, paragraph, pictures, table
+
+if TYPE_CHECKING:
+    from os import PathLike as Path_
+
+DFT_RECIPE, TRAINING_RECIPE, PAGE, RECORD = "dft.toml", "training.toml", "setup.html", "setup.json"
+PSEUDO_FOLDER = "pseudo"
+
+logger = logging.getLogger(__name__)
+
+
+def set_up(
+    structures: Sequence[Atoms],
+    out: PathLike,
+    *,
+    name: str = "model",
+    pseudopotentials: Sequence[PathLike] = (),
+    electronic_temperature: float = 300.0,
+    targets: ConvergenceTargets | None = None,
+    workers: int = 1,
+    launcher: str = "",
+    progress: Callable[[str], None] = logger.info,
+) -> SetupMeasurement:
+    """Measure a DFT set-up on the structures' primitive cells and write ``dft.toml`` and ``training.toml``.
+
+    Interrupted, it resumes: every calculation is kept in ``OUT/setup``.
+
+    Args:
+        structures: one or two crystals of what shall be learned.
+        out: folder; made if need be. Potentials go to ``OUT/pseudo``.
+        name: of the model.
+        pseudopotentials: UPF files; elements without one get a GTH potential (see ``ase-ldos pseudo``).
+        electronic_temperature: K.
+        targets: how well the set-up shall be converged.
+        workers: calculations side by side.
+        launcher: put before pw.x.
+        progress: told of every step in a line.
+
+    Raises:
+        ValueError: no structures, a pseudopotential that does not fit, or an element for which none is known.
+        CalculationError: a calculation failed.
+    """
+    out = Path(out)
+    (out / PSEUDO_FOLDER).mkdir(parents=True, exist_ok=True)
+    cells = [primitive_cell(atoms) for atoms in structures]
+    symbols = sorted({symbol for atoms in cells for symbol in atoms.symbols})
+    files = collect_pseudopotentials(symbols, out / PSEUDO_FOLDER, pseudopotentials)
+    for atoms, cell in zip(structures, cells, strict=True):
+        progress(f"{atoms.get_chemical_formula()}: measured on its primitive cell of {len(cell)} atoms")
+    measured = measure_setup(
+        cells,
+        files,
+        (out / PSEUDO_FOLDER).resolve(),
+        out / "setup",
+        electronic_temperature=electronic_temperature,
+        targets=targets,
+        workers=workers,
+        launcher=launcher,
+        progress=progress,
+    )
+    relative = replace(measured.recipe, pseudo_dir=Path(PSEUDO_FOLDER))
+    write_dft_recipe(out / DFT_RECIPE, replace(measured, recipe=relative))
+    write_training_recipe(out / TRAINING_RECIPE, name, measured.recipe, cells)
+    write_json(out / RECORD, measured.as_record())
+    with atomic_write(out / PAGE) as draft:
+        draft.write_text(setup_page(name, measured), encoding="utf-8")
+    return measured
+
+
+def collect_pseudopotentials(
+    symbols: Sequence[str], folder: Path, given: Sequence[str | Path_[str]] = ()
+) -> Mapping[str, str]:
+    """Pseudopotentials of all elements in one folder: the user's own, or GTH ones.
+
+    Returns:
+        File names by chemical symbol.
+
+    Raises:
+        ValueError: a file is no pseudopotential, two are of one element, or there is none for an element.
+    """
+    files: dict[str, str] = {}
+    for path in map(Path, given):
+        symbol = read_pseudopotential(path).symbol
+        if symbol in files:
+            raise ValueError(f"{files[symbol]} and {path.name} are both pseudopotentials of {symbol}; give one")
+        files[symbol] = path.name
+        if path.resolve() != (folder / path.name).resolve():
+            shutil.copyfile(path, folder / path.name)
+    for symbol in symbols:
+        if symbol not in files:
+            known = sorted(folder.glob(f"{symbol}.*UPF"))
+            files[symbol] = known[0].name if known else Path(write_upf(find_potential(symbol), folder)).name
+    return {symbol: files[symbol] for symbol in symbols}
+
+
+def setup_page(name: str, measured: SetupMeasurement) -> str:
+    """The page of a measurement: a table and a picture of every convergence."""
+    recipe, check = measured.recipe, measured.check
+    parts = [
+        paragraph(
+            f"Cutoff {recipe.cutoff:g} Ry, k-points every {recipe.kspacing:g} 1/Å, {recipe.bands_per_atom:g} bands per "
+            f"atom, electrons at {recipe.electronic_temperature:g} K, grid {recipe.grid_spacing:g} Å"
+            + (
+                ""
+                if recipe.ldos is None
+                else f", σ {recipe.ldos.sigma:g} eV, LDOS from {recipe.ldos.minimum:g} to {recipe.ldos.maximum:g} eV"
+            )
+            + f". Measured in {measured.cpu_seconds / 60:.1f} CPU minutes."
+        )
+    ]
+    for series in measured.series:
+        parts.append(heading(f"{series.name}: {series.chosen:g} {series.unit}"))
+        if not series.met:
+            parts.append(paragraph("The target is not met by anything that was tried.", kind="bad"))
+        chosen = next((n for n, row in enumerate(series.rows) if row[0] == series.chosen), None)
+        # a crystal of several atoms is not asked for its stress, one of a single atom not for a force
+        kept = [n for n in range(len(series.columns)) if n == 0 or any(row[n] for row in series.rows)]
+        rows = [[row[n] for n in kept] for row in series.rows]
+        parts.append(table([series.columns[n] for n in kept], rows, chosen=chosen))
+        if series.note:
+            parts.append(paragraph(series.note + ".", kind="note"))
+        if len(series.rows) > 1:
+            parts.append(pictures([(convergence_figure(series), f"Convergence in {series.name}")]))
+    parts.append(heading("Stress and forces beside derivatives of energies"))
+    parts.append(
+        table(
+            ("quantity", "stress or force minus energies"),
+            [
+                ("pressure (GPa)", check.pressure),
+                ("deviatoric stress (GPa)", check.deviatoric),
+                ("force (eV/Å)", check.force),
+                ("Pulay constant that the recipe takes off (eV per atom)", max(recipe.pulay.values(), default=0.0)),
+            ],
+        )
+    )
+    return page(f"{name}: DFT set-up", parts)
+
+
+def convergence_figure(series: Series) -> Figure:
+    """The numbers of a series over what was varied, with their targets dashed."""
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    values = [row[0] for row in series.rows]
+    shown = list(series.bounds) or [column for column in series.columns[1:] if "eV" in column]
+    for number, column in enumerate(shown):
+        place = series.columns.index(column)
+        heights = [row[place] for row in series.rows]
+        if not any(heights):
+            continue
+        colour = f"C{number}"
+        if series.bounds:
+            points = [(x, y) for x, y in zip(values, heights) if y > 0]  # the last one is zero: its own reference
+            axes.semilogy(*zip(*points), "o-", color=colour, label=column)
+            axes.axhline(series.bounds[column], color=colour, linestyle="--", linewidth=0.8)
+        else:
+            axes.plot(values, heights, "o-", color=colour, label=column)
+    axes.axvline(series.chosen, color="0.4", linewidth=0.8)
+    if values[0] > values[-1]:
+        axes.invert_xaxis()
+    axes.set(xlabel=series.columns[0])
+    axes.legend(frameon=False, fontsize=8)
+    return figure

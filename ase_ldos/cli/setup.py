@@ -1,0 +1,85 @@
+"""``ase-ldos setup``: measure a DFT set-up for a new material and write both recipes."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ase_ldos.labelling.convergence import SetupMeasurement
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``ase-ldos setup``."""
+    parser.add_argument("structures", nargs="+", type=Path, help="files that ASE reads: one or two crystals")
+    parser.add_argument("--out", type=Path, required=True, help="folder of recipes, potentials and measurements")
+    add_dft_arguments(parser)
+
+
+def add_dft_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what ``setup`` and ``learn`` share."""
+    parser.add_argument("--name", help="of the model (default: the chemical formula)")
+    parser.add_argument(
+        "--pseudo", nargs="+", type=Path, default=[], metavar="UPF", help="your own potentials (default: GTH)"
+    )
+    parser.add_argument("--temperature", type=float, default=300.0, metavar="K", help="of the electrons (default: 300)")
+    parser.add_argument("--workers", type=int, default=1, help="DFT calculations side by side (default: 1)")
+    parser.add_argument("--launcher", default="", help="put before pw.x, e.g. 'mpirun -n 4'")
+    goals = parser.add_argument_group("how well the set-up shall be converged")
+    goals.add_argument(
+        "--energy", type=float, default=1.0, metavar="meV", help="differences of A, per atom (default: 1)"
+    )
+    goals.add_argument("--force", type=float, default=8.0, metavar="meV/Å", help="default: 8")
+    goals.add_argument(
+        "--dos", type=float, default=5.0, metavar="PERCENT", help="the DOS of two k-meshes (default: 5 %%)"
+    )
+    goals.add_argument(
+        "--grid",
+        type=float,
+        default=0.5,
+        metavar="meV",
+        help="A per atom from DFT's density on the grid (default: 0.5)",
+    )
+    goals.add_argument(
+        "--above", type=float, default=4.0, metavar="eV", help="window above the Fermi level (default: 4)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, write, say where."""
+    from ase_ldos.active_learning.setup import DFT_RECIPE, PAGE, TRAINING_RECIPE
+
+    measured = measure(args)
+    minutes = measured.cpu_seconds / 60
+    print(
+        f"wrote {args.out / DFT_RECIPE}, {args.out / TRAINING_RECIPE} and {args.out / PAGE} ({minutes:.1f} CPU minutes)"
+    )
+    return 0 if all(series.met for series in measured.series) else 1
+
+
+def measure(args: argparse.Namespace) -> SetupMeasurement:
+    """Measure the set-up that the arguments ask for."""
+    from ase_ldos.active_learning.setup import set_up
+    from ase_ldos.cli.structure_files import read_structures
+    from ase_ldos.labelling.convergence import ConvergenceTargets
+    from ase_ldos.labelling.subprocesses import CalculationError
+
+    structures = [atoms for path in args.structures for atoms in read_structures(path)]
+    targets = ConvergenceTargets(
+        energy=args.energy, force=args.force, grid_energy=args.grid, dos=args.dos, above=args.above
+    )
+    try:
+        return set_up(
+            structures,
+            args.out,
+            name=args.name or structures[0].get_chemical_formula(empirical=True),
+            pseudopotentials=args.pseudo,
+            electronic_temperature=args.temperature,
+            targets=targets,
+            workers=args.workers,
+            launcher=args.launcher,
+            progress=lambda line: print(line, flush=True),
+        )
+    except CalculationError as error:
+        raise ValueError(str(error)) from error

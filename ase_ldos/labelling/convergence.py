@@ -1,0 +1,567 @@
+"""A DFT set-up from measurements: cutoff, k-mesh, bands and energy window, width of the LDOS, real-space grid.
+
+Each series rises until two members in a row agree within the targets; the first of the two is taken. Compared are
+what a model learns: differences of free energies between cells (at rest, compressed, expanded, distorted) and a force
+or a deviatoric stress, not total energies, whose errors are the same everywhere. Every calculation is kept, so that an
+interrupted measurement resumes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ase_ldos.dataset.npz import load_snapshot, save_snapshot
+from ase_ldos.dataset.snapshot import Snapshot, least_highest_band
+from ase_ldos.files import PathLike, read_json, write_json
+from ase_ldos.formats.pseudopotential import Pseudopotential, read_pseudopotential
+from ase_ldos.geometry.fourier_resampling import resample
+from ase_ldos.labelling.dft_settings import LDOSRecipe, Recipe
+from ase_ldos.labelling.provenance import recipe_table
+from ase_ldos.labelling.pw import calculate, check_setup, kpoint_mesh
+from ase_ldos.labelling.pw_output import sample_dos
+from ase_ldos.labelling.selfcheck import DerivativeCheck, check_derivatives, energy_defect
+from ase_ldos.units import BOLTZMANN, GIGAPASCAL
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+#: Cutoffs that are tried, Ry.
+CUTOFFS = (12.0, 16.0, 20.0, 24.0, 30.0, 36.0, 44.0, 54.0, 66.0, 80.0)
+#: Distances of k-points that are tried, 1/Å.
+KSPACINGS = (0.6, 0.5, 0.42, 0.36, 0.31, 0.27, 0.235, 0.205, 0.18, 0.155, 0.135, 0.12)
+#: The cutoff is found on this mesh, 1/Å: how many waves are needed hardly depends on the k-point.
+COARSE_KSPACING = 0.5
+#: The DOS of two k-meshes is compared at this width, eV; the width of the LDOS itself is found afterwards.
+COMPARED_SIGMA = 0.3
+#: It is compared up to so far above the Fermi level, eV.
+COMPARED_ABOVE = 1.0
+#: Widths of the LDOS that are tried, eV.
+SIGMAS = (0.1, 0.15, 0.2, 0.3, 0.4)
+#: Spacings of the real-space grid that are tried, Å.
+GRID_SPACINGS = (0.5, 0.45, 0.4, 0.36, 0.33, 0.3, 0.27, 0.25, 0.22, 0.2, 0.18)
+#: The stored density of the measurements, Å: finer than any grid that is tried.
+_FINE_SPACING = 0.16
+#: Volumes between which energies are compared.
+_VOLUME_CHANGE = 0.06
+_DISPLACEMENT, _SHEAR = 0.1, 0.03
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ConvergenceTargets:
+    """How well a set-up shall be converged.
+
+    Attributes:
+        energy: of differences between cells, meV/atom.
+        force: meV/Å.
+        stress: GPa, of the deviatoric stress where no atom can be moved.
+        grid_energy: of A from DFT's own density on the stored grid, meV/atom.
+        dos: difference of the DOS of two k-meshes, %.
+        above: how far the energy window reaches above the Fermi level, eV.
+    """
+
+    energy: float = 1.0
+    force: float = 8.0
+    stress: float = 0.1
+    grid_energy: float = 0.5
+    dos: float = 5.0
+    above: float = 4.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be reached."""
+        for name, value in asdict(self).items():
+            if not value > 0:
+                raise ValueError(f"the target {name} is {value}; it must be positive")
+
+
+@dataclass(frozen=True)
+class Series:
+    """One convergence: what was tried, how far each was from the last one, which was taken.
+
+    Attributes:
+        name: what was varied.
+        unit: of it.
+        columns: names of the numbers of a row, with units; the first is what was varied.
+        rows: one for each value that was tried.
+        bounds: target by column.
+        chosen: the value that was taken.
+        met: whether the targets are met; if not, the last value was taken.
+        note: a sentence about it.
+    """
+
+    name: str
+    unit: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[float, ...], ...]
+    bounds: dict[str, float]
+    chosen: float
+    met: bool
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class SetupMeasurement:
+    """A measured set-up.
+
+    Attributes:
+        recipe: with LDOS and Pulay constant.
+        series: what was measured, in order.
+        check: stress and forces against derivatives of energies.
+        electrons: by chemical symbol.
+        cpu_seconds: of the calculations that were made for it, earlier runs included.
+    """
+
+    recipe: Recipe
+    series: tuple[Series, ...]
+    check: DerivativeCheck
+    electrons: dict[str, float] = field(default_factory=dict)
+    cpu_seconds: float = 0.0
+
+    def as_record(self) -> dict[str, Any]:
+        """For a JSON file."""
+        return {
+            "recipe": recipe_table(self.recipe),
+            "series": [asdict(series) for series in self.series],
+            "check": self.check.as_record(),
+            "electrons": self.electrons,
+            "cpu_seconds": self.cpu_seconds,
+        }
+
+
+class _Calculations:
+    """DFT results of a folder, calculated where they are missing."""
+
+    def __init__(self, folder: Path, workers: int, launcher: str) -> None:
+        self.folder, self.workers, self.launcher = folder, workers, launcher
+        folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob("work.*"):
+            shutil.rmtree(left, ignore_errors=True)
+
+    def get(self, cells: Mapping[str, Atoms], recipe: Recipe) -> dict[str, Snapshot]:
+        """Snapshots of cells by name."""
+        with ThreadPoolExecutor(self.workers) as pool:
+            jobs = {name: pool.submit(self.label, name, atoms, recipe) for name, atoms in cells.items()}
+            try:
+                return {name: job.result() for name, job in jobs.items()}
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def label(self, name: str, atoms: Atoms, recipe: Recipe, work: Path | None = None) -> Snapshot:
+        """One snapshot, from its file or anew; ``work`` is there to serve ``check_derivatives``."""
+        path = self.folder / f"{_file_name(name)}-{_key(atoms, recipe)}.npz"
+        if path.exists():
+            return load_snapshot(path)
+        with tempfile.TemporaryDirectory(prefix="work.", dir=work or self.folder) as scratch:
+            snapshot = calculate(name, atoms, recipe, Path(scratch), launcher=self.launcher)
+        save_snapshot(path, snapshot)
+        return load_snapshot(path)
+
+
+def measure_setup(
+    structures: Sequence[Atoms],
+    pseudopotentials: Mapping[str, str],
+    pseudo_dir: PathLike,
+    folder: PathLike,
+    *,
+    electronic_temperature: float = 300.0,
+    targets: ConvergenceTargets | None = None,
+    workers: int = 1,
+    launcher: str = "",
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    progress: Callable[[str], None] = logger.info,
+) -> SetupMeasurement:
+    """Find a DFT set-up with which all structures meet the targets.
+
+    Args:
+        structures: small cells of what shall be learned; one or two are enough.
+        pseudopotentials: file name by chemical symbol.
+        pseudo_dir: folder of these.
+        folder: for the calculations; a measurement that was interrupted resumes from it.
+        electronic_temperature: K.
+        targets: how well.
+        workers: calculations side by side.
+        launcher: put before pw.x.
+        options: more of pw.x's input, as in a recipe; the crystal's symmetry is used unless they say otherwise.
+        progress: told of every value that was tried, in a line.
+
+    Raises:
+        ValueError: no structures, or programs or pseudopotentials that are missing or do not fit.
+        CalculationError: a calculation failed.
+    """
+    if not structures:
+        raise ValueError("there are no structures to measure a set-up on")
+    targets = ConvergenceTargets() if targets is None else targets
+    symbols = sorted({symbol for atoms in structures for symbol in atoms.symbols})
+    chosen_options = {name: dict(values) for name, values in (options or {}).items()}
+    chosen_options.setdefault("system", {}).setdefault("nosym", False)
+    recipe = Recipe(
+        pseudopotentials=dict(pseudopotentials),
+        pseudo_dir=Path(pseudo_dir),
+        cutoff=CUTOFFS[0],
+        electronic_temperature=electronic_temperature,
+        kspacing=COARSE_KSPACING,
+        bands_per_atom=1.0,
+        convergence=1e-8,
+        grid_spacing=_FINE_SPACING,
+        options=chosen_options,
+    )
+    check_setup(symbols, recipe, launcher=launcher)
+    pseudos = {symbol: read_pseudopotential(recipe.pseudopotential_path(symbol)) for symbol in symbols}
+    electrons = {symbol: float(pseudo.valence) for symbol, pseudo in pseudos.items()}
+    most = max(sum(electrons[s] for s in atoms.symbols) / len(atoms) for atoms in structures)
+    recipe = replace(recipe, bands_per_atom=max(0.75 * most, 0.5 * most + 1.5))
+    folder = Path(folder)
+    clock = _Clock(folder / "cpu_seconds.json")
+    runs = _Calculations(folder, workers, launcher)
+    cells = {f"{place}-{kind}": cell for place, atoms in enumerate(structures) for kind, cell in _cells(atoms).items()}
+
+    measure = _Measure(runs, cells, targets, progress, clock)
+    cutoff = measure.rising("cutoff", "Ry", CUTOFFS, lambda value: replace(recipe, cutoff=value))
+    recipe = replace(recipe, cutoff=cutoff.chosen)
+    spacings = _distinct_meshes(KSPACINGS, cells)
+    of_spacing = lambda value: replace(recipe, kspacing=value)  # noqa: E731
+    mesh = measure.rising("k-spacing", "1/Å", spacings, of_spacing, with_dos=True)
+    recipe = replace(recipe, kspacing=mesh.chosen)
+    bands, window, recipe = _bands(recipe, runs, cells, targets, progress)
+    clock.note()
+    found = runs.get(cells, recipe)
+    finer = min((row[0] for row in mesh.rows), default=recipe.kspacing)
+    dense = runs.get(cells, replace(recipe, kspacing=finer)) if finer < recipe.kspacing else found
+    width = _width(found, dense, electronic_temperature, targets, progress)
+    grid = _grid(found, pseudos, targets, progress)
+    clock.note()
+    sigma = width.chosen
+    spacing = sigma / 2
+    low, high = window
+    first = math.floor((low - 5 * sigma) / spacing) * spacing
+    last = first + math.floor((high - 2 * sigma - first) / spacing) * spacing
+    recipe = replace(
+        recipe,
+        grid_spacing=grid.chosen,
+        ldos=LDOSRecipe(
+            sigma=sigma,
+            minimum=round(first, 6),
+            maximum=round(last, 6),
+            spacing=spacing,
+            kspacing=recipe.kspacing,
+            bands_per_atom=recipe.bands_per_atom,
+        ),
+    )
+    progress("comparing stress and forces with derivatives of energies")
+    checked = check_derivatives(
+        "0-rest", structures[0], replace(recipe, grid_spacing=_FINE_SPACING), runs.label, folder
+    )
+    clock.note()
+    if abs(checked.pressure) > 0.02:
+        recipe = replace(recipe, pulay={symbol: round(checked.pulay, 4) for symbol in symbols})
+        progress(f"  Pulay stress {checked.pressure:+.2f} GPa at {recipe.cutoff:g} Ry: {checked.pulay:.4f} eV per atom")
+    return SetupMeasurement(recipe, (cutoff, mesh, bands, width, grid), checked, electrons, clock.total)
+
+
+class _Clock:
+    """CPU seconds of the calculations, over all runs of a measurement."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.before = float(read_json(path)["cpu_seconds"]) if path.exists() else 0.0
+        self.start = _children_cpu()
+
+    @property
+    def total(self) -> float:
+        return self.before + _children_cpu() - self.start
+
+    def note(self) -> None:
+        write_json(self.path, {"cpu_seconds": self.total})
+
+
+def _children_cpu() -> float:
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+def _cells(atoms: Atoms) -> dict[str, Atoms]:
+    """The cells between which energies are compared."""
+    rest = atoms.copy()
+    rest.info = {}
+    cells = {"rest": rest}
+    for name, change in (("compressed", -_VOLUME_CHANGE), ("expanded", _VOLUME_CHANGE)):
+        cells[name] = rest.copy()
+        cells[name].set_cell(rest.cell.array * (1 + change) ** (1 / 3), scale_atoms=True)
+    distorted = rest.copy()
+    if len(atoms) > 1:
+        # towards a neighbour: an axis of symmetry stays
+        vectors = rest.get_distances(0, list(range(1, len(rest))), mic=True, vector=True)
+        nearest = vectors[np.linalg.norm(vectors, axis=1).argmin()]
+        distorted.positions[0] += _DISPLACEMENT * nearest / np.linalg.norm(nearest)
+    else:
+        distorted.set_cell(rest.cell.array @ np.diag([1 - _SHEAR / 2, 1 - _SHEAR / 2, 1 + _SHEAR]), scale_atoms=True)
+    cells["distorted"] = distorted
+    return cells
+
+
+def _observables(found: Mapping[str, Snapshot]) -> tuple[np.ndarray, float, float]:
+    """Energies against the cell at rest, eV/atom; largest force, eV/Å, and deviatoric stress, GPa, if distorted."""
+    energies, force, stress = [], 0.0, 0.0
+    for name, snapshot in found.items():
+        rest = found[name.split("-")[0] + "-rest"]
+        energies.append((float(snapshot.free_energy or 0) - float(rest.free_energy or 0)) / len(snapshot))
+        if name.endswith("distorted"):
+            if len(snapshot) > 1:
+                force = max(force, float(np.linalg.norm(np.asarray(snapshot.forces)[0])))
+            elif snapshot.stress is not None:
+                diagonal = np.diag(snapshot.stress) * GIGAPASCAL
+                stress = max(stress, abs(float(diagonal[2] - diagonal[:2].mean())))
+    return np.array(energies), force, stress
+
+
+@dataclass(frozen=True, eq=False)
+class _Measure:
+    """What a series needs."""
+
+    runs: _Calculations
+    cells: Mapping[str, Atoms]
+    targets: ConvergenceTargets
+    progress: Callable[[str], None]
+    clock: _Clock
+
+    def rising(
+        self,
+        name: str,
+        unit: str,
+        values: Sequence[float],
+        recipe_of: Callable[[float], Recipe],
+        *,
+        with_dos: bool = False,
+    ) -> Series:
+        """Try values until two in a row agree; the first of them is taken.
+
+        Args:
+            name: of what varies.
+            unit: of it.
+            values: to try, each better than the last.
+            recipe_of: the set-up of a value.
+            with_dos: whether the DOS must agree too.
+        """
+        targets, known = self.targets, list[_Observed]()
+        columns = (
+            f"{name} ({unit})",
+            "A (meV/atom)",
+            "difference of A (meV/atom)",
+            "force (meV/Å)",
+            "stress (GPa)",
+            f"DOS, σ {COMPARED_SIGMA:g} eV (%)",
+        )
+        bounds = dict(zip(columns[2:], (targets.energy, targets.force, targets.stress, targets.dos)))
+        chosen, met = values[-1], False
+        for value in values:
+            found = self.runs.get(self.cells, recipe_of(value))
+            self.clock.note()
+            known.append(_observe(value, found))
+            if len(known) == 1:
+                self.progress(f"{name} {value:g} {unit}")
+                continue
+            energy, force, stress, dos = _differences(known[-2], known[-1])
+            self.progress(
+                f"{name} {value:g} {unit}: against {known[-2].value:g} differences of A by {energy:.2f} meV/atom, "
+                f"force {force:.1f} meV/Å"
+                + (f", stress {stress:.2f} GPa" if stress else "")
+                + (f", DOS {dos:.1f} %" if with_dos else "")
+            )
+            good = energy <= targets.energy and force <= targets.force and stress <= targets.stress
+            if good and (dos <= targets.dos or not with_dos):
+                chosen, met = known[-2].value, True
+                break
+        self.progress(
+            f"  {name}: {chosen:g} {unit}" + ("" if met else ", the last that was tried; the targets are not met")
+        )
+        width = len(columns) if with_dos else len(columns) - 1
+        rows = tuple((item.value, item.energy, *_differences(item, known[-1]))[:width] for item in known)
+        kept = {column: bounds[column] for column in columns[2:width]}
+        return Series(
+            name, unit, columns[:width], rows, kept, chosen, met, f"differences to {known[-1].value:g} {unit}"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Observed:
+    """What is compared: A of the first cell, meV/atom; differences, eV/atom; force, eV/Å; stress, GPa; the cells."""
+
+    value: float
+    energy: float
+    differences: np.ndarray
+    force: float
+    stress: float
+    found: Mapping[str, Snapshot]
+
+
+def _observe(value: float, found: Mapping[str, Snapshot]) -> _Observed:
+    first = next(iter(found.values()))
+    return _Observed(value, 1000 * float(first.free_energy or 0) / len(first), *_observables(found), found)
+
+
+def _differences(item: _Observed, last: _Observed) -> tuple[float, float, float, float]:
+    """Of energies, meV/atom, force, meV/Å, stress, GPa, and DOS, %."""
+    energy = 1000 * float(np.abs(item.differences - last.differences).max())
+    ripple = max(_ripple(item.found[name], last.found[name], COMPARED_SIGMA) for name in item.found)
+    return energy, 1000 * abs(item.force - last.force), abs(item.stress - last.stress), ripple
+
+
+def _ripple(snapshot: Snapshot, better: Snapshot, sigma: float) -> float:
+    """Relative difference of the DOS of two k-meshes up to an eV above the Fermi level, %: what energies depend on."""
+    energies = _fine_energies(snapshot, sigma)
+    top = min(_fine_energies(better, sigma)[-1], float(better.fermi_level or 0.0) + COMPARED_ABOVE)
+    energies = energies[energies <= top]
+    dos, reference = (_dos(item, energies, sigma) for item in (snapshot, better))
+    return 100 * float(np.linalg.norm(dos - reference) / np.linalg.norm(reference))
+
+
+def _distinct_meshes(values: Sequence[float], cells: Mapping[str, Atoms]) -> list[float]:
+    """Spacings that differ in the mesh of some cell."""
+    kept: dict[tuple[tuple[int, int, int], ...], float] = {}
+    for value in values:
+        kept.setdefault(tuple(kpoint_mesh(cell.cell.array, value) for cell in cells.values()), value)
+    return list(kept.values())
+
+
+def _bands(
+    recipe: Recipe,
+    runs: _Calculations,
+    cells: Mapping[str, Atoms],
+    targets: ConvergenceTargets,
+    progress: Callable[[str], None],
+) -> tuple[Series, tuple[float, float], Recipe]:
+    """Bands per atom that fill the window up to some eV above the Fermi level in every cell."""
+    rows: list[tuple[float, ...]] = []
+    kT = BOLTZMANN * recipe.electronic_temperature
+    margin = 2 * SIGMAS[-2]
+    while True:
+        found = runs.get(cells, recipe)
+        lowest = min(float(np.min(s.eigenvalues)) for s in found.values() if s.eigenvalues is not None)
+        known = min(least_highest_band(s.eigenvalues) for s in found.values() if s.eigenvalues is not None)
+        level = max(float(s.fermi_level or 0.0) for s in found.values())
+        wanted = level + max(targets.above, 20 * kT)
+        rows.append((recipe.bands_per_atom, lowest, level, known, wanted))
+        progress(f"{recipe.bands_per_atom:g} bands per atom are complete below {known:.2f} eV (wanted {wanted:.2f})")
+        if known >= wanted + margin or len(rows) > 8:
+            break
+        recipe = replace(recipe, bands_per_atom=recipe.bands_per_atom + 1)
+    columns = ("bands per atom", "lowest state (eV)", "highest mu (eV)", "complete below (eV)", "window wanted to (eV)")
+    met = known >= wanted
+    series = Series("bands", "per atom", columns, tuple(rows), {}, recipe.bands_per_atom, met)
+    return series, (lowest, min(known, wanted + margin)), recipe
+
+
+def _width(
+    found: Mapping[str, Snapshot],
+    dense: Mapping[str, Snapshot],
+    temperature: float,
+    targets: ConvergenceTargets,
+    progress: Callable[[str], None],
+) -> Series:
+    """σ: the smallest at which two k-meshes give the same DOS."""
+    columns = ("σ (eV)", "DOS of two k-meshes (%)", "shift of A (meV/atom)", "its spread over cells (meV/atom)")
+    rows = []
+    for sigma in SIGMAS:
+        ripple, shifts = 0.0, []
+        for name, snapshot in found.items():
+            energies = _fine_energies(snapshot, sigma)
+            ripple = max(ripple, _ripple(snapshot, dense[name], sigma))
+            dos = _dos(snapshot, energies, sigma)
+            shifts.append(1000 * _broadening_shift(snapshot, energies, dos, temperature) / len(snapshot))
+        rows.append((sigma, ripple, float(np.mean(shifts)), float(np.ptp(shifts) / 2)))
+    good = [row for row in rows if row[1] <= targets.dos]
+    chosen = good[0] if good else rows[-1]
+    progress(
+        f"σ {chosen[0]:g} eV: the DOS of two k-meshes differs by {chosen[1]:.1f} %, it shifts A by {chosen[2]:+.1f} "
+        f"± {chosen[3]:.1f} meV/atom"
+    )
+    note = "the shift is learned with the energies; its spread over cells is what energies and LDOS disagree in"
+    return Series("σ", "eV", columns, tuple(rows), {columns[1]: targets.dos}, chosen[0], bool(good), note)
+
+
+def _fine_energies(snapshot: Snapshot, sigma: float) -> np.ndarray:
+    assert snapshot.eigenvalues is not None
+    top = least_highest_band(snapshot.eigenvalues) - 2 * sigma
+    low = float(snapshot.eigenvalues.min()) - 6 * sigma
+    return low + sigma / 4 * np.arange(math.floor((top - low) / (sigma / 4)) + 1)
+
+
+def _dos(snapshot: Snapshot, energies: np.ndarray, sigma: float) -> np.ndarray:
+    assert snapshot.eigenvalues is not None
+    assert snapshot.k_weights is not None
+    return sample_dos(energies, sigma, snapshot.eigenvalues, snapshot.k_weights)
+
+
+def _broadening_shift(snapshot: Snapshot, energies: np.ndarray, dos: np.ndarray, temperature: float) -> float:
+    """Band energy and −TS of the broadened DOS minus those of the states, eV."""
+    import torch
+
+    from ase_ldos.physics.occupation import fermi_level, occupation_weights
+
+    nodes, values, kT = torch.as_tensor(energies), torch.as_tensor(dos), BOLTZMANN * temperature
+    weights = occupation_weights(nodes, fermi_level(values, nodes, float(snapshot.n_electrons or 0), kT), kT)
+    broadened = float(weights.band @ values) + float(weights.entropy @ values)
+    return broadened - float(snapshot.band_energy or 0) - float(snapshot.smearing_TS or 0)
+
+
+def _grid(
+    found: Mapping[str, Snapshot],
+    pseudos: dict[str, Pseudopotential],
+    targets: ConvergenceTargets,
+    progress: Callable[[str], None],
+) -> Series:
+    """The coarsest grid on which DFT's own density gives DFT's free energy, and every finer one does."""
+    from ase_ldos.geometry.grid import grid_shape
+
+    columns = ("grid spacing (Å)", "points per atom", "defect of A (meV/atom)", "its spread over cells (meV/atom)")
+    by_shapes: dict[tuple[tuple[int, int, int], ...], tuple[float, ...]] = {}
+    for spacing in GRID_SPACINGS:
+        shapes = tuple(grid_shape(s.cell, spacing) for s in found.values())
+        if shapes in by_shapes:
+            # other cells shall not come out coarser: of spacings with these shapes the finest counts
+            by_shapes[shapes] = (spacing, *by_shapes[shapes][1:])
+            continue
+        defects, points = [], []
+        for snapshot, shape in zip(found.values(), shapes, strict=True):
+            assert snapshot.density is not None
+            coarse = replace(snapshot, density=resample(snapshot.density, shape))
+            defect = energy_defect(coarse, {s: pseudos[s] for s in set(coarse.to_atoms().symbols)})
+            defects.append(math.nan if defect is None else 1000 * defect / len(snapshot))
+            points.append(math.prod(shape) / len(snapshot))
+        by_shapes[shapes] = (spacing, max(points), float(np.abs(defects).max()), float(np.ptp(defects) / 2))
+    rows = list(by_shapes.values())
+    chosen, met = rows[-1], False
+    for row in reversed(rows):
+        if not row[2] <= targets.grid_energy:
+            break
+        chosen, met = row, True
+    progress(f"grid {chosen[0]:g} Å: A from DFT's density is off by {chosen[2]:.2f} meV/atom")
+    return Series("grid", "Å", columns, tuple(rows), {columns[2]: targets.grid_energy}, chosen[0], met)
+
+
+def _key(atoms: Atoms, recipe: Recipe) -> str:
+    digest = hashlib.sha256(json.dumps(recipe_table(recipe), sort_keys=True).encode())
+    for array in (atoms.numbers, atoms.positions.round(8) + 0.0, atoms.cell.array.round(8) + 0.0):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    for key in ("kpoints", "fft_grid"):
+        digest.update(repr(None if key not in atoms.info else np.asarray(atoms.info[key]).tolist()).encode())
+    return digest.hexdigest()[:12]
+
+
+def _file_name(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_" else "_" for c in name)

@@ -1,0 +1,112 @@
+"""Fields of a crystal from the irreducible part of a k-mesh, made symmetric again.
+
+pw.x with ``nosym = false`` calculates one k-point of each star. The sum of their states' densities lacks the other
+members, which are images of these: the whole field is the mean over the crystal's operations g = {P | t},
+
+    f_sym(x) = 1/N Σ_g f(P x + t),    x: fractional,
+
+exact on pw.x's own grid, onto which every operation that it keeps maps grid points to grid points.
+"""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Operation:
+    """An operation of a crystal, x → P x + t in fractional coordinates.
+
+    Attributes:
+        rotation: P, int ``[3, 3]``.
+        translation: t, ``[3]``.
+    """
+
+    rotation: np.ndarray
+    translation: np.ndarray
+
+
+def read_operations(save: Path) -> list[Operation]:
+    """The operations with which pw.x reduced its k-mesh, from ``data-file-schema.xml``; the identity is one.
+
+    Raises:
+        ValueError: the file is missing or cut off.
+    """
+    path = Path(save) / "data-file-schema.xml"
+    try:
+        found = ET.parse(path).getroot().findall("output/symmetries/symmetry")  # noqa: S314 (written by our own pw.x)
+    except (OSError, ET.ParseError) as error:
+        raise ValueError(f"{path} is missing or cut off: {error}") from error
+    operations = []
+    for item in found:
+        if item.findtext("info") != "crystal_symmetry":
+            continue  # those of the lattice alone come after the crystal's
+        rotation = np.array((item.findtext("rotation") or "").split(), dtype=float).reshape(3, 3)
+        translation = np.array((item.findtext("fractional_translation") or "0 0 0").split(), dtype=float)
+        operations.append(Operation(rotation.round().astype(int), translation))
+    return operations or [Operation(np.eye(3, dtype=int), np.zeros(3))]
+
+
+def check_operations(operations: list[Operation], numbers: np.ndarray, fractional: np.ndarray) -> list[Operation]:
+    """The operations with the sign of t that maps the atoms onto atoms of their kind; programs differ in it.
+
+    Args:
+        operations: of a program.
+        numbers: atomic numbers ``[atom]``.
+        fractional: positions ``[atom, 3]``.
+
+    Raises:
+        ValueError: with neither sign.
+    """
+    checked = []
+    for operation in operations:
+        for sign in (1.0, -1.0):
+            candidate = Operation(operation.rotation, sign * operation.translation)
+            if _maps_atoms(candidate, numbers, fractional):
+                checked.append(candidate)
+                break
+        else:
+            raise ValueError(
+                f"the operation {operation.rotation.tolist()}, {operation.translation.tolist()} of the program does "
+                "not map the crystal onto itself; set nosym = true in the recipe's options"
+            )
+    return checked
+
+
+def symmetrise(field: np.ndarray, operations: list[Operation]) -> np.ndarray:
+    """Mean of a periodic field over operations.
+
+    Args:
+        field: ``[nx, ny, nz, ...]`` on a grid that they map onto itself.
+        operations: the whole group.
+
+    Raises:
+        ValueError: an operation maps grid points between grid points.
+    """
+    shape = np.array(field.shape[:3])
+    if len(operations) == 1:
+        return field
+    points = np.indices(tuple(shape)).reshape(3, -1) / shape[:, None]
+    flat = field.reshape(int(shape.prod()), -1)
+    total = np.zeros_like(flat)
+    for operation in operations:
+        images = (operation.rotation @ points + operation.translation[:, None]) * shape[:, None]
+        indices = images.round()
+        if np.abs(images - indices).max() > 1e-3:
+            raise ValueError(
+                f"the grid {shape.tolist()} does not have the crystal's symmetry; set nosym = true in the recipe's "
+                "options"
+            )
+        total += flat[np.ravel_multi_index(tuple(indices.astype(int) % shape[:, None]), tuple(shape))]
+    return (total / len(operations)).reshape(field.shape)
+
+
+def _maps_atoms(operation: Operation, numbers: np.ndarray, fractional: np.ndarray) -> bool:
+    images = fractional @ operation.rotation.T + operation.translation
+    difference = images[:, None] - fractional[None]
+    near = np.abs(difference - difference.round()).max(axis=2) < 1e-4
+    return bool((near & (numbers[:, None] == numbers[None])).any(axis=1).all())

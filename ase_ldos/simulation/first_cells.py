@@ -1,0 +1,199 @@
+"""The first cells to label of a new material: what costs little and says much.
+
+Symmetric cells (volumes, strains, one displaced atom) take few k-points; rattled supercells of a few primitive cells
+show atoms what dynamics will. Names tell the number of atoms first (``n4_...``): cells of one size share the error of
+their k-meshes, see ``Snapshot.group``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from ase import Atoms
+from ase.geometry import minkowski_reduce
+
+from ase_ldos.simulation.primitive_cell import nearest_distance
+from ase_ldos.simulation.sampling import rattled, strained
+
+#: Relative changes of volume.
+VOLUMES = (-0.12, -0.08, -0.04, 0.0, 0.04, 0.08, 0.12)
+#: Strains that keep part of the symmetry.
+STRAIN = 0.03
+#: Displacements of one atom, in nearest distances.
+DISPLACEMENTS = (0.03, 0.06)
+#: Rattled cells: least and greatest standard deviation in each direction, in nearest distances. Independent
+#: displacements cost more than thermal ones of that size: in silicon 0.06 costs 0.5 eV/atom, 0.035 some 0.15 eV/atom,
+#: which is what a crystal takes up at 1000 K. Crystals melt where thermal ones reach some 0.07 (Lindemann).
+RATTLE = (0.008, 0.035)
+#: No two atoms of a rattled cell are closer than this, in nearest distances.
+CLOSEST = 0.75
+
+
+def symmetric_cells(crystals: Sequence[Atoms]) -> list[Atoms]:
+    """Volumes, strains and displaced atoms of crystals; each has a part of its crystal's symmetry.
+
+    Args:
+        crystals: primitive cells at rest.
+    """
+    cells = []
+    for place, crystal in enumerate(crystals):
+        for kind, cell in _deformed(crystal):
+            cells.append(_named(cell, f"n{len(cell)}_c{place}-{kind}"))
+    return cells
+
+
+def _deformed(crystal: Atoms) -> Iterator[tuple[str, Atoms]]:
+    for change in VOLUMES:
+        yield f"volume{100 * change:+.0f}", _with_cell(crystal, crystal.cell.array * (1 + change) ** (1 / 3))
+    along, shear = np.diag([-0.5, -0.5, 1.0]), (np.ones((3, 3)) - np.eye(3)) / 2
+    for kind, tensor in (("stretch", along), ("shear", shear)):
+        for sign in (-1, 1):
+            deformation = np.eye(3) + sign * STRAIN * tensor
+            deformation /= np.linalg.det(deformation) ** (1 / 3)
+            yield f"{kind}{sign:+d}", _with_cell(crystal, crystal.cell.array @ deformation)
+    # a crystal of one atom moves against its neighbour in a cell of two
+    cell = crystal if len(crystal) > 1 else crystal.repeat((2, 1, 1))
+    distance = nearest_distance(crystal)
+    vectors = cell.get_distances(0, list(range(1, len(cell))), mic=True, vector=True)
+    nearest = vectors[np.linalg.norm(vectors, axis=1).argmin()]
+    across = np.cross(nearest, [0.0, 0.0, 1.0] if abs(nearest[2]) < 0.9 * np.linalg.norm(nearest) else [1.0, 0.0, 0.0])
+    for axis, direction in (("along", nearest), ("across", across)):
+        for size in DISPLACEMENTS:
+            for sign in (-1, 1) if axis == "along" else (1,):
+                moved = _bare(cell)
+                moved.positions[0] += sign * size * distance * direction / np.linalg.norm(direction)
+                yield f"{axis}{sign * 100 * size:+.0f}", moved
+
+
+def rattled_cells(
+    crystals: Sequence[Atoms],
+    number: int,
+    rng: np.random.Generator,
+    *,
+    prefix: str,
+    largest: int = 8,
+    volume: tuple[float, float] = (-0.06, 0.06),
+    strain: float = 0.02,
+    rattle: tuple[float, float] = RATTLE,
+    vacancies: bool = False,
+) -> list[Atoms]:
+    """Strained supercells of a few primitive cells with rattled atoms.
+
+    Args:
+        crystals: primitive cells at rest, taken in turn.
+        number: how many.
+        rng: source of random numbers.
+        prefix: of the names, after the number of atoms.
+        largest: number of atoms of a cell.
+        volume: least and greatest relative change.
+        strain: largest component.
+        rattle: least and greatest standard deviation of a displacement, in nearest distances.
+        vacancies: whether to take an atom out of each cell of more than four.
+
+    Raises:
+        ValueError: a primitive cell has more atoms than ``largest``.
+    """
+    cells = []
+    for i in range(number):
+        crystal = crystals[i % len(crystals)]
+        if len(crystal) > largest:
+            raise ValueError(
+                f"a primitive cell has {len(crystal)} atoms, the largest cell {largest}; allow larger ones"
+            )
+        multiples = [m for m in (1, 2, 3, 4) if m * len(crystal) <= largest]
+        cell = compact_supercell(crystal, multiples[(i // len(crystals)) % len(multiples)])
+        if vacancies:
+            cell = compact_supercell(crystal, max(1, largest // len(crystal)))
+            if len(cell) > 4:
+                del cell[int(rng.integers(len(cell)))]
+        sigma = rng.uniform(*rattle) * nearest_distance(crystal)
+        for narrower in range(20):  # the widest rattles cannot always keep the atoms apart
+            try:
+                moved = rattled(
+                    strained(cell, rng, strain=strain, volume=volume),
+                    sigma * 0.9**narrower,
+                    rng,
+                    minimum_distance=CLOSEST * nearest_distance(crystal),
+                )
+                break
+            except ValueError:
+                continue
+        else:
+            raise ValueError(f"a rattled cell of {crystal.get_chemical_formula()} finds no places for its atoms")
+        cells.append(_named(moved, f"n{len(moved)}_{prefix}-{i:02d}"))
+    return cells
+
+
+def surface_cells(crystals: Sequence[Atoms], *, largest: int = 8, vacuum: float = 4.0) -> list[Atoms]:
+    """Slabs cut along the lattice planes (100), (110) and (111) of primitive cells.
+
+    Args:
+        crystals: primitive cells at rest.
+        largest: number of atoms of a slab.
+        vacuum: on either side, Å.
+    """
+    from ase.build import surface
+
+    cells = []
+    for place, crystal in enumerate(crystals):
+        for plane in ((1, 0, 0), (1, 1, 0), (1, 1, 1)):
+            one = surface(crystal, plane, 1, vacuum=vacuum)
+            layers = max(1, largest // len(one))
+            slab = surface(crystal, plane, layers, vacuum=vacuum)
+            slab.pbc = True
+            cells.append(_named(slab, f"n{len(slab)}_c{place}-slab{''.join(map(str, plane))}"))
+    return cells
+
+
+def compact_supercell(crystal: Atoms, multiple: int) -> Atoms:
+    """The supercell of so many primitive cells whose shortest lattice vectors are longest, among repeats along axes.
+
+    Args:
+        crystal: primitive cell.
+        multiple: number of cells.
+    """
+    best, longest = crystal, (0.0, 0.0, 0.0)
+    for n in range(1, multiple + 1):
+        for m in range(1, multiple + 1):
+            if multiple % (n * m):
+                continue
+            cell = crystal.repeat((n, m, multiple // (n * m)))
+            reduced, _ = minkowski_reduce(cell.cell.array)
+            x, y, z = np.sort(np.linalg.norm(reduced, axis=1)).round(6).tolist()
+            if (x, y, z) > longest:
+                best, longest = cell, (x, y, z)
+    return _bare(best)
+
+
+def near_cubic_supercell(crystal: Atoms, atoms: int) -> Atoms:
+    """The repeat n1 × n2 × n3 of about so many atoms whose lattice vectors are most alike in length."""
+    lengths = crystal.cell.lengths()
+    best, score = (1, 1, 1), math.inf
+    most = max(1, math.ceil(atoms / len(crystal)))
+    for repeats in np.ndindex(*(min(most, 12),) * 3):
+        numbers = np.array(repeats) + 1
+        size = int(numbers.prod()) * len(crystal)
+        if size > 1.3 * atoms:
+            continue
+        found = float(np.ptp(np.log(lengths * numbers))) + 3 * abs(math.log(size / atoms))
+        if found < score:
+            best, score = (int(numbers[0]), int(numbers[1]), int(numbers[2])), found
+    return _bare(crystal.repeat(best))
+
+
+def _with_cell(atoms: Atoms, cell: np.ndarray) -> Atoms:
+    new = _bare(atoms)
+    new.set_cell(cell, scale_atoms=True)
+    return new
+
+
+def _bare(atoms: Atoms) -> Atoms:
+    return Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell.array, pbc=True)
+
+
+def _named(atoms: Atoms, name: str) -> Atoms:
+    new = _bare(atoms)
+    new.info["name"] = name
+    return new

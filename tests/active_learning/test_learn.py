@@ -1,0 +1,205 @@
+"""A whole learning, with a bundled model in DFT's place: its labels cost milliseconds and are exactly learnable."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+
+import ase_ldos.active_learning.learn as learning
+from ase_ldos.active_learning.learn import REPORT, STATE, learn
+from ase_ldos.active_learning.settings import LearnSettings
+from ase_ldos.calculator.calculator import LDOSCalculator
+from ase_ldos.dataset.npz import load_snapshots, save_snapshot
+from ase_ldos.dataset.snapshot import Snapshot
+from ase_ldos.geometry.structure import Structure
+from ase_ldos.labelling.run import LabelReport
+from ase_ldos.model.model_file import load_model
+from ase_ldos.prediction.predict import predict_ldos
+
+DFT = """
+pseudopotentials = { Be = "Be.gth-pbe-uzh-q2.UPF" }
+cutoff = 20
+electronic_temperature = 3000
+kspacing = 0.3
+bands_per_atom = 4
+"""
+TRAINING = """
+name = "taught"
+data = ["labels"]
+[model]
+valence = { Be = 2.0 }
+electronic_temperature = 3000
+broadening = 0.3
+energy_window = [-5.0, 10.0]
+energy_spacing = 0.3
+n_components = 16
+hidden = [24]
+grid_spacing = 0.5
+minimum_distance = 1.0
+descriptor = { kind = "power_spectrum", cutoff = 3.5, n_radial = 3, lmax = 2 }
+[[stages]]
+name = "ldos"
+steps = 60
+[[stages]]
+name = "everything"
+epochs = 10
+learning_rate = 1e-3
+weights = { ldos = 10.0, dos = 10.0, density = 300.0, energy = 500.0, forces = 20.0 }
+"""
+SETTINGS = LearnSettings(
+    temperatures=(600.0, 1500.0),
+    energy=40.0,
+    forces=900.0,
+    density=20.0,
+    cpu_hours=1.0,
+    rounds=2,
+    test=3,
+    first=6,
+    per_round=3,
+    cell_atoms=4,
+    explore_atoms=8,
+    explore_ps=0.02,
+    training_steps=60,
+    final_atoms=8,
+    final_ps=0.01,
+)
+
+
+class Teacher:
+    """Labels by `be`, in place of ``label_structures``; counts them, and may break off."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.break_after: int | None = None
+        self.calculator = LDOSCalculator("be", grid_spacing=0.5, electronic_temperature=3000.0)
+
+    def __call__(self, structures: Sequence[Atoms], _recipe: object, folder: Path, **_: object) -> LabelReport:
+        folder.mkdir(exist_ok=True)
+        for atoms in structures:
+            if self.break_after is not None and len(self.names) >= self.break_after:
+                raise KeyboardInterrupt
+            self.names.append(atoms.info["name"])
+            save_snapshot(folder / f"{atoms.info['name']}.npz", self.label(atoms))
+        return LabelReport(tuple(atoms.info["name"] for atoms in structures), (), {})
+
+    def label(self, atoms: Atoms) -> Snapshot:
+        bare = Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=True)
+        self.calculator.fix_grid(None)
+        self.calculator.calculate(bare, ["energy", "forces", "stress"])
+        found = self.calculator.prediction
+        model = self.calculator.model
+        ldos = predict_ldos(model, Structure.from_atoms(bare), found.grid.shape)
+        assert found.forces is not None
+        assert found.stress is not None
+        scale = float(ldos.abs().max())
+        return Snapshot(
+            atoms.info["name"],
+            bare.numbers,
+            bare.cell.array,
+            bare.positions,
+            energies=model.energies.numpy(),
+            ldos=(ldos / scale).numpy().astype(np.float16),
+            ldos_scale=scale,
+            ldos_sigma=0.3,
+            dos=found.dos.numpy(),
+            density=found.density.numpy().astype(np.float32),
+            free_energy=float(found.free_energy),
+            fermi_level=float(found.fermi_level),
+            forces=found.forces.numpy(),
+            stress=found.stress.numpy(),
+            electronic_temperature=3000.0,
+            valence=2.0,
+        )
+
+
+@pytest.fixture
+def teacher(monkeypatch: pytest.MonkeyPatch) -> Teacher:
+    made = Teacher()
+    monkeypatch.setattr(learning, "label_structures", made)
+    return made
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "dft.toml").write_text(DFT)
+    (tmp_path / "training.toml").write_text(TRAINING)
+    return tmp_path
+
+
+CRYSTAL = bulk("Be", "hcp", a=2.25, c=3.54)
+
+
+@pytest.mark.slow
+def test_a_learning_is_interrupted_resumed_and_reported(folder: Path, teacher: Teacher) -> None:
+    lines: list[str] = []
+    teacher.break_after = 11
+    with pytest.raises(KeyboardInterrupt):
+        learn([CRYSTAL], folder, SETTINGS, progress=lines.append)
+    assert len(teacher.names) == 11
+    teacher.break_after = None
+    state = learn([CRYSTAL], folder, SETTINGS, progress=lines.append)
+
+    # every structure is labelled once, and no test cell is learned
+    assert len(teacher.names) == len(set(teacher.names))
+    test = {snapshot.name for snapshot in load_snapshots(folder / "labels-test")}
+    model = load_model(folder / "taught.safetensors")
+    learned, held_back = set(model.metadata.provenance["training"]), set(model.metadata.provenance["held back"])
+    assert len(test) == 3
+    assert not test & (learned | held_back)
+    assert not learned & held_back
+    assert state.rounds[0].labels == 17 + 6
+    # what was held back in the first round still is
+    first = load_model(folder / "round-0/model-0.safetensors").metadata.provenance
+    assert set(first["held back"]) <= held_back
+    assert state.verdict
+    assert all(item.finished for item in state.rounds)
+    assert 0 < state.rounds[0].test["forces"] < 3000
+    assert any(line.startswith("round 1: 23 labels; test ") for line in lines)
+
+    text = (folder / REPORT).read_text()
+    assert "learned from" in text
+    assert state.verdict in text
+    for part in ("Learning curve", "Equation of state", "elastic constants", "Density of states", "What it cost"):
+        assert part in text
+    assert "<script" not in text
+    assert re.findall(r"<td>DFT</td>", text)
+    assert json.loads((folder / STATE).read_text())["cpu_seconds"]["training"] > 0
+
+    # a finished learning has nothing left to label or to train
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("round-*/model-*")}
+    teacher.names.clear()
+    again = learn([CRYSTAL], folder, SETTINGS, progress=lines.append)
+    assert teacher.names == []
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("round-*/model-*")} == before
+    assert [item.test for item in again.rounds] == [item.test for item in state.rounds]
+    with pytest.raises(ValueError, match=r"was begun with test = 3, not 4"):
+        learn([CRYSTAL], folder, LearnSettings(test=4, first=6, cell_atoms=4))
+
+
+def test_a_budget_ends_it_before_anything_is_trained(folder: Path, teacher: Teacher) -> None:
+    spent = LearnSettings(cpu_hours=1e-9, test=3, first=6, cell_atoms=4)
+    state = learn([CRYSTAL], folder, spent)
+    assert "CPU hours are spent" in state.verdict
+    assert teacher.names == []
+    assert not (folder / REPORT).exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"models": 1}, "the disagreement of at least 2"),
+        ({"forces": 0.0}, "forces is 0.0; it must be positive"),
+        ({"temperatures": ()}, "temperatures is empty"),
+        ({"temperatures": (300.0, -1.0)}, "must be positive"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LearnSettings(**changes)  # type: ignore[arg-type]

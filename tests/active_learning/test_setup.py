@@ -1,0 +1,91 @@
+"""Recipes and the page of a measured set-up."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from ase.build import bulk
+
+from ase_ldos.active_learning.recipes import write_dft_recipe, write_training_recipe
+from ase_ldos.active_learning.setup import collect_pseudopotentials, setup_page
+from ase_ldos.formats.gth import find_potential, write_upf
+from ase_ldos.labelling.convergence import Series, SetupMeasurement
+from ase_ldos.labelling.dft_settings import LDOSRecipe, Recipe, load_recipe
+from ase_ldos.labelling.provenance import recipe_table
+from ase_ldos.labelling.selfcheck import DerivativeCheck
+from ase_ldos.training.settings import load_settings
+
+
+@pytest.fixture
+def measured(tmp_path: Path) -> SetupMeasurement:
+    (tmp_path / "pseudo").mkdir()
+    write_upf(find_potential("Si"), tmp_path / "pseudo")
+    recipe = Recipe(
+        {"Si": "Si.gth-pbe-uzh-q4.UPF"},
+        Path("pseudo"),
+        cutoff=30.0,
+        electronic_temperature=1000.0,
+        kspacing=0.31,
+        bands_per_atom=4.5,
+        convergence=1e-8,
+        grid_spacing=0.25,
+        pulay={"Si": 0.0247},
+        options={"system": {"nosym": False}, "electrons": {"mixing_mode": "TF", "mixing_beta": 0.3}},
+        ldos=LDOSRecipe(0.3, -7.65, 10.8, 0.15, 0.31, 4.5),
+    )
+    columns = ("cutoff (Ry)", "A (meV/atom)", "difference of A (meV/atom)", "force (meV/Å)", "stress (GPa)")
+    rows = ((12.0, -9.0, 30.0, 80.0, 0.0), (30.0, -10.0, 0.7, 5.0, 0.0), (36.0, -10.5, 0.0, 0.0, 0.0))
+    bounds = {columns[2]: 1.0, columns[3]: 8.0, columns[4]: 0.1}
+    series = Series("cutoff", "Ry", columns, rows, bounds, 30.0, met=True)
+    check = DerivativeCheck("si", 0.19, -0.003, 1e-5, 0.0247)
+    return SetupMeasurement(recipe, (series,), check, {"Si": 4.0}, 66.0)
+
+
+def test_the_dft_recipe_is_read_back_as_it_was(tmp_path: Path, measured: SetupMeasurement) -> None:
+    write_dft_recipe(tmp_path / "dft.toml", measured)
+    found = load_recipe(tmp_path / "dft.toml")
+    assert recipe_table(found) == recipe_table(measured.recipe)
+    assert found.pseudopotential_path("Si").is_file()
+    assert found.one_mesh
+    assert "# cutoff: 30 Ry\n" in (tmp_path / "dft.toml").read_text()
+
+
+def test_the_training_recipe_fits_the_set_up(tmp_path: Path, measured: SetupMeasurement) -> None:
+    recipe = replace(measured.recipe, pseudo_dir=tmp_path / "pseudo")
+    write_training_recipe(tmp_path / "training.toml", 'my "Si"', recipe, [bulk("Si", "diamond", a=5.47)])
+    found = load_settings(tmp_path / "training.toml")
+    assert found.name == 'my "Si"'
+    assert found.model.valence == {"Si": 4.0}
+    assert found.model.functional == "pbe"
+    assert found.model.energy_window == pytest.approx((-7.65, 10.8))
+    assert recipe.ldos is not None
+    assert len(found.model.energies) == len(recipe.ldos.energies)
+    assert found.model.descriptor["cutoff"] == pytest.approx(2.3 * 5.47 * 3**0.5 / 4, abs=0.01)
+    assert found.model.minimum_distance == pytest.approx(0.65 * 5.47 * 3**0.5 / 4, abs=0.001)
+    with pytest.raises(ValueError, match=r"has no \[ldos\]"):
+        write_training_recipe(tmp_path / "x.toml", "x", replace(recipe, ldos=None), [bulk("Si")])
+
+
+def test_the_page_shows_tables_pictures_and_what_was_taken(measured: SetupMeasurement) -> None:
+    text = setup_page("Si", measured)
+    assert '<tr class="chosen"><td>30</td>' in text
+    assert "stress (GPa)</th>" not in text  # nothing but zeros
+    assert text.count("<svg") == 1
+    assert "Measured in 1.1 CPU minutes" in text
+    missed = replace(measured, series=(replace(measured.series[0], met=False),))
+    assert "The target is not met" in setup_page("Si", missed)
+    assert "The target is not met" not in text
+
+
+def test_potentials_are_the_users_or_gth(tmp_path: Path) -> None:
+    own = write_upf(find_potential("Si"), tmp_path / "own")
+    mine = tmp_path / "own/mine.upf"
+    own.rename(mine)
+    (tmp_path / "pseudo").mkdir()
+    files = collect_pseudopotentials(["Al", "Si"], tmp_path / "pseudo", [mine])
+    assert files == {"Al": "Al.gth-pbe-uzh-q3.UPF", "Si": "mine.upf"}
+    assert all((tmp_path / "pseudo" / name).is_file() for name in files.values())
+    with pytest.raises(ValueError, match="both pseudopotentials of Si"):
+        collect_pseudopotentials(["Si"], tmp_path / "pseudo", [mine, mine])

@@ -1,0 +1,31 @@
+"""How many launches and waits a force step takes on a GPU, as the fake device counts them: they may only fall."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from ase.build import bulk
+
+from ase_ldos.calculator.calculator import LDOSCalculator
+
+fakecuda = sys.modules.get("fakecuda")
+pytestmark = pytest.mark.skipif(fakecuda is None, reason="launches are counted on the fake device")
+
+#: Atoms, launches, waits, as counted when this was written.
+BOUNDS = [((2, 2, 2), 992, 24), ((8, 8, 8), 1685, 30)]
+
+
+@pytest.mark.parametrize(("repeat", "launches", "waits"), BOUNDS)
+def test_force_step(repeat: tuple[int, int, int], launches: int, waits: int, bundled: str) -> None:
+    assert fakecuda is not None
+    atoms = bulk("Be", "hcp", a=2.27, c=3.57).repeat(repeat)
+    atoms.rattle(0.05, seed=1)
+    # half of the default, in whose place a machine without a GPU needs its memory
+    atoms.calc = LDOSCalculator(bundled, device="cuda", chunk_size=2**18)
+    # what is kept from step to step: tables, the fused scaler
+    atoms.calc.get_property("forces", bulk("Be", "hcp", a=2.27, c=3.57))
+    fakecuda.reset(by_line=True)
+    atoms.get_forces()
+    assert fakecuda.launches() <= launches, fakecuda.report()
+    assert fakecuda.waits() <= waits, fakecuda.report()

@@ -1,0 +1,95 @@
+"""Fields of a crystal from the irreducible part of a mesh."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase.build import bulk
+
+from ase_ldos.formats.gth import find_potential, write_upf
+from ase_ldos.labelling.dft_settings import LDOSRecipe, Recipe
+from ase_ldos.labelling.pw import calculate
+from ase_ldos.labelling.symmetry import Operation, check_operations, read_operations, symmetrise
+
+IDENTITY = Operation(np.eye(3, dtype=int), np.zeros(3))
+#: A glide: x → x + 1/2, y → −y.
+GLIDE = Operation(np.diag([1, -1, 1]), np.array([0.5, 0.0, 0.0]))
+
+
+def test_the_mean_over_a_group_is_invariant_and_keeps_the_integral() -> None:
+    field = np.random.default_rng(0).random((4, 6, 3, 2))
+    found = symmetrise(field, [IDENTITY, GLIDE])
+    rolled = np.roll(found[:, (-np.arange(6)) % 6], -2, axis=0)
+    np.testing.assert_allclose(found, rolled, atol=1e-14)
+    np.testing.assert_allclose(found.mean(axis=(0, 1, 2)), field.mean(axis=(0, 1, 2)), atol=1e-14)
+    np.testing.assert_allclose(symmetrise(found, [IDENTITY, GLIDE]), found, atol=1e-14)
+    assert symmetrise(field, [IDENTITY]) is field
+
+
+def test_a_grid_without_the_symmetry_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"the grid \[5, 6, 3\] does not have the crystal's symmetry"):
+        symmetrise(np.zeros((5, 6, 3)), [IDENTITY, GLIDE])
+
+
+def test_the_sign_of_a_translation_is_found_from_the_atoms() -> None:
+    numbers = np.array([4, 4])
+    fractional = np.array([[0.0, 0.1, 0.0], [0.3, -0.1, 0.0]])
+    right = Operation(np.diag([1, -1, 1]), np.array([0.3, 0.0, 0.0]))
+    # the image of the second atom lies at 0.6: no operation of this pair
+    with pytest.raises(ValueError, match="does not map the crystal onto itself"):
+        check_operations([right], numbers, fractional)
+    fractional = np.array([[0.0, 0.1, 0.2], [0.0, 0.1, 0.6], [0.0, 0.4, 0.2]])
+    cyclic = np.array([[0.0, 0, 0], [0.25, 0, 0], [0.5, 0, 0], [0.75, 0, 0]])
+    (found,) = check_operations([Operation(np.eye(3, dtype=int), np.array([0.25, 0, 0]))], np.array([4] * 4), cyclic)
+    assert found.translation[0] == 0.25
+    ordered = np.array([4, 5, 6])
+    three = np.array([[0.0, 0, 0], [1 / 3, 0, 0], [2 / 3, 0, 0]])
+    with pytest.raises(ValueError, match="does not map"):
+        check_operations([Operation(np.eye(3, dtype=int), np.array([1 / 3, 0, 0]))], ordered, three)
+    # an inversion about 1/8: written with the other sign it maps nothing
+    diamond = np.array([[0.0, 0, 0], [0.25, 0.25, 0.25]])
+    inversion = Operation(-np.eye(3, dtype=int), np.full(3, -0.25))
+    (found,) = check_operations([inversion], np.array([14, 14]), diamond)
+    np.testing.assert_array_equal(found.translation, np.full(3, 0.25))
+
+
+@pytest.mark.qe
+@pytest.mark.skipif(shutil.which("pw.x") is None, reason="Quantum ESPRESSO's pw.x is not on the PATH")
+@pytest.mark.parametrize("displaced", [0.0, 0.05])
+def test_a_reduced_mesh_gives_the_ldos_of_the_whole_one(tmp_path: Path, displaced: float) -> None:
+    """Diamond, whose operations have translations, and the same with one atom moved along a diagonal."""
+    write_upf(find_potential("Si"), tmp_path)
+    recipe = Recipe(
+        {"Si": "Si.gth-pbe-uzh-q4.UPF"},
+        tmp_path,
+        cutoff=8,
+        electronic_temperature=1000,
+        kspacing=0.7,
+        bands_per_atom=3,
+        convergence=1e-9,
+        grid_spacing=0.45,
+        ldos=LDOSRecipe(0.4, -8, 8, 1.0, 0.7, 3),
+    )
+    # energies of so few waves on so coarse a grid are not compared with their parts
+    system = {"input_dft": "PBE"}
+    atoms = bulk("Si", "diamond", a=5.47)
+    atoms.positions[1] += displaced
+    found = {}
+    for nosym in (True, False):
+        setup = replace(recipe, options={"system": {**system, "nosym": nosym}})
+        folder = tmp_path / str(nosym)
+        folder.mkdir()
+        found[nosym] = calculate("si", atoms, setup, folder)
+    assert len(read_operations(tmp_path / "False/pwscf.save")) == (6 if displaced else 48)
+    assert len(found[False].k_weights) < len(found[True].k_weights) / 2
+    whole, reduced = found[True].ldos_values(), found[False].ldos_values()
+    # where the bands end, they may end within a degenerate set
+    known = found[True].energies < found[True].complete_below - 4 * 0.4
+    assert known.sum() > 8
+    assert np.abs(whole - reduced)[..., known].max() < 1e-3 * np.abs(whole).max()
+    assert np.abs(whole - np.roll(reduced, 1, axis=0))[..., known].max() > 0.1 * np.abs(whole).max()
+    np.testing.assert_allclose(found[False].forces, found[True].forces, atol=1e-4)
