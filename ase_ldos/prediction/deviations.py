@@ -11,7 +11,8 @@ posterior, a, b and λ of the gradient of A (``free_energy_gradient``) and N' = 
 
 (v: volume of a grid point). The number of electrons does not deviate: μ follows. Each is multiplied by the factor that
 calibration found for it. With forces the sums are made on the way back; without, or where a checkpoint is kept, in one
-more walk over the grid.
+more walk over the grid. CPU time with forces is 6 to 10 % more (16 atoms of beryllium 0.246 s in place of 0.232 s, 8 of
+aluminium 0.101 s in place of 0.092 s), of an energy alone twice as much.
 
 The deviation of forces is not linear in sums. It is that of atoms as far from the training data as this one is, in
 structures that were held back; ``prediction.committee`` takes it from samples of the last layer instead, one whole

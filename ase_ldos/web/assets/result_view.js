@@ -229,7 +229,7 @@ export class ResultView {
       ["Electrons at", `${show(d.parameters.electronic_temperature, 0)} K`],
       ["Free energy", `${show(d.energies[6].energy)} eV (${show(d.energies[6].per_atom)}${bar && ` ± ${show(bar.free_energy / d.atoms.symbols.length, 4)}`} eV/atom)`],
       ["Fermi level μ", `${show(d.fermi_level, 4)}${bar && ` ± ${show(bar.fermi_level, 3)}`} eV`],
-      ...(forceDeviations ? [["Forces", `± ${show(Math.min(...forceDeviations), 3)} to ${show(Math.max(...forceDeviations), 3)} eV/Å in each component`]] : []),
+      ...(forceDeviations ? [["Forces", `± ${[...new Set([Math.min, Math.max].map((end) => show(forceDeviations.reduce((x, y) => end(x, y)), 3)))].join(" to ")} eV/Å in each component`]] : []),
       ["Grid", `${d.grid.join(" × ")} points`],
     ];
     const facts = element("dl", { class: "facts" });
