@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -28,13 +30,30 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
     Raises:
         ValueError: something else is in the state.
+        OSError: the file cannot be written.
     """
     path = Path(path)
     tensors: dict[str, Tensor] = {}
     header = json.dumps(_flatten(state, tensors, "state"))
     path.parent.mkdir(parents=True, exist_ok=True)
+    write_tensors(path, tensors, {_HEADER: header, _CHECKSUM: _checksum(header, tensors)})
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file; it appears complete or not at all.
+
+    Raises:
+        OSError: it cannot be written, whose number the library hides in its message.
+    """
     with atomic_write(path) as draft:
-        save_file(tensors, draft, metadata={_HEADER: header, _CHECKSUM: _checksum(header, tensors)})
+        try:
+            save_file(tensors, draft, metadata=metadata)
+        except SafetensorError as error:
+            number = re.search(r"os error (\d+)", str(error))
+            if number is None:
+                raise
+            code = int(number[1])
+            raise OSError(code, f"{path} could not be written: {os.strerror(code)}") from error
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -66,7 +85,7 @@ def _checksum(header: str, tensors: dict[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -102,22 +102,26 @@ def check_output(path: PathLike, n_bytes: int = 2**16) -> None:
     except OSError as error:
         raise OSError(error.errno, f"cannot write {path}: {error.strerror}") from error
     finally:
-        probe.unlink(missing_ok=True)
+        with suppress(OSError):
+            probe.unlink()
 
 
 def check_output_folder(folder: PathLike, n_bytes: int = 2**16) -> None:
-    """Make a folder if need be and find out whether files can be written there.
+    """Find out whether files can be written into a folder, or into one that is made where it shall be.
 
     Raises:
         OSError: they cannot; one sentence says why.
     """
-    folder = Path(folder)
+    place = Path(folder)
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise NotADirectoryError(f"cannot write into the folder {folder}: {place} is a file")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        check_output(place / "output", n_bytes)
     except OSError as error:
-        reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror
+        reason = error.strerror or str(error)
         raise OSError(error.errno, f"cannot write into the folder {folder}: {reason}") from error
-    check_output(folder / "output", n_bytes)
 
 
 def reserve(path: PathLike, n_bytes: int) -> None:

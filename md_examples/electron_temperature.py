@@ -1,9 +1,9 @@
 """Hot electrons in a cold lattice: ions at 300 K, electrons from 300 to 10,000 K, as just after a laser pulse.
 
 Run: python electron_temperature.py [--frames 4]. Writes electron_temperature.png (a minute). The states stay those of
-the model's own temperature. So dF/dT = −S is exact for F = E_b − TS, but only nearly so for A with its terms of the
-density, which changes: the script prints how nearly. Close to the highest temperature c_e is too small (by up to 20 %),
-because states beyond the end of the model's energies are missing.
+the model's own temperature. So dF/dT = −S holds for F = E_b − TS, and for A, whose terms of the density stay as well.
+Close to the highest temperature c_e is too small (by up to 20 %), because states beyond the end of the model's energies
+are missing.
 """
 
 import argparse

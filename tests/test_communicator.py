@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from ase.io import read, write
 from ase.md.verlet import VelocityVerlet
 
 from ase_ldos.calculator.calculator import LDOSCalculator
-from ase_ldos.communicator import Communicator
+from ase_ldos.communicator import RANK_TIMEOUT, Communicator, _Watch
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.model.model_file import save_model
 from ase_ldos.prediction.predict import predict
@@ -88,7 +89,9 @@ lead(endless, LDOSCalculator("model.safetensors", device="cpu"))
 """
 
 
-def start(script: str, ranks: int, folder: Path, model: LDOSModel) -> subprocess.Popen[str]:
+def start(
+    script: str, ranks: int, folder: Path, model: LDOSModel, variables: dict[str, str] | None = None
+) -> subprocess.Popen[str]:
     """torchrun of a script in a folder with a structure and a model."""
     save_model(model, folder / "model.safetensors")
     (folder / "script.py").write_text(script, encoding="utf-8")
@@ -96,6 +99,7 @@ def start(script: str, ranks: int, folder: Path, model: LDOSModel) -> subprocess
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
+        **(variables or {}),
     }
     return subprocess.Popen(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "script.py"],
@@ -154,6 +158,60 @@ def test_a_rank_that_dies_ends_the_run(victim: int, be_model: LDOSModel, tmp_pat
     assert run.returncode != 0
     assert "SIGKILL" in output or "this run cannot go on" in output
     assert took < 60
+
+
+def wait_for_start(run: subprocess.Popen[str], folder: Path) -> None:
+    """Until the endless calculation has begun."""
+    deadline = time.monotonic() + 200
+    while not (folder / "begun").exists():
+        assert time.monotonic() < deadline
+        assert run.poll() is None, run.communicate()[0]
+        time.sleep(0.2)
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_stopped_ends_the_run_when_the_user_wants(be_model: LDOSModel, tmp_path: Path) -> None:
+    with start(ENDLESS, 2, tmp_path, be_model, {RANK_TIMEOUT: "4"}) as run:
+        wait_for_start(run, tmp_path)
+        os.kill(int((tmp_path / "pid1").read_text()), signal.SIGSTOP)
+        # torchrun gives the stopped one half a minute to end, and then kills it
+        output = run.communicate(timeout=120)[0]
+    assert run.returncode != 0
+    assert "another rank has not answered for 4 s: this run ends" in output
+
+
+@pytest.mark.slow
+def test_ranks_end_with_their_torchrun(be_model: LDOSModel, tmp_path: Path) -> None:
+    with start(ENDLESS, 2, tmp_path, be_model) as run:
+        wait_for_start(run, tmp_path)
+        pids = [int((tmp_path / f"pid{rank}").read_text()) for rank in range(2)]
+        run.kill()
+        output = run.communicate(timeout=60)[0]  # until the ranks have closed it, too
+    assert "ends because its torchrun has ended" in output
+    for pid in pids:
+        assert not Path(f"/proc/{pid}/cmdline").exists() or not Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def test_a_long_wait_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    watch = _Watch(3, 40.0, tell_after=0.05, interval=0.01)
+    try:
+        with caplog.at_level(logging.WARNING), watch.waiting():
+            time.sleep(0.3)
+        with caplog.at_level(logging.WARNING), watch.waiting():
+            pass
+    finally:
+        watch.close()
+    (record,) = caplog.records
+    assert "rank 3 has waited for the others for 0 s" in record.getMessage()
+    assert record.getMessage().endswith("the run ends after 40 s")
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "soon"])
+def test_a_timeout_is_a_number_of_seconds(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv(RANK_TIMEOUT, value)
+    with pytest.raises(ValueError, match="it must be a positive number of seconds"):
+        Communicator.from_torchrun()
 
 
 def test_shares_cover_everything() -> None:

@@ -203,9 +203,7 @@ def _elasticity(calculator: LDOSCalculator, crystals: Sequence[Atoms], reference
         found = {"DFT": elastic_response(crystal, dft), **found}
     heads = ("", "C11", "C12", "C44", "bulk modulus", "phonons at Γ (meV)")
     rows = [(name, *_constants(response), _phonons(response)) for name, response in found.items()]
-    note = (
-        "GPa, atoms at rest; C11, C12 and C44 are means over the axes of the cell. The strained cells were not learned."
-    )
+    note = "GPa, atoms at rest; C11, C12 and C44 are means over x, y and z. The strained cells were not learned."
     return [
         heading(f"{crystal.get_chemical_formula()}: elastic constants and phonons"),
         table(heads, rows),

@@ -29,6 +29,7 @@ from ase.spectrum.dosdata import GridDOSData
 from ase.stress import full_3x3_to_voigt_6_stress
 from torch import Tensor
 
+from ase_ldos.calculator.bands import NoBands
 from ase_ldos.calculator.grid_policy import GridKeeper
 from ase_ldos.calculator.options import check_parameter, prepare_model
 from ase_ldos.communicator import Communicator
@@ -56,7 +57,7 @@ class OutOfMemoryError(CalculatorError, MemoryError):
     """The calculation does not fit into memory; the message names a ``chunk_size`` that does."""
 
 
-class LDOSCalculator(Calculator):
+class LDOSCalculator(NoBands, Calculator):
     """Energy, forces, stress, density and density of states from a predicted local density of states.
 
     ``energy`` and ``free_energy`` are both A, Mermin's free energy at the electronic temperature: forces and stress
@@ -74,6 +75,11 @@ class LDOSCalculator(Calculator):
             cache, or a batch of blocks on a GPU.
         accepted_force_error: eV/Å; atoms are warned of where held-back structures as far from the training data have
             forces as wrong as this. Default: what the model was calibrated with.
+        remove_net_force: subtract the mean force from all forces, as DFT codes do. The grid does not move with the
+            atoms, so that A depends a little on where they lie between its points, and the forces, its exact
+            derivatives, do not add up to zero. Without their mean the centre of mass stays at rest and acoustic
+            phonons at Γ come closer to zero; but forces are then no longer exact derivatives: for phonons and
+            relaxations, not for NVE.
 
     Attributes:
         communicator: ranks that share the work, see ``ase_ldos.calculator.parallel``.
@@ -100,6 +106,7 @@ class LDOSCalculator(Calculator):
         grid_spacing: float | None = None,
         chunk_size: int | None = None,
         accepted_force_error: float | None = None,
+        remove_net_force: bool = False,
     ) -> None:
         self.communicator, self.progress, self.uncertainty = Communicator(), False, False
         self._prediction: Prediction | None = None
@@ -114,6 +121,7 @@ class LDOSCalculator(Calculator):
         self.parameters["model"] = metadata.name if isinstance(model, LDOSModel) else str(model)
         self.parameters["device"] = str(self._model.device)
         self.parameters["dtype"] = str(self._model.dtype).removeprefix("torch.")
+        self.parameters["remove_net_force"] = bool(remove_net_force)
         points = default_points(self._model.device)
         defaults = (metadata.electronic_temperature, metadata.grid_spacing, points)
         given = (electronic_temperature, grid_spacing, chunk_size)
@@ -231,7 +239,10 @@ class LDOSCalculator(Calculator):
         self._prediction = prediction
         self.results = {"energy": prediction.free_energy, "free_energy": prediction.free_energy}
         if prediction.forces is not None:
-            self.results["forces"] = _copy(prediction.forces)
+            forces_found = _copy(prediction.forces)
+            if self.parameters["remove_net_force"]:
+                forces_found -= forces_found.mean(axis=0)
+            self.results["forces"] = forces_found
         if prediction.stress is not None:
             self.results["stress"] = full_3x3_to_voigt_6_stress(prediction.stress.cpu().numpy())
 

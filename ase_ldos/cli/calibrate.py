@@ -37,12 +37,14 @@ def run(args: argparse.Namespace) -> int:
     """Find range and error bars, and write them into the model file."""
     from ase_ldos.dataset.npz import load_snapshots
     from ase_ldos.devices import find_device
+    from ase_ldos.files import check_output
     from ase_ldos.model.model_file import find_model, load_model, save_model
     from ase_ldos.training.calibrate import calibrate
     from ase_ldos.training.calibrate_uncertainty import calibrate_uncertainty, format_reliability, reliability_figure
 
     model = load_model(args.model).to(find_device(args.device))
     out = Path(args.out) if args.out else find_model(args.model)
+    check_output(out, find_model(args.model).stat().st_size)
     training, held_back = split(model, [load_snapshots(source) for source in args.data], args)
     learned = learned_among(model, held_back)
     if learned:

@@ -42,8 +42,21 @@ def run(args: argparse.Namespace) -> int:
         return 0
     energies = None
     if args.energies is not None:
-        first, spacing, number = args.energies
-        energies = first + spacing * np.arange(int(number))
+        energies = _energy_grid(*args.energies)
     written = convert(args.sources, args.out, args.to, energies=energies, ldos_bits=args.ldos_bits, progress=True)
     sys.stdout.write(f"wrote {len(written)} structures to {args.out}\n")
     return 0
+
+
+def _energy_grid(first: float, spacing: float, number: float) -> np.ndarray:
+    """The grid that ``--energies`` tells, eV.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not (np.isfinite(first) and 0 < spacing < np.inf and number in range(1, 10**5)):
+        raise ValueError(
+            f"--energies {first:g} {spacing:g} {number:g} is no energy grid: the first energy and a positive spacing "
+            "in eV are expected, then how many there are, a whole number below 100000"
+        )
+    return first + spacing * np.arange(int(number))

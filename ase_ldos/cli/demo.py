@@ -60,9 +60,11 @@ def run(args: argparse.Namespace) -> int:
     if args.output.exists() and not args.output.is_dir():
         raise FileExistsError(f"{args.output} exists and is not a folder; choose another --output")
     from ase_ldos.calculator.calculator import LDOSCalculator
+    from ase_ldos.files import check_output_folder
 
     atoms = make_crystal(args.atoms, args.temperature, args.seed)
     atoms.calc = LDOSCalculator(args.model, device=args.device)
+    check_output_folder(args.output, 16 * 2**20)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     # everything appears at once, at the end: a run that fails leaves no half-written files
     with TemporaryDirectory(prefix=".ase-ldos-demo-", dir=args.output.parent) as folder:

@@ -74,7 +74,7 @@ def split(
     """Snapshots to learn from and held back: by ``--every`` and ``--offset``, else as the model file tells.
 
     Raises:
-        ValueError: the model file does not tell, or nothing of it is among the snapshots.
+        ValueError: the model file does not tell, or nothing is held back.
     """
     from ase_ldos.training.provenance import held_out_names
 
@@ -95,4 +95,8 @@ def split(
         for number, snapshot in enumerate(sorted(source, key=lambda item: item.name)):
             chosen = number >= args.offset and (number - args.offset) % args.every == 0
             (held_back if chosen else training).append(snapshot)
+    if not held_back:
+        raise ValueError(
+            f"--every {args.every} with --offset {args.offset} holds back none of these {len(training)} snapshots"
+        )
     return training, held_back

@@ -71,6 +71,15 @@ def _count_parameters(model: LDOSModel) -> str:
     return f"{sum(p.numel() for p in model.parameters())} parameters, {str(model.dtype).removeprefix('torch.')}"
 
 
+def _energy_zero(model: LDOSModel) -> dict[str, str]:
+    """What the network's energies are, where they are not the DFT program's."""
+    constants = model.metadata.level_constants
+    if not constants:
+        return {}
+    shown = ", ".join(f"{symbol} {value:.1f}" for symbol, value in constants.items())
+    return {"energy zero": f"of these energies: DFT's less the sum of {shown} eV Å³ over the cell's volume"}
+
+
 def _describe(model: LDOSModel) -> dict[str, str]:
     """One line for each of the things that a user of the model has to know."""
     metadata, energies, network = model.metadata, model.energies, model.network
@@ -82,6 +91,7 @@ def _describe(model: LDOSModel) -> dict[str, str]:
         "electrons at": f"{metadata.electronic_temperature:g} K, another temperature may be asked for",
         "energies": f"{energies[0]:g} to {energies[-1]:g} eV, {len(energies)} nodes, "
         f"LDOS broadened by {metadata.broadening:g} eV (standard deviation)",
+        **_energy_zero(model),
         "grid": f"{metadata.grid_spacing:g} Å between points; atoms at least {metadata.minimum_distance:g} Å apart",
         "descriptor": f"{model.descriptor.settings()['kind']}, {model.descriptor.n_features} features, "
         f"cutoff {model.descriptor.cutoff:g} Å",

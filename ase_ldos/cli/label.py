@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Label; 1 if a structure failed."""
+    """Label; 1 if a structure failed or was interrupted."""
     if args.slurm is not None:
         return _submit(args)
     from tqdm import tqdm
@@ -75,8 +75,10 @@ def run(args: argparse.Namespace) -> int:
             progress=show,
         )
     failed = f", {len(report.failed)} failed (see {Path(args.out) / FAILURES})" if report.failed else ""
+    if report.interrupted:
+        failed += f", {len(report.interrupted)} were interrupted (the same command takes them again)"
     sys.stdout.write(f"{len(report.finished)} labelled, {len(report.found)} were there{failed}\n")
-    return 1 if report.failed else 0
+    return 1 if report.failed or report.interrupted else 0
 
 
 def _submit(args: argparse.Namespace) -> int:

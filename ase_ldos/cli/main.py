@@ -10,12 +10,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Protocol
+from typing import IO, Any, Protocol, cast
 
 import ase_ldos
+from ase_ldos.ending import exit_on_signals
 from ase_ldos.registry import Registry
 
 
@@ -57,6 +59,7 @@ class LazyCommand:
 _OWN: dict[str, Command] = {
     "demo": LazyCommand("ase_ldos.cli.demo", "run molecular dynamics of beryllium and draw what came out"),
     "predict": LazyCommand("ase_ldos.cli.predict", "predict energies, forces, DOS and density of a structure file"),
+    "md": LazyCommand("ase_ldos.cli.md", "run molecular dynamics of a structure with its electrons on record"),
     "info": LazyCommand("ase_ldos.cli.info", "tell what a model is for and how good it is"),
     "train": LazyCommand("ase_ldos.cli.train", "train a model from a recipe (TOML)"),
     "evaluate": LazyCommand("ase_ldos.cli.evaluate", "measure a model's errors on reference data"),
@@ -81,6 +84,13 @@ COMMANDS: Registry[Command] = Registry("command", "ase_ldos.commands", _OWN)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 2 after an error, 130 when interrupted."""
     argv = sys.argv[1:] if argv is None else list(argv)
+    # a rank that waits for others in a library could not look at a signal; torchrun's must end it at once
+    alone = os.environ.get("WORLD_SIZE", "1") == "1"
+    with _patient_output(), exit_on_signals() if alone else nullcontext():
+        return _run(argv)
+
+
+def _run(argv: list[str]) -> int:
     if not argv or argv[0] not in COMMANDS:
         _main_parser().parse_args(argv or ["--help"])
         return 0
@@ -93,14 +103,71 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"ase-ldos {name}: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader, such as head, has enough; Python would complain once more as it ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as error:
         if not _is_expected(error):
             raise
-        print(f"ase-ldos {name}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"ase-ldos {name}: error: {_sentence(error)}", file=sys.stderr)
         return 2
+
+
+class _PatientStream:
+    """An output that no character and no lost reader can make fail: results must not be lost to a screen.
+
+    What the encoding does not have is written by its number; when the reader, such as ``head``, has had enough, the
+    rest goes nowhere.
+
+    Args:
+        stream: the output; None where there is none.
+    """
+
+    def __init__(self, stream: IO[str] | None) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write as much of it as can be."""
+        if self._stream is not None:
+            encoding = getattr(self._stream, "encoding", None) or "utf-8"
+            try:
+                self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+            except BrokenPipeError:
+                self._lose()
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush."""
+        if self._stream is not None:
+            try:
+                self._stream.flush()
+            except BrokenPipeError:
+                self._lose()
+
+    def _lose(self) -> None:
+        # Python flushes what is left in the buffer as it ends, and would complain once more
+        if self._stream is not None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever a stream has
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def _patient_output() -> Iterator[None]:
+    """Standard output and error that never end a run."""
+    out, err = _PatientStream(sys.stdout), _PatientStream(sys.stderr)
+    try:
+        with redirect_stdout(cast("IO[str]", out)), redirect_stderr(cast("IO[str]", err)):
+            yield
+    finally:
+        out.flush()
+        err.flush()
+
+
+def _sentence(error: Exception) -> str:
+    """The message in one line, without the number of an error of the system."""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+    return " ".join(text.split())
 
 
 def _main_parser() -> argparse.ArgumentParser:
@@ -121,13 +188,13 @@ def _main_parser() -> argparse.ArgumentParser:
 
 
 def _is_expected(error: Exception) -> bool:
-    """Whether the user can mend the error: bad input, a file that cannot be read or written, a process that is lost."""
+    """Whether the user can mend the error: bad input, numbers that run away, a file, a process that is lost."""
     from ase.calculators.calculator import CalculatorError
 
     lost = sys.modules.get("ase_ldos.communicator")
     if lost is not None and isinstance(error, lost.RankLostError):
         return True
-    return isinstance(error, (ValueError, OSError, CalculatorError))
+    return isinstance(error, (ValueError, OSError, CalculatorError, FloatingPointError))
 
 
 if __name__ == "__main__":

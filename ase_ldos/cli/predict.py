@@ -107,12 +107,11 @@ def _check_outputs(plots: Iterable[Path | None], others: Iterable[Path | None]) 
     """Find out before the calculation that a file cannot be written."""
     from matplotlib.backend_bases import FigureCanvasBase
 
+    from ase_ldos.files import check_output
+
     known = FigureCanvasBase.get_supported_filetypes()
     for path in (path for path in (*plots, *others) if path is not None):
-        if not path.parent.is_dir():
-            raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}")
-        if path.is_dir():
-            raise ValueError(f"cannot write {path}: it is a folder")
+        check_output(path)
     for path in (path for path in plots if path is not None):
         if path.suffix[1:].lower() not in known:
             raise ValueError(f"cannot draw {path}: its name must end in one of {', '.join(sorted(known))}")
@@ -164,6 +163,9 @@ def _print_tables(atoms: Atoms, calculator: LDOSCalculator, wanted: list[str]) -
     print(
         f"Fermi level        {prediction.fermi_level:.6f} eV at {calculator.parameters['electronic_temperature']:g} K"
     )
+    gap = _gap_line(calculator)
+    if gap:
+        print(f"gap                {gap}")
     print(f"\n{prediction.energies}")
     if "forces" in wanted:
         print("\nforces (eV/Å)")
@@ -201,6 +203,20 @@ def _deviations(calculator: LDOSCalculator, samples: int) -> dict[str, Any]:
         "density_mean": float(found.density.mean()),
         "forces": None if found.forces is None else found.forces.tolist(),
     }
+
+
+def _gap_line(calculator: LDOSCalculator) -> str:
+    """The gap with its uncertainty and edges; empty for a metal, and where the window ends too early to tell."""
+    from ase_ldos.prediction.quantities import prediction_gap
+
+    try:
+        gap = prediction_gap(calculator.model, calculator.prediction)
+    except ValueError:
+        return ""
+    if not gap.resolved:
+        return ""
+    edges = f"{gap.valence_edge:.2f} to {gap.conduction_edge:.2f} eV"
+    return f"{gap.width:.2f} ± {gap.uncertainty:.2f} eV, from {edges}; middle {gap.middle:.3f} eV"
 
 
 def _as_dict(atoms: Atoms, calculator: LDOSCalculator, wanted: list[str], quantities: list[str]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from ase_ldos.files import check_output_folder
 from ase_ldos.formats.gth import TABLE, find_potential, write_upf
 
 
@@ -17,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run ``ase-ldos pseudo``; nothing is written unless all potentials are known."""
+    check_output_folder(args.out)
     for potential in [find_potential(name) for name in args.potentials]:
         path = write_upf(potential, args.out)
         sys.stdout.write(f"{path}: {potential.valence} electrons, {len(potential.channels)} channels of projectors\n")

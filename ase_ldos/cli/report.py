@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ase_ldos.files import check_output
+
 if TYPE_CHECKING:
     from ase import Atoms
 
@@ -35,8 +37,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("a film needs at least 2 pictures")
     if args.interval is not None and not args.interval > 0:
         raise ValueError("the interval must be positive")
-    if not args.out.parent.is_dir():
-        raise FileNotFoundError(f"cannot write {args.out}: there is no folder {args.out.parent}")
+    check_output(args.out)
     frames = _read(args.file, args.index)
     from ase_ldos.calculator.calculator import LDOSCalculator
     from ase_ldos.web.report import film_of_trajectory, write_report

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import secrets
 import signal
 import socket
@@ -13,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
 
+from ase_ldos.files import check_output_folder
 from ase_ldos.web.limits import Limits
 
 
@@ -111,7 +113,14 @@ def _ends_by_signal(handler: Callable[[int, FrameType | None], None]) -> Iterato
 
 
 def _limits(args: argparse.Namespace) -> Limits:
-    if not args.max_memory >= 0.5:
+    if not 0 <= args.port <= 65535:
+        raise ValueError(f"the port is {args.port}; it must be 1 to 65535, or 0 for any that is free")
+    for name in ("max_minutes", "max_upload"):
+        if not 0 < getattr(args, name) < math.inf:
+            raise ValueError(f"{name.replace('_', '-')} is {getattr(args, name)}; it must be a positive number")
+    if args.folder is not None:
+        check_output_folder(args.folder)
+    if not 0.5 <= args.max_memory < math.inf:
         raise ValueError("max-memory must be at least 0.5 GiB: the program itself needs some 0.3")
     return Limits(
         atoms=args.max_atoms,

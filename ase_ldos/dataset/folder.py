@@ -20,7 +20,7 @@ import numpy as np
 
 from ase_ldos.dataset.schema import SHAPES
 from ase_ldos.dataset.snapshot import Snapshot, snapshot_from_arrays, snapshot_to_arrays
-from ase_ldos.files import PathLike, read_json, write_json
+from ase_ldos.files import PathLike, check_file_names, read_json, write_json
 
 FORMAT = "ase-ldos dataset"
 VERSION = 1
@@ -52,7 +52,8 @@ def write_dataset(folder: PathLike, snapshots: Iterable[Snapshot]) -> None:
         write_json(folder / _INDEX, {"format": FORMAT, "version": VERSION})
     for snapshot in snapshots:
         target = folder / snapshot.name
-        if target.exists() or not snapshot.name or "/" in snapshot.name or snapshot.name.startswith("."):
+        check_file_names([snapshot.name])
+        if target.exists():
             raise ValueError(f"snapshot {snapshot.name!r} cannot be added to {folder}: choose a name that is new")
         temporary = folder / f".{snapshot.name}.{os.getpid()}"
         try:

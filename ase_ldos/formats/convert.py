@@ -19,7 +19,7 @@ from ase_ldos.dataset.folder import write_dataset
 from ase_ldos.dataset.npz import load_snapshots, pack_snapshots, save_snapshot
 from ase_ldos.dataset.provenance import read_record, write_record
 from ase_ldos.dataset.snapshot import Snapshot, snapshot_from_arrays
-from ase_ldos.files import PathLike, atomic_write, reading
+from ase_ldos.files import PathLike, atomic_write, check_file_names, check_output, check_output_folder, reading
 from ase_ldos.formats.cube import read_ldos_cubes, write_cube, write_ldos_cubes
 
 
@@ -181,6 +181,8 @@ WRITERS: dict[str, Callable[[Path, Iterable[Snapshot]], None]] = {
     "openpmd": _write_openpmd,
     "extxyz": _write_extxyz,
 }
+#: Those that write one file; the others write a file or a folder for each snapshot, by its name.
+ONE_FILE = frozenset({"packed", "extxyz"})
 
 
 def convert(
@@ -206,11 +208,19 @@ def convert(
         What was written.
 
     Raises:
-        ValueError: an unknown format, bits outside 1 … 10, or what reading and writing refuse.
+        ValueError: an unknown format, bits outside 1 … 10, names that are equal or cannot be those of files, or what
+            reading and writing refuse.
+        OSError: nothing can be written there.
     """
     if to not in WRITERS:
         raise ValueError(f"the format {to!r} is unknown; known are {', '.join(WRITERS)}")
+    if to in ONE_FILE:
+        check_output(out)
+    else:
+        check_output_folder(out)
     snapshots = read_any(sources, energies)
+    if to not in ONE_FILE:
+        check_file_names(snapshot.name for snapshot in snapshots)
     if ldos_bits is not None:
         snapshots = [
             snapshot if snapshot.ldos is None else replace(snapshot, ldos=round_significand(snapshot.ldos, ldos_bits))

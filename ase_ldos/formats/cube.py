@@ -19,7 +19,7 @@ from ase.io.cube import read_cube as _ase_read_cube
 from ase.io.cube import write_cube as _ase_write_cube
 
 from ase_ldos.dataset.npz import Snapshot
-from ase_ldos.files import PathLike, atomic_write, reading
+from ase_ldos.files import PathLike, atomic_write, check_file_names, reading
 from ase_ldos.geometry.fourier_resampling import resample
 from ase_ldos.units import BOHR, RYDBERG
 
@@ -158,9 +158,10 @@ def write_ldos_cubes(folder: PathLike, snapshot: Snapshot) -> list[Path]:
     """Write the LDOS as a series of cube files in the units of ``pp.x``, ``NAME_001.cube`` and so on.
 
     Raises:
-        ValueError: the snapshot has no LDOS.
+        ValueError: the snapshot has no LDOS, or a name that cannot be that of a file.
     """
     ldos = snapshot.ldos_values()
+    check_file_names([snapshot.name])
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = []

@@ -27,6 +27,8 @@ import numpy as np
 from ase.data import atomic_numbers
 from scipy.special import erf
 
+from ase_ldos.files import atomic_write
+
 #: Where packages put CP2K's file, after the folder that the variable CP2K_DATA_DIR names.
 _CP2K_FOLDERS = ("/usr/share/cp2k", "/usr/local/share/cp2k/data", "/opt/cp2k/data")
 _CP2K_FILE = "POTENTIAL_UZH"
@@ -402,9 +404,8 @@ def write_upf(potential: GTHPotential, folder: str | os.PathLike[str]) -> Path:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / potential.file_name
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(upf_text(potential), encoding="utf-8")
-    temporary.replace(path)
+    with atomic_write(path) as draft:
+        draft.write_text(upf_text(potential), encoding="utf-8")
     return path
 
 

@@ -15,7 +15,7 @@ import torch
 
 from ase_ldos.dataset.npz import Snapshot, snapshot_from_arrays
 from ase_ldos.descriptors.protocol import PointFeatures
-from ase_ldos.files import PathLike, atomic_write, write_json
+from ase_ldos.files import PathLike, atomic_write, check_file_names, write_json
 from ase_ldos.geometry.grid import Grid
 from ase_ldos.geometry.grid_blocks import iterate_blocks
 
@@ -73,9 +73,10 @@ def write_mala_snapshot(folder: PathLike, snapshot: Snapshot, descriptor: PointF
     """Write ``NAME.out.npy`` and ``NAME.info.json``, and with a descriptor also ``NAME.in.npy``.
 
     Raises:
-        ValueError: the snapshot has no LDOS.
+        ValueError: the snapshot has no LDOS, or a name that cannot be that of a file.
     """
     ldos = snapshot.ldos_values()
+    check_file_names([snapshot.name])
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     values = {ours: getattr(snapshot, ours) for ours in _KEYS.values()}

@@ -14,7 +14,7 @@ import numpy as np
 
 import ase_ldos
 from ase_ldos.dataset.snapshot import Snapshot
-from ase_ldos.files import PathLike, atomic_write
+from ase_ldos.files import PathLike, atomic_write, check_output
 from ase_ldos.units import ELECTRONVOLT
 
 _ANGSTROM = 1e-10  # m
@@ -33,6 +33,7 @@ def write_openpmd(path: PathLike, snapshot: Snapshot) -> None:
 
     Raises:
         ValueError: openpmd-api is not installed, the name does not end in ``.h5``, or there is nothing to write.
+        OSError: the folder cannot be written to, or the disk has no space for the file.
     """
     path = Path(path)
     if path.suffix != ".h5":
@@ -40,6 +41,9 @@ def write_openpmd(path: PathLike, snapshot: Snapshot) -> None:
     if snapshot.density is None and snapshot.ldos is None:
         raise ValueError(f"{snapshot.name} has neither density nor LDOS")
     io = _openpmd()
+    n_values = sum(0 if field is None else field.size for field in (snapshot.density, snapshot.ldos))
+    # its library ends the process where the disk gets full
+    check_output(path, 8 * n_values + 2**20)
     with atomic_write(path) as draft:
         series = io.Series(str(draft), io.Access.create)
         series.set_software("ase-ldos", ase_ldos.__version__)

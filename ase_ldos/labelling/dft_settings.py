@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 
 from ase_ldos.toml_settings import build, read_toml
+
+#: Largest number of energies at which the LDOS is sampled.
+MOST_ENERGIES = 10_000
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,12 @@ class LDOSRecipe:
         if not self.maximum > self.minimum:
             raise ValueError(
                 f"recipe: ldos.maximum is {self.maximum} eV; it must be above ldos.minimum, {self.minimum}"
+            )
+        number = (self.maximum - self.minimum) / self.spacing + 1
+        if not 1.5 <= number <= MOST_ENERGIES:
+            raise ValueError(
+                f"recipe: ldos.spacing is {self.spacing:g} eV, which makes {number:.3g} energies between "
+                f"{self.minimum:g} and {self.maximum:g} eV; 2 to {MOST_ENERGIES} are expected"
             )
 
     @property
@@ -94,6 +103,9 @@ class Recipe:
         electronic_temperature: of the Fermi-Dirac occupation, K.
         kspacing: distance of k-points of the self-consistent mesh, 1/Å.
         bands_per_atom: number of bands over number of atoms.
+        occupations: ``"smearing"`` (Fermi-Dirac at ``electronic_temperature``), or ``"fixed"`` for insulators: whole
+            bands, and the Fermi level in the middle of the gap, which must be far above kT.
+        kpoint_shift: 1 along the reciprocal vectors along which the k-mesh is moved by half a step, else 0.
         convergence: of the self-consistent energy, Ry.
         grid_spacing: of the stored density and LDOS, Å.
         ldos: how the LDOS is sampled; ``None`` for energies, forces, stress and density only.
@@ -111,6 +123,8 @@ class Recipe:
     electronic_temperature: float
     kspacing: float
     bands_per_atom: float
+    occupations: str = "smearing"
+    kpoint_shift: Sequence[int] = (0, 0, 0)
     convergence: float = 1e-9
     grid_spacing: float = 0.25
     ldos: LDOSRecipe | None = None
@@ -124,6 +138,12 @@ class Recipe:
         names = ("cutoff", "electronic_temperature", "kspacing", "bands_per_atom", "convergence", "grid_spacing")
         for name in names if self.time_limit is None else (*names, "time_limit"):
             _check_positive(name, getattr(self, name))
+        if self.occupations not in ("smearing", "fixed"):
+            raise ValueError(f"recipe: occupations is {self.occupations!r}; it must be 'smearing' or 'fixed'")
+        shift = list(self.kpoint_shift)
+        if len(shift) != 3 or any(number not in (0, 1) for number in shift):
+            raise ValueError(f"recipe: kpoint_shift is {shift}; three numbers, each 0 or 1, are expected")
+        object.__setattr__(self, "kpoint_shift", tuple(shift))
         for symbol, value in self.pulay.items():
             if symbol not in self.pseudopotentials or not isinstance(value, int | float) or not math.isfinite(value):
                 raise ValueError(
@@ -176,5 +196,5 @@ def load_recipe(path: str | os.PathLike[str], *, pseudo_dir: str | os.PathLike[s
 
 
 def _check_positive(name: str, value: float) -> None:
-    if not isinstance(value, int | float) or not value > 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise ValueError(f"recipe: {name} is {value!r}; it must be a positive number")

@@ -44,6 +44,10 @@ def extend_record(folder: PathLike, recipe: Recipe, symbols: set[str]) -> dict[s
 def recipe_table(recipe: Recipe) -> dict[str, Any]:
     """A recipe as it stands in a record: without the folder of pseudopotentials, which is this machine's."""
     table = asdict(recipe) | {"pseudo_dir": None, "pseudopotentials": dict(recipe.pseudopotentials)}
+    # where they are the usual ones they stay out, so that records of earlier versions say the same set-up
+    for key, usual in (("occupations", "smearing"), ("kpoint_shift", (0, 0, 0))):
+        if table[key] == usual:
+            del table[key]
     return dict(json.loads(json.dumps(table)))
 
 

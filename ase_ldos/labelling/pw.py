@@ -29,8 +29,13 @@ from ase_ldos.units import BOLTZMANN, RYDBERG
 PREFIX = "pwscf"
 #: Accuracy of the states of the dense mesh, Ry. Errors of their densities are of the order of its square root.
 NSCF_THRESHOLD = 1e-8
+#: Least gap for fixed occupations, in units of kT: a part e⁻⁵ of the electrons at the edges would move.
+FIXED_GAP = 10.0
 #: pw.x before this version computes a wrong deviatoric stress from GTH files with a p projector.
 FIRST_RIGHT_STRESS = 7
+
+#: Largest number of values of an LDOS: 16 GiB while it is summed up.
+LARGEST_LDOS = 2**31
 
 logger = logging.getLogger(__name__)
 
@@ -94,12 +99,27 @@ def _three_numbers(atoms: Atoms, key: str) -> tuple[int, int, int]:
     return (int(numbers[0]), int(numbers[1]), int(numbers[2]))
 
 
+def electronic_temperature_of(atoms: Atoms, recipe: Recipe) -> float:
+    """Electrons' temperature, K: ``atoms.info["electronic_temperature"]``, or else the recipe's.
+
+    Raises:
+        ValueError: it is not a positive number.
+    """
+    value = atoms.info.get("electronic_temperature", recipe.electronic_temperature)
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 < float(value) < math.inf:
+        raise ValueError(
+            f"a structure has info['electronic_temperature'] = {value!r}; a positive number (K) is expected"
+        )
+    return float(value)
+
+
 def input_text(atoms: Atoms, recipe: Recipe, calculation: str, folder: Path) -> str:
     """The input of pw.x.
 
     Args:
         atoms: the structure; ``info["kpoints"]`` and ``info["fft_grid"]`` replace the recipe's k-mesh and pw.x's own
-            choice of a grid, so that energies of a series of cells lie on one smooth curve.
+            choice of a grid, so that energies of a series of cells lie on one smooth curve;
+            ``info["electronic_temperature"]`` (K) replaces the recipe's, for a series of temperatures in one set.
         recipe: the set-up.
         calculation: ``"scf"``, or ``"nscf"`` for the dense mesh of the LDOS.
         folder: where pw.x writes.
@@ -124,15 +144,16 @@ def input_text(atoms: Atoms, recipe: Recipe, calculation: str, folder: Path) -> 
         },
         "system": {
             "ecutwfc": recipe.cutoff,
-            "occupations": "smearing",
-            "smearing": "fermi-dirac",
-            "degauss": recipe.electronic_temperature * BOLTZMANN / RYDBERG,
+            "occupations": recipe.occupations,
             "nosym": True,
             "nbnd": math.ceil(bands_per_atom * len(atoms)),
         }
         | (dict(zip(("nr1", "nr2", "nr3"), _three_numbers(atoms, "fft_grid"))) if "fft_grid" in atoms.info else {}),
         "electrons": {"conv_thr": recipe.convergence, "electron_maxstep": 100},
     }
+    if recipe.occupations == "smearing":
+        heat = electronic_temperature_of(atoms, recipe) * BOLTZMANN / RYDBERG
+        data["system"] |= {"smearing": "fermi-dirac", "degauss": heat}
     if calculation == "nscf":
         # pw.x would take a tenth of conv_thr per electron, which grows tighter with the number of atoms
         data["electrons"]["diago_thr_init"] = NSCF_THRESHOLD
@@ -145,6 +166,7 @@ def input_text(atoms: Atoms, recipe: Recipe, calculation: str, folder: Path) -> 
         input_data=data,
         pseudopotentials=dict(recipe.pseudopotentials),
         kpts=mesh_of(atoms, kspacing),
+        koffset=tuple(recipe.kpoint_shift),
     )
     text = re.sub(r"&(IONS|CELL|FCP|RISM)\n/\n", "", stream.getvalue())
     # ASE writes ten decimals; forces deserve all of them
@@ -167,16 +189,25 @@ def calculate(name: str, atoms: Atoms, recipe: Recipe, folder: Path, *, launcher
 
     Raises:
         CalculationError: pw.x or pp.x failed.
-        ValueError: their files are cut off.
+        KilledError: one of them was ended from outside.
+        ValueError: their files are cut off, or the LDOS would be too large.
+        OSError: they cannot be started, or the disk is full.
     """
     from ase_ldos.geometry.grid import grid_shape
 
     cell, folder = atoms.cell.array, folder.resolve()
     shape = grid_shape(cell, recipe.grid_spacing)
+    n_values = math.prod(shape) * (0 if recipe.ldos is None else len(recipe.ldos.energies))
+    if n_values > LARGEST_LDOS:
+        raise ValueError(
+            f"the LDOS on a grid of {' x '.join(map(str, shape))} points would have {n_values:.2g} values, more than "
+            f"{LARGEST_LDOS:.2g}; raise grid_spacing or the spacing of [ldos]"
+        )
     save = folder / f"{PREFIX}.save"
     limits: dict[str, Any] = {"launcher": launcher, "time_limit": recipe.time_limit}
     run_program("pw.x", input_text(atoms, recipe, "scf", folder), folder, **limits)
     arrays = read_xml(save)
+    _check_gap(arrays, atoms, recipe)
     _correct_stress(arrays, atoms, recipe, read_creator(save))
     arrays |= {
         "numbers": atoms.numbers,
@@ -184,7 +215,7 @@ def calculate(name: str, atoms: Atoms, recipe: Recipe, folder: Path, *, launcher
         "positions": atoms.positions,
         "density": read_density(save / "charge-density.dat", shape).astype(np.float32),
         "kpoints": np.array(mesh_of(atoms, recipe.kspacing)),
-        "electronic_temperature": np.array(recipe.electronic_temperature),
+        "electronic_temperature": np.array(electronic_temperature_of(atoms, recipe)),
         "ecutwfc_Ry": np.array(recipe.cutoff),
         "valence": arrays["n_electrons"] / len(atoms),
     }
@@ -199,6 +230,23 @@ def calculate(name: str, atoms: Atoms, recipe: Recipe, folder: Path, *, launcher
         arrays |= dos_arrays(recipe.dos, arrays["eigenvalues"], arrays["k_weights"])
     logger.info("%s: free energy %.6f eV", name, float(arrays["free_energy"]))
     return with_energy_defects(snapshot_from_arrays(name, arrays, name), recipe)
+
+
+def _check_gap(arrays: dict[str, np.ndarray], atoms: Atoms, recipe: Recipe) -> None:
+    """Refuse fixed occupations where a temperature would change them."""
+    if recipe.occupations != "fixed":
+        return
+    eigenvalues, filled = arrays["eigenvalues"], round(float(arrays["n_electrons"]) / 2)
+    if eigenvalues.shape[1] <= filled:
+        raise CalculationError("there are no empty bands; raise bands_per_atom")
+    gap = float(eigenvalues[:, filled].min() - eigenvalues[:, filled - 1].max())
+    temperature = electronic_temperature_of(atoms, recipe)
+    least = FIXED_GAP * BOLTZMANN * temperature
+    if gap < least:
+        raise CalculationError(
+            f"the gap is {gap:.3f} eV; fixed occupations stand for electrons at {temperature:g} K "
+            f"only where it is {least:.3f} eV or more; lower electronic_temperature or take occupations = 'smearing'"
+        )
 
 
 def with_energy_defects(snapshot: Snapshot, recipe: Recipe) -> Snapshot:

@@ -50,7 +50,9 @@ def read_xml(save: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{path} has no output; pw.x did not finish")
     if output.findtext("magnetization/lsda") == "true" or output.findtext("magnetization/noncolin") == "true":
         raise ValueError(f"{path} is spin-polarised; only calculations without spin can be read")
-    total = {key: _number(output, f"total_energy/{key}") for key in ("etot", "ehart", "etxc", "ewald", "demet")}
+    total = {key: _number(output, f"total_energy/{key}") for key in ("etot", "ehart", "etxc", "ewald")}
+    # without smearing there is none
+    total["demet"] = 0.0 if output.find("total_energy/demet") is None else _number(output, "total_energy/demet")
     states = output.findall("band_structure/ks_energies")
     weights = np.array([float(state.find("k_point").get("weight")) for state in states])  # type: ignore[union-attr,arg-type]
     eigenvalues = np.array([_numbers(state, "eigenvalues") for state in states]) * HARTREE
@@ -65,7 +67,7 @@ def read_xml(save: Path) -> dict[str, np.ndarray]:
         "smearing_TS": total["demet"] * HARTREE,
         "one_electron": (2 * total["etot"] - sum(total.values())) * HARTREE,
         "band_energy": (weights[:, None] * occupations * eigenvalues).sum(),
-        "fermi_level": _number(output, "band_structure/fermi_energy") * HARTREE,
+        "fermi_level": _fermi_level(output, eigenvalues),
         "n_electrons": _number(output, "band_structure/nelec"),
         "k_weights": weights,
         "eigenvalues": eigenvalues,
@@ -77,6 +79,20 @@ def read_xml(save: Path) -> dict[str, np.ndarray]:
     if output.find("stress") is not None:
         result["stress"] = -_numbers(output, "stress").reshape(3, 3) * HARTREE / BOHR**3
     return {key: np.asarray(value) for key, value in result.items()}
+
+
+def _fermi_level(output: ET.Element, eigenvalues: np.ndarray) -> float:
+    """pw.x's, or, of fixed occupations, the middle of the gap between these eigenvalues ``[k, band]``, eV.
+
+    pw.x knows of the empty bands of fixed occupations no more than their energies.
+    """
+    if output.find("band_structure/fermi_energy") is not None:
+        return _number(output, "band_structure/fermi_energy") * HARTREE
+    filled = round(_number(output, "band_structure/nelec") / 2)
+    edges = [float(eigenvalues[:, filled - 1].max())]
+    if eigenvalues.shape[1] > filled:
+        edges.append(float(eigenvalues[:, filled].min()))
+    return sum(edges) / len(edges)
 
 
 def read_creator(save: Path) -> str:

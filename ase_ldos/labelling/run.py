@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
-import signal
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
@@ -23,14 +21,22 @@ import numpy as np
 from ase_ldos.dataset.compact import save_compact
 from ase_ldos.dataset.npz import PathLike, load_snapshot, save_snapshot
 from ase_ldos.dataset.provenance import read_record, write_record
-from ase_ldos.files import atomic_write
+from ase_ldos.ending import exit_on_signals
+from ase_ldos.files import check_file_names, check_output_folder, read_json, write_json
 from ase_ldos.labelling.dft_settings import Recipe
 from ase_ldos.labelling.leases import POLL, Leases
 from ase_ldos.labelling.provenance import extend_record, recipe_table
 from ase_ldos.labelling.pw import PREFIX, calculate, check_setup
 from ase_ldos.labelling.pw_output import read_creator
 from ase_ldos.labelling.selfcheck import check_derivatives
-from ase_ldos.labelling.subprocesses import PID_FILE, CalculationError
+from ase_ldos.labelling.subprocesses import (
+    PID_FILE,
+    CalculationError,
+    KilledError,
+    end_orphan,
+    end_programs,
+    refuse_full_disk,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -57,13 +63,16 @@ class LabelReport:
         finished: names labelled now.
         found: names that were there already.
         failed: reason by name, of now and of earlier runs.
+        interrupted: reason by name, of those that something ended from outside; the next run takes them again.
     """
 
     finished: tuple[str, ...]
     found: tuple[str, ...]
     failed: dict[str, str]
+    interrupted: dict[str, str] = field(default_factory=dict)
 
 
+@exit_on_signals()
 def label_structures(  # noqa: C901 - checks, then one loop
     structures: Sequence[Atoms],
     recipe: Recipe,
@@ -84,7 +93,9 @@ def label_structures(  # noqa: C901 - checks, then one loop
     structure's number. So the process may be killed at any moment and started again. Any number of processes, on any
     machines that share the folder, may work on one list: each structure is leased to one of them, and that of one that
     died is taken over (``labelling.leases``). A structure that fails is noted in ``failures.json`` with its reason and
-    the others go on. ``provenance.json`` tells set-up and programs.
+    the others go on; one whose program was ended from outside is left to the next run, and what no structure can help
+    (a full disk, a program that does not start) ends this one. SIGTERM ends the programs too. ``provenance.json`` tells
+    set-up and programs.
 
     Args:
         structures: periodic ASE atoms.
@@ -105,6 +116,7 @@ def label_structures(  # noqa: C901 - checks, then one loop
 
     Raises:
         ValueError: bad structures or recipe, the folder belongs to other structures, or the check fails.
+        OSError: the folder cannot be written to, the disk is full, or a program cannot be started.
     """
     named = name_structures(structures)
     symbols = {symbol for atoms in structures for symbol in atoms.symbols}
@@ -112,6 +124,7 @@ def label_structures(  # noqa: C901 - checks, then one loop
     if workers < 1 or cores_per_worker < 1:
         raise ValueError(f"{workers} workers of {cores_per_worker} cores are asked for; at least 1 of each is needed")
     folder = Path(folder)
+    check_output_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     found = [name for name in named if _is_labelled(folder, name, named[name])]
     leases = Leases(folder / LEASES)
@@ -137,11 +150,12 @@ def label_structures(  # noqa: C901 - checks, then one loop
 
     def start(names: Sequence[str]) -> Generator[tuple[str, _Outcome], None, None]:
         if executor is not None:
-            return _outcomes({name: executor.submit(task, name, named[name], set()) for name in names})
+            return _outcomes({name: executor.submit(task, name, named[name], set()) for name in names}, task.folder)
         pool = ThreadPoolExecutor(workers)
-        return _outcomes({name: pool.submit(work, name) for name in names}, pool)
+        return _outcomes({name: pool.submit(work, name) for name in names}, task.folder, pool)
 
     finished: list[str] = []
+    interrupted: dict[str, str] = {}
     while waiting:
         elsewhere = []
         with closing(start(waiting)) as outcomes:
@@ -152,10 +166,13 @@ def label_structures(  # noqa: C901 - checks, then one loop
                 if outcome.program:
                     finished.append(name)
                     _note_program(folder, leases, outcome.program)
+                elif outcome.interruption:
+                    interrupted[name] = outcome.interruption
+                    logger.warning("%s was interrupted: %s", name, outcome.interruption)
                 else:
                     logger.warning("%s failed: %s", name, outcome.failure)
                 if progress is not None:
-                    progress(name, outcome.failure or None)
+                    progress(name, outcome.failure or outcome.interruption or None)
         ended = _ended_elsewhere(folder, elsewhere, progress)
         found += [name for name in ended if (folder / f"{name}.npz").exists()]
         if len(elsewhere) == len(waiting) and not ended:
@@ -165,7 +182,8 @@ def label_structures(  # noqa: C901 - checks, then one loop
     with suppress(OSError):
         (folder / WORK).rmdir()
     failed = read_failures(folder)
-    return LabelReport(tuple(finished), tuple(found), {name: failed[name] for name in failed if name in named})
+    own_failures = {name: failed[name] for name in failed if name in named}
+    return LabelReport(tuple(finished), tuple(found), own_failures, interrupted)
 
 
 def _ended_elsewhere(
@@ -191,7 +209,7 @@ def _check_setup_once(name: str, atoms: Atoms, recipe: Recipe, folder: Path, lau
     work.mkdir(parents=True)
     try:
         found = check_derivatives(name, atoms, recipe, partial(calculate, launcher=launcher), work)
-    except CalculationError as error:
+    except (CalculationError, KilledError) as error:
         raise ValueError(f"the self-check of the set-up failed: {error} (--no-check labels without it)") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -204,27 +222,31 @@ def _check_setup_once(name: str, atoms: Atoms, recipe: Recipe, folder: Path, lau
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What became of a structure: which program labelled it, or why it failed.
+    """What became of a structure: which program labelled it, why it failed, or what ended its program from outside.
 
-    Neither, if another process has it or has just finished it. Failures are told by a value, not by an error, because
-    executors pass errors on in ways of their own.
+    None of them, if another process has it or has just finished it. Failures are told by a value, not by an error,
+    because executors pass errors on in ways of their own.
     """
 
     program: str = ""
     failure: str = ""
+    interruption: str = ""
 
     @property
     def is_elsewhere(self) -> bool:
-        return not self.program and not self.failure
+        return not self.program and not self.failure and not self.interruption
 
 
 def _outcomes(
-    jobs: dict[str, Future[_Outcome]], pool: Executor | None = None
+    jobs: dict[str, Future[_Outcome]], folder: Path, pool: Executor | None = None
 ) -> Generator[tuple[str, _Outcome], None, None]:
     """Names with what became of them, as they end; an error, which is no structure's, ends all.
 
+    Programs that run then come to their end and are kept, unless the whole run is to end.
+
     Args:
         jobs: by name; any objects with ``done``, ``result`` and ``cancel``.
+        folder: of the labels.
         pool: to be shut down at the end.
     """
     try:
@@ -234,9 +256,12 @@ def _outcomes(
                 yield name, jobs.pop(name).result()
             if not ended:
                 time.sleep(POLL)
-    except BaseException:
+    except BaseException as error:
         for job in jobs.values():
             job.cancel()
+        while pool is not None and not isinstance(error, Exception) and not all(job.done() for job in jobs.values()):
+            end_programs(folder / WORK)
+            time.sleep(POLL)
         raise
     finally:
         if pool is not None:
@@ -267,6 +292,8 @@ class _Task:
                 # before the lease is given up, so that nobody tries it again
                 _note_failure(self.folder, name, str(error))
                 return _Outcome(failure=str(error))
+            except KilledError as error:
+                return _Outcome(interruption=str(error))
 
 
 def _label_one(
@@ -285,8 +312,15 @@ def _label_one(
     home.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(dir=home)).resolve()
     try:
-        save(folder / f"{name}.npz", calculate(name, atoms, recipe, work, launcher=launcher))
-        return read_creator(work / f"{PREFIX}.save")
+        snapshot = calculate(name, atoms, recipe, work, launcher=launcher)
+        creator = read_creator(work / f"{PREFIX}.save")
+    except (CalculationError, ValueError) as error:
+        # half a file of a full disk is no fault of the structure
+        refuse_full_disk("pw.x", str(error), work)
+        raise
+    else:
+        save(folder / f"{name}.npz", snapshot)
+        return creator
     finally:
         shutil.rmtree(home, ignore_errors=True)
 
@@ -318,8 +352,12 @@ def name_structures(structures: Sequence[Atoms]) -> dict[str, Atoms]:
     digits = len(str(max(0, len(structures) - 1)))
     for i, atoms in enumerate(structures):
         name = str(atoms.info.get("name", f"{i:0{digits}d}"))
-        if name in named or not name or "/" in name or name.startswith("."):
-            raise ValueError(f"structure {i} has the name {name!r}; names must be distinct and suit a file")
+        if name in named:
+            raise ValueError(f"structure {i} has the name {name!r}; names must be distinct")
+        try:
+            check_file_names([name])
+        except ValueError as error:
+            raise ValueError(f"structure {i}: {error}") from error
         try:
             check_atoms(atoms.positions, atoms.cell.array, atoms.pbc)
         except ValueError as error:
@@ -345,26 +383,26 @@ def _end_leftovers(work: Path) -> None:
     """End calculations that outlived a killed run, and remove their files."""
     for file in work.glob(f"*/{PID_FILE}"):
         with suppress(OSError, ValueError):
-            pid = int(file.read_text())
-            # the number may belong to another process by now; ours works in that folder
-            if Path(f"/proc/{pid}/cwd").resolve() == file.parent.resolve():
-                os.kill(pid, signal.SIGTERM)
+            end_orphan(int(file.read_text()), file.parent)
     shutil.rmtree(work, ignore_errors=True)
 
 
 def read_failures(folder: Path) -> dict[str, str]:
-    """Reasons of the calculations that failed, by name."""
+    """Reasons of the calculations that failed, by name.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
     path = folder / FAILURES
-    return dict(json.loads(path.read_text())) if path.exists() else {}
+    return read_json(path) if path.exists() else {}
 
 
 def _write_failures(folder: Path, failed: dict[str, str]) -> None:
     path = folder / FAILURES
-    if not failed:
+    if failed:
+        write_json(path, failed)
+    else:
         path.unlink(missing_ok=True)
-        return
-    with atomic_write(path) as draft:
-        draft.write_text(json.dumps(failed, indent=1))
 
 
 def _core_sets(workers: int, cores_per_worker: int, *, pin: bool) -> SimpleQueue[set[int]]:

@@ -34,6 +34,8 @@ STRAIN, DISPLACEMENT = 0.01, 0.02
 _OFF_PLACE = 0.05
 #: The check takes no denser k-mesh than this, 1/Å: derivatives must be right on any.
 _KSPACING = 0.3
+#: What a structure itself says of its calculation (see ``pw.input_text``).
+_SHARED_KEYS = ("kpoints", "fft_grid", "electronic_temperature")
 _SHAPES = {"pressure": np.eye(3), "deviatoric": np.diag([-0.5, -0.5, 1.0])}
 
 logger = logging.getLogger(__name__)
@@ -275,5 +277,5 @@ def _defect(after: Snapshot, before: Snapshot, slopes: dict[float, float], step:
 
 def _bare(atoms: Atoms, info: dict[str, np.ndarray]) -> Atoms:
     copy = atoms.copy()
-    copy.info = {key: value for key, value in atoms.info.items() if key in ("kpoints", "fft_grid")} | info
+    copy.info = {key: value for key, value in atoms.info.items() if key in _SHARED_KEYS} | info
     return copy

@@ -29,7 +29,8 @@ class LDOSModel(nn.Module):
     Args:
         descriptor: of the surroundings of a point: fixed, or a graph network that is trained with the rest.
         network: maps scaled features to energies; its ``features`` are h, its ``head`` gives W and c.
-        energies: nodes of the energy grid, eV, ``[energy]``.
+        energies: nodes of the energy grid, eV, ``[energy]``; where the metadata has level constants, those of the
+            network, to which a structure's ``energy_shift`` is added.
         metadata: what the model is for.
         mean: of the descriptor's features over the training points, ``[feature]``.
         projection: principal components, scaled: inputs are (x − mean) · projection, ``[feature, input]``.
@@ -106,6 +107,17 @@ class LDOSModel(nn.Module):
         if self._energies_there is None or self._energies_there.device != device:
             self._energies_there = self._energies.to(device)
         return self._energies_there
+
+    def energy_shift(self, structure: Structure) -> Tensor:
+        """Σ_a c_a/Ω, eV, float64 scalar, differentiable in the cell: what the network's energies lie below ε."""
+        total = torch.zeros((), dtype=torch.float64, device=structure.cell.device)
+        for symbol, constant in self.metadata.level_constants.items():
+            total = total + constant * (structure.numbers == atomic_numbers[symbol]).sum()
+        return total / structure.volume.double()
+
+    def energies_of(self, structure: Structure) -> Tensor:
+        """Nodes of the energy grid of a structure's LDOS as the DFT program counts energies, eV ``[energy]``."""
+        return self.energies + self.energy_shift(structure).detach()
 
     @property
     def dtype(self) -> torch.dtype:

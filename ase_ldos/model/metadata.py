@@ -26,6 +26,8 @@ class ModelMetadata:
         fermi_level: a typical μ, eV, from which the search for the Fermi level starts.
         core_charges: partial core charges of pseudopotentials that have one, by chemical symbol.
         minimum_distance: closest pair of atoms that the model accepts, Å.
+        level_constants: c_a by chemical symbol, eV Å³: the network's energies are ε' = ε − Σ_a c_a/Ω, those of a
+            prediction ε, counted as the DFT program does; empty: the two are the same.
         errors: measured on held-back structures: names and units as in ``training.evaluate.COLUMNS``.
         extrapolation: distances of held-back structures from the training data: ``threshold`` (the largest),
             ``median``, number of ``structures``; empty if not calibrated, see ``ase_ldos.model.extrapolation``.
@@ -47,6 +49,7 @@ class ModelMetadata:
     fermi_level: float = 0.0
     core_charges: dict[str, CoreCharge] = field(default_factory=dict)
     minimum_distance: float = 1.0
+    level_constants: dict[str, float] = field(default_factory=dict)
     errors: dict[str, float] = field(default_factory=dict)
     extrapolation: dict[str, float] = field(default_factory=dict)
     uncertainty: dict[str, float] = field(default_factory=dict)
@@ -64,7 +67,7 @@ class ModelMetadata:
         for name in ("broadening", "minimum_distance"):
             _check_number(name, getattr(self, name), least=0)
         _check_number("fermi_level", self.fermi_level)
-        for name in ("errors", "extrapolation"):
+        for name in ("errors", "extrapolation", "level_constants"):
             _check_numbers(name, getattr(self, name))
         _check_numbers("uncertainty", self.uncertainty, least=0)
         if self.extrapolation and "threshold" not in self.extrapolation:

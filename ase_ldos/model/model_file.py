@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from ase_ldos.files import PathLike, atomic_write, reading
+from ase_ldos.checkpoint import write_tensors
+from ase_ldos.files import PathLike, reading
 from ase_ldos.model.distilled_potential import TENSORS, DistilledPotential
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.model.metadata import ModelMetadata
@@ -29,7 +29,7 @@ VERSION = 2
 VERSION_DISTILLED = 3
 _DISTILLED = "distilled."
 #: Widest layer of a network that is read.
-_WIDEST = 65536
+WIDEST = 65536
 #: One folder for each model that comes with the package: its file, its card, how it was made.
 BUNDLED = Path(__file__).parents[1] / "models"
 #: Names in files of version 1, and today's.
@@ -56,8 +56,7 @@ def save_model(model: LDOSModel, path: PathLike) -> None:
         # an older version of the package, which would stumble over the tensors, is told by the number
         header |= {"version": VERSION_DISTILLED, "distilled": model.distilled.header()}
         tensors |= {f"{_DISTILLED}{name}": value for name, value in model.distilled.tensors().items()}
-    with atomic_write(path) as draft:
-        save_file(tensors, draft, metadata={"ase_ldos": json.dumps(header)})
+    write_tensors(Path(path), tensors, {"ase_ldos": json.dumps(header)})
 
 
 @standard_torch_state()
@@ -144,8 +143,8 @@ def _check(tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
     if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale < math.inf:
         raise ValueError(f"its ldos_scale is {scale!r}; it must be a positive number")
     widths = [network["n_inputs"], *network["hidden"], network["n_outputs"]]
-    if not all(isinstance(width, int) and 0 < width <= _WIDEST for width in widths):
-        raise ValueError(f"its layers have the widths {widths}; integers up to {_WIDEST} are expected")
+    if not all(isinstance(width, int) and 0 < width <= WIDEST for width in widths):
+        raise ValueError(f"its layers have the widths {widths}; integers up to {WIDEST} are expected")
     held = sum(tensor.numel() for name, tensor in tensors.items() if name.startswith("network."))
     wanted = sum((n_in + 1) * n_out for n_in, n_out in pairwise(widths[:-1]))
     if wanted > held:

@@ -56,6 +56,7 @@ class PredictionCheckpoint:
         if folder is None:
             return
         check_output_folder(folder)
+        folder.mkdir(parents=True, exist_ok=True)
         lock = locked(folder / f"{name}.lock", f"another process calculates in {folder}; name another folder")
         self._open.enter_context(lock)
         try:
@@ -91,6 +92,7 @@ class PredictionCheckpoint:
             astuple(request.thresholds),
             str(model.dtype),
             model.device.type,
+            sorted(model.metadata.level_constants.items()),
         )
         digest = hashlib.sha256(repr(settings).encode())
         structure = request.structure
@@ -181,4 +183,4 @@ class PredictionCheckpoint:
 
 def checksum(values: Tensor) -> int:
     """CRC-32 of the numbers of a block on the CPU."""
-    return zlib.crc32(values.contiguous().view(-1).view(torch.uint8).numpy())
+    return zlib.crc32(values.contiguous().view(-1).view(torch.uint8).numpy().data)

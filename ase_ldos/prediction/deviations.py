@@ -2,7 +2,8 @@
 
 What is linear in a small change δd(ε, r) of the LDOS follows from sums over the grid of whitened features
 s(r) = Rᵀφ(r), without samples and without the array grid × energy. With S = Σ_r s(r), Λ = Σ_r λ(r) s(r), B of the
-posterior, a, b and λ of the gradient of A (``free_energy_gradient``) and N' = ∂N/∂μ:
+posterior, a, b and λ of the gradient of A (``free_energy_gradient``) and N' = ∂N/∂μ (b of μ and n that of the
+temperature asked for):
 
     δA    = Σ_ε,r [a(ε) + λ(r) b(ε)] δd(ε, r)         var A    = |Bᵀa ⊗ S + Bᵀb ⊗ Λ|²
     δD(ε) = v Σ_r δd(ε, r)                            var D(ε) = v² |B_ε|² |S|²
@@ -64,7 +65,7 @@ class DeviationSums:
         gradient: of its free energy.
         electrons: Σ_r d and μ.
         hidden_sum: Σ_r h(r), float64 ``[hidden]``.
-        response: ∂n(r)/∂μ at the points of this rank's blocks, ``[own grid]``.
+        response: ∂n(r)/∂μ at the request's temperature at the points of this rank's blocks, ``[own grid]``.
 
     Attributes:
         weighted: Λ of the blocks so far, float64 ``[hidden + 1]``.
@@ -85,7 +86,8 @@ class DeviationSums:
         root = model.uncertainty_hidden.double()
         self._energies = model.uncertainty_energies.double().cpu()
         self._sum = hidden_sum[: len(root) - 1] @ root[:-1] + root[-1] * grid.n_points
-        slope_weights = number_weights(model.energies.cpu(), electrons.fermi_level, evaluator.request.thermal_energy)[1]
+        level, kT = electrons.fermi_levels[-1], electrons.thermal_energies[-1]
+        self._number, slope_weights = number_weights(model.energies.cpu(), level, kT)
         self._slope = float(slope_weights @ electrons.ldos_sum) * float(grid.voxel_volume)
         # δμ per change of Σ_ε b δd(ε, r) that is s · (what multiplies it)
         self._shift = self._sum * float(grid.voxel_volume) / self._slope
@@ -116,7 +118,7 @@ class DeviationSums:
         communicator.all_reduce(self.weighted)
         volume = float(grid.voxel_volume)
         constant, number = (self._gradient.by_energy @ self._energies).unbind()
-        width, number_width = float(self._sum.norm()) * volume, float(number.norm())
+        width, number_width = float(self._sum.norm()) * volume, float((self._number @ self._energies).norm())
         field = gather_fields(self._field, grid, evaluator.ranges, communicator)
         density = self._sum.new_empty(grid.n_points) if field is None else field[0].double()
         communicator.broadcast(density)

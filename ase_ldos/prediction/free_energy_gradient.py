@@ -3,10 +3,22 @@
 The gradient of A in the LDOS is g(ε, r) = ∂A/∂d(ε, r) = a(ε) + λ(r) b(ε): b are the occupation weights,
 λ(r) = ∂A/∂n(r), and a collects the rest. With the linear head d = W h + c it reaches the hidden features as
 Wᵀa + λ(r) Wᵀb.
+
+Electrons of another temperature T than the model's own, T₀, occupy the same states in another way. These states are
+those of a potential that belongs to the density n₀ of the occupation at T₀, and E_b counts the interaction with n₀. So
+what A takes off for that is taken at n₀ too,
+
+    A(T) = E_b(T) − TS(T) − E_H[n₀] + E_xc[n₀ + n_core] − ∫ n₀ v_xc d³r + E_ion-ion,
+
+the functional of Harris (Phys. Rev. B 31, 1770 (1985)) and Foulkes and Haydock (Phys. Rev. B 39, 12520 (1989)) with the
+occupations of T: its error is of second order in the change of density that the states do not respond to, whereas with
+the density at T in these terms it is of first order. Then −∂A/∂T at fixed atoms is S = −∫ k [f ln f + …] D dε, and
+∂E/∂T = T ∂S/∂T the heat capacity, exactly. λ and b are of n₀.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,7 +31,7 @@ from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.physics.density_functionals import DensityTerms, density_terms
 from ase_ldos.physics.ewald import ewald_energy
 from ase_ldos.physics.free_energy import TERMS, Energies
-from ase_ldos.physics.occupation import fermi_level, occupation_weights
+from ase_ldos.physics.occupation import fermi_level, number_weights, occupation_weights
 from ase_ldos.prediction.request import PredictionRequest
 
 
@@ -64,12 +76,14 @@ class Electrons:
 
     Attributes:
         ldos_sum: Σ_r d(ε, r), 1/(eV Å³), float64 ``[energy]``.
-        fermi_level: μ, eV.
+        fermi_levels: μ of the model's own occupation, and of the request's if that is another, eV.
+        thermal_energies: kT of these, eV.
         charges: of the ions, e, ``[atom]``.
     """
 
     ldos_sum: Tensor
-    fermi_level: float
+    fermi_levels: Sequence[float]
+    thermal_energies: Sequence[float]
     charges: Tensor
 
 
@@ -82,7 +96,8 @@ def find_gradient(
 ) -> tuple[FreeEnergyGradient, Tensor]:
     """Energies, derivatives if wanted, and the density, float64 ``[grid]``, on all ranks.
 
-    Rank 0, which has the fields n and ∂n/∂μ ``[2, grid]``, does the work and sends what it found.
+    Rank 0, which has the fields n₀ and ∂n₀/∂μ, and n if it is another, ``[2 or 3, grid]``, does the work and sends
+    what it found.
     """
     grid, structure, found = request.grid, request.structure, list[FreeEnergyGradient]()
 
@@ -102,7 +117,7 @@ def find_gradient(
     communicator.run_on_root(work)
     density = torch.empty(grid.n_points, dtype=torch.float64, device=model.device)
     if fields is not None:
-        density = fields[0].double()
+        density = fields[2 if len(fields) > 2 else 0].double()
     if not found:
         n_points = grid.n_points if request.differentiates else 0
         found.append(FreeEnergyGradient.empty(model, structure, n_points))
@@ -117,7 +132,7 @@ def find_gradient(
 def _differentiate(
     model: LDOSModel, request: PredictionRequest, electrons: Electrons, terms: DensityTerms, response: Tensor
 ) -> FreeEnergyGradient:
-    """Terms of A, and derivatives where the terms of the density have theirs; ``response`` is ∂n/∂μ ``[grid]``."""
+    """Terms of A, and derivatives where the terms of the density have theirs; ``response`` is ∂n₀/∂μ ``[grid]``."""
     structure, shape, wanted = request.structure, request.grid_shape, request.differentiates
     with torch.set_grad_enabled(wanted):
         strain = torch.zeros_like(structure.cell, requires_grad=wanted)
@@ -126,18 +141,22 @@ def _differentiate(
         strained = leaf.strained(strain)
         grid = Grid(strained.cell, shape)
         dos = leaf_sum * grid.voxel_volume
-        n_electrons, thermal_energy = float(electrons.charges.sum()), request.thermal_energy
+        n_electrons, levels = float(electrons.charges.sum()), list[Tensor]()
         nodes = model.energies.cpu()
-        mu = fermi_level(dos, nodes, n_electrons, thermal_energy, electrons.fermi_level)
-        weights = occupation_weights(nodes, mu, thermal_energy)
+        for start, kT in zip(electrons.fermi_levels, electrons.thermal_energies):
+            levels.append(fermi_level(dos, nodes, n_electrons, kT, start))
+        own, mu = levels[0], levels[-1]
+        weights = occupation_weights(nodes, mu, request.thermal_energy)
         mesh_from = request.thresholds.mesh_from
         ewald = ewald_energy(strained, electrons.charges, mesh_from=mesh_from, device=model.device)
         energies = Energies.collect(dos, weights, terms.energies, ewald)
+        # everything up to here counts energies as the network does; the sum over the electrons is DFT's
+        energies = replace(energies, band=energies.band + n_electrons * model.energy_shift(strained))
         free_energy = energies.free_energy
         if terms.potential is not None:
-            # the density's terms are numbers here. n moves with μ, which moves with D: this term, zero in value,
+            # the density's terms are numbers here. n₀ moves with its μ, which moves with D: this term, zero in value,
             # carries that derivative exactly
-            free_energy = free_energy + (mu - mu.detach()) * _dot(terms.potential, response)
+            free_energy = free_energy + (own - own.detach()) * _dot(terms.potential, response)
         if terms.core_potential is not None:
             core = model.core_density(strained, grid)
             assert core is not None
@@ -148,7 +167,8 @@ def _differentiate(
     if terms.potential is None or terms.strain is None:
         return replace(FreeEnergyGradient.empty(model, structure, 0), terms=values)
     a, by_positions, by_strain = torch.autograd.grad(free_energy, (leaf_sum, leaf.positions, strain))
-    head, number = model.head_on_cpu[0], weights.number.detach()
+    head = model.head_on_cpu[0]
+    number, _ = number_weights(nodes, electrons.fermi_levels[0], electrons.thermal_energies[0])
     by_strain, by_energy = by_strain + terms.strain, torch.stack((a, number))
     return FreeEnergyGradient(values, a @ head, number @ head, by_positions, by_strain, terms.potential, by_energy)
 

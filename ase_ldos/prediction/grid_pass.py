@@ -3,6 +3,9 @@
 The density needs μ, and μ needs the whole grid. There are two strategies (``choose_strategy``): on small grids the
 hidden features are kept until μ is known; on large ones the density is found at several Fermi levels about a guess in
 the same walk, and interpolated to μ. Each rank of a communicator walks over its share of the blocks.
+
+There are two densities where the electrons are of another temperature than the model's own (see
+``free_energy_gradient``): that of the states' own occupation, which the energy's double counting needs, and theirs.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from ase_ldos.prediction.checkpointing import PredictionCheckpoint, checksum
 from ase_ldos.prediction.fermi_level_interpolation import FermiLevelInterpolation
 from ase_ldos.prediction.grid_walk import GridWalk
 from ase_ldos.prediction.request import PredictionRequest
+from ase_ldos.units import BOLTZMANN
 
 
 def hidden_bytes(model: LDOSModel, grid: Grid) -> int:
@@ -105,12 +109,24 @@ class GridEvaluator:
         """D(ε) from Σ_r h(r), 1/eV, ``[energy]``."""
         return self.ldos_sum(hidden_sum) * self.grid.voxel_volume
 
-    def find_fermi_level(self, hidden_sum: Tensor) -> float:
-        """μ from Σ_r h(r), eV."""
+    @property
+    def thermal_energies(self) -> tuple[float, ...]:
+        """Values of kT whose densities are needed, eV: the model's own, and the request's if that is another."""
+        own, wanted = BOLTZMANN * self.model.metadata.electronic_temperature, self.request.thermal_energy
+        return (own,) if own == wanted else (own, wanted)
+
+    @property
+    def fermi_guess(self) -> float | None:
+        """That of the request, counted as the network counts energies, eV."""
         guess = self.request.fermi_guess
+        return None if guess is None else guess - float(self.model.energy_shift(self.structure))
+
+    def find_fermi_levels(self, hidden_sum: Tensor) -> list[float]:
+        """μ at each of ``thermal_energies`` from Σ_r h(r), counted as the network counts energies, eV."""
+        guess = self.fermi_guess
         start = self.model.metadata.fermi_level if guess is None else guess
-        n_electrons, thermal_energy = float(self.charges.sum()), self.request.thermal_energy
-        return float(fermi_level(self.dos(hidden_sum), self._energies, n_electrons, thermal_energy, start))
+        n_electrons, dos = float(self.charges.sum()), self.dos(hidden_sum)
+        return [float(fermi_level(dos, self._energies, n_electrons, kT, start)) for kT in self.thermal_energies]
 
     def project(self, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Weights of the energies as weights of the hidden features: Σ_ε w d = row · h + constant.
@@ -127,12 +143,15 @@ class GridEvaluator:
 class DensityStrategy(Protocol):
     """How the density is found although it needs a Fermi level that only the whole grid tells."""
 
-    def sum_hidden(self) -> tuple[Tensor, float]:
-        """Σ_r h(r) over the whole grid, float64 ``[hidden]``, and μ, eV."""
+    def sum_hidden(self) -> tuple[Tensor, list[float]]:
+        """Σ_r h(r) over the whole grid, float64 ``[hidden]``, and μ at each of ``thermal_energies``, eV."""
         ...
 
-    def density(self, fermi_level: float) -> Tensor:
-        """n(r) and ∂n(r)/∂μ at the points of this rank's blocks, ``[2, own grid]``; once, after ``sum_hidden``."""
+    def density(self, fermi_levels: Sequence[float]) -> Tensor:
+        """Fields at the points of this rank's blocks, ``[2 or 3, own grid]``; once, after ``sum_hidden``.
+
+        n(r) and ∂n(r)/∂μ of the model's own occupation, then n(r) of the request's if that is another.
+        """
         ...
 
 
@@ -150,7 +169,7 @@ class KeptFeatures:
         self._evaluator = evaluator
         self._kept = torch.empty(0)
 
-    def sum_hidden(self) -> tuple[Tensor, float]:
+    def sum_hidden(self) -> tuple[Tensor, list[float]]:
         """One walk; see ``DensityStrategy``."""
         evaluator, place = self._evaluator, 0
         total = evaluator.empty_sum()
@@ -161,13 +180,13 @@ class KeptFeatures:
             total += sum_rows(hidden)
             place += len(hidden)
         total = evaluator.communicator.all_reduce(total).cpu()
-        return total, evaluator.find_fermi_level(total)
+        return total, evaluator.find_fermi_levels(total)
 
-    def density(self, fermi_level: float) -> Tensor:
+    def density(self, fermi_levels: Sequence[float]) -> Tensor:
         """A matrix product, after which the features are gone."""
-        evaluator = self._evaluator
-        weights = number_weights(evaluator.model.energies.cpu(), fermi_level, evaluator.request.thermal_energy)
-        rows, constants = evaluator.project(weights)
+        evaluator, energies = self._evaluator, self._evaluator.model.energies.cpu()
+        pairs = [number_weights(energies, mu, kT) for mu, kT in zip(fermi_levels, evaluator.thermal_energies)]
+        rows, constants = evaluator.project([*pairs[0], *(number for number, _ in pairs[1:])])
         fields, self._kept = torch.addmm(constants, rows, self._kept.T), torch.empty(0)
         return fields
 
@@ -181,47 +200,53 @@ class InterpolatedDensity:
     def __init__(self, evaluator: GridEvaluator) -> None:
         self._evaluator = evaluator
         self._sampled: dict[BlockRange, Tensor] = {}
-        self._interpolation: FermiLevelInterpolation | None = None
+        self._interpolations: list[FermiLevelInterpolation] = []
 
-    def sum_hidden(self) -> tuple[Tensor, float]:
+    def sum_hidden(self) -> tuple[Tensor, list[float]]:
         """One or two walks, one of which may resume from a checkpoint; see ``DensityStrategy``."""
         evaluator = self._evaluator
-        # the ranks were not interrupted at the same moment: that of rank 0 counts
-        begun = torch.tensor([evaluator.checkpoint.stage("sums").get("guess", math.nan)], dtype=torch.float64)
+        # the ranks were not interrupted at the same moment: those of rank 0 count
+        unknown = torch.full((len(evaluator.thermal_energies),), math.nan, dtype=torch.float64)
+        begun = evaluator.checkpoint.stage("sums").get("guesses", unknown).clone()
         evaluator.communicator.broadcast(begun)
-        guess = evaluator.request.fermi_guess if bool(begun.isnan()) else float(begun)
-        if guess is None:
-            guess = evaluator.find_fermi_level(self._sample())
-        total, interpolation = self._walk(guess)
-        level = evaluator.find_fermi_level(total)
-        if interpolation.misplaced(level, evaluator.dos(total)) > evaluator.request.thresholds.misplaced:
-            total, interpolation = self._walk(level)
-        self._interpolation, self._sampled = interpolation, {}
-        return total, level
+        if not bool(begun.isnan().any()):
+            guesses = begun.tolist()
+        elif evaluator.fermi_guess is not None:
+            guesses = [evaluator.fermi_guess] * len(begun)
+        else:
+            guesses = evaluator.find_fermi_levels(self._sample())
+        total, interpolations = self._walk(guesses)
+        levels, dos = evaluator.find_fermi_levels(total), evaluator.dos(total)
+        most = evaluator.request.thresholds.misplaced
+        if any(item.misplaced(level, dos) > most for item, level in zip(interpolations, levels)):
+            total, interpolations = self._walk(levels)
+        self._interpolations, self._sampled = interpolations, {}
+        return total, levels
 
-    def density(self, fermi_level: float) -> Tensor:
+    def density(self, fermi_levels: Sequence[float]) -> Tensor:
         """The interpolation at μ."""
-        assert self._interpolation is not None
-        return self._interpolation.at(fermi_level)
+        fields = [item.at(level) for item, level in zip(self._interpolations, fermi_levels, strict=True)]
+        return torch.cat([fields[0], *(both[:1] for both in fields[1:])])
 
-    def _walk(self, guess: float) -> tuple[Tensor, FermiLevelInterpolation]:
-        """Σ h and the densities at Fermi levels about the guess."""
-        evaluator, model = self._evaluator, self._evaluator.model
-        interpolation = FermiLevelInterpolation(guess, model.energies.cpu(), evaluator.request.thermal_energy)
-        rows, constants = evaluator.project(interpolation.weights)
+    def _walk(self, guesses: Sequence[float]) -> tuple[Tensor, list[FermiLevelInterpolation]]:
+        """Σ h and the densities at Fermi levels about the guesses, one for each of ``thermal_energies``."""
+        evaluator, energies = self._evaluator, self._evaluator.model.energies.cpu()
+        pairs = zip(guesses, evaluator.thermal_energies, strict=True)
+        interpolations = [FermiLevelInterpolation(guess, energies, kT) for guess, kT in pairs]
+        rows, constants = evaluator.project([row for item in interpolations for row in item.weights])
         counts = [block.n_points for block in evaluator.own_ranges]
-        shape = (len(interpolation.weights), sum(counts))
+        guessed = torch.tensor(list(guesses), dtype=torch.float64)
         checkpoint = evaluator.checkpoint
         state = checkpoint.stage("sums")
-        begun = state.get("guess") == guess
+        begun = "guesses" in state and bool(torch.equal(state["guesses"], guessed))
         checksums: list[int] = state["checksums"].tolist() if begun else []
-        fields, resumes = checkpoint.field(
-            "fields", shape, model.dtype, model.device, counts=counts, checksums=checksums
-        )
-        interpolation.fields = fields
+        shape, dtype, device = (len(rows), sum(counts)), evaluator.model.dtype, evaluator.model.device
+        fields, resumes = checkpoint.field("fields", shape, dtype, device, counts=counts, checksums=checksums)
+        for item, part in zip(interpolations, fields.chunk(len(interpolations))):
+            item.fields = part
         if not resumes:
             checksums = []
-        total = state["total"].to(model.device) if resumes else evaluator.empty_sum()
+        total = state["total"].to(device) if resumes else evaluator.empty_sum()
         done = len(checksums)
         place = sum(counts[:done])
 
@@ -234,7 +259,7 @@ class InterpolatedDensity:
                 for count in counts[len(checksums) : finished]:
                     checksums.append(checksum(fields[:, start : start + count]))
                     start += count
-            kept = {"guess": guess, "total": total, "checksums": torch.tensor(checksums, dtype=torch.int64)}
+            kept = {"guesses": guessed, "total": total, "checksums": torch.tensor(checksums, dtype=torch.int64)}
             checkpoint.write("sums", kept, always=True)
 
         # a state of an earlier walk must not speak of the field that this one overwrites
@@ -247,7 +272,7 @@ class InterpolatedDensity:
             place += len(hidden)
             write(finished)
         write(len(evaluator.own_ranges), always=True)
-        return evaluator.communicator.all_reduce(total.clone()).cpu(), interpolation
+        return evaluator.communicator.all_reduce(total.clone()).cpu(), interpolations
 
     def _sample(self) -> Tensor:
         """Σ h over the grid as estimated from some blocks, spread evenly."""

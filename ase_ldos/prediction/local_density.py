@@ -115,7 +115,7 @@ def local_density(
     Raises:
         ValueError: a window that makes no sense (see ``window_weights``), or foreign elements.
     """
-    weights = window_weights(model.energies, window)[None]
+    weights = window_weights(model.energies_of(structure), window)[None]
     return sum_over_energies(model, structure, grid, weights, chunk_size=chunk_size)[0]
 
 

@@ -46,7 +46,7 @@ class Prediction:
         electronic_temperature: K.
         energy_grid: nodes, eV, ``[energy]``.
         dos: D, 1/eV, ``[energy]``.
-        density: n, e/Å³, ``[nx, ny, nz]``.
+        density: n at the electronic temperature, e/Å³, ``[nx, ny, nz]``.
         grid: of the density.
         forces: −∂A/∂R, eV/Å, ``[atom, 3]``, if wanted.
         stress: (1/V) ∂A/∂ε, eV/Å³, ``[3, 3]``, tension positive, if wanted.
@@ -149,14 +149,16 @@ def fulfil_request(
         evaluator = GridEvaluator(model, request, communicator=communicator, checkpoint=kept, progress=progress)
         strategy = choose_strategy(evaluator)
         with torch.no_grad(), record_function("ase_ldos::density_of_states"):
-            hidden_sum, fermi_level = strategy.sum_hidden()
+            hidden_sum, fermi_levels = strategy.sum_hidden()
         with torch.no_grad(), record_function("ase_ldos::density"):
-            own = strategy.density(fermi_level)
+            own = strategy.density(fermi_levels)
             fields = gather_fields(own, grid, evaluator.ranges, communicator)
-            response = own[1].clone() if request.uncertainty else own.new_empty(0)
+            response = own[-1].clone() if request.uncertainty else own.new_empty(0)
             del strategy, own
         with record_function("ase_ldos::energies"):
-            electrons = Electrons(evaluator.ldos_sum(hidden_sum), fermi_level, evaluator.charges)
+            electrons = Electrons(
+                evaluator.ldos_sum(hidden_sum), fermi_levels, evaluator.thermal_energies, evaluator.charges
+            )
             gradient, density = find_gradient(model, request, electrons, fields, communicator)
             del fields
         forces, stress, deviations, uncertainty = None, None, None, None
@@ -173,9 +175,9 @@ def fulfil_request(
                 uncertainty = deviations.finish(original)
     found = Prediction(
         energies=Energies.from_terms(gradient.terms, len(request.structure)),
-        fermi_level=fermi_level,
+        fermi_level=fermi_levels[-1] + float(model.energy_shift(request.structure)),
         electronic_temperature=request.electronic_temperature,
-        energy_grid=model.energies.cpu(),
+        energy_grid=model.energies_of(request.structure).cpu(),
         dos=evaluator.dos(hidden_sum),
         density=density.reshape(grid.shape),
         grid=grid,

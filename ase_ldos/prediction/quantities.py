@@ -15,6 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from ase_ldos.model.ldos_model import LDOSModel
+from ase_ldos.physics.gap import Gap, find_gap
 from ase_ldos.physics.heat_capacity import electronic_entropy, electronic_heat_capacity
 from ase_ldos.physics.occupation import interpolate_dos, number_weights
 from ase_ldos.prediction.predict import Prediction
@@ -49,6 +50,18 @@ def evaluate_quantity(name: str, model: LDOSModel, prediction: Prediction) -> fl
     return float(value) if value.dim() == 0 else value.detach().cpu().numpy()
 
 
+def prediction_gap(model: LDOSModel, found: Prediction) -> Gap:
+    """The levels about the last electron in the predicted DOS; see ``physics.gap``.
+
+    Raises:
+        ValueError: the model's energy window ends among them.
+    """
+    n_electrons = float(found.grid.integrate(found.density))
+    n_atoms = found.energies.n_atoms
+    assert n_atoms is not None
+    return find_gap(found.dos, found.energy_grid, n_electrons, n_atoms, model.metadata.broadening)
+
+
 def _number_of_electrons(model: LDOSModel, found: Prediction) -> Tensor:  # noqa: ARG001
     """N = ∫ n d³r."""
     return found.grid.integrate(found.density)
@@ -75,6 +88,21 @@ def _heat_capacity(model: LDOSModel, found: Prediction) -> Tensor:  # noqa: ARG0
     return electronic_heat_capacity(found.dos, found.energy_grid, found.fermi_level, found.electronic_temperature)
 
 
+def _gap(model: LDOSModel, found: Prediction) -> float:
+    """What the DOS shows of a gap; its uncertainty is ``gap_uncertainty``."""
+    return prediction_gap(model, found).width
+
+
+def _gap_uncertainty(model: LDOSModel, found: Prediction) -> float:
+    """What the broadening leaves open."""
+    return prediction_gap(model, found).uncertainty
+
+
+def _mid_gap_level(model: LDOSModel, found: Prediction) -> float:
+    """(ε₋ + ε₊)/2."""
+    return prediction_gap(model, found).middle
+
+
 #: Quantities by name, those of other packages included.
 QUANTITIES: Registry[Quantity] = Registry(
     "quantity",
@@ -84,6 +112,9 @@ QUANTITIES: Registry[Quantity] = Registry(
         "dos_at_fermi_level": Quantity(
             "1/eV", "density of states at the Fermi level, spins summed", _dos_at_fermi_level
         ),
+        "gap": Quantity("eV", "gap between occupied and empty states; 0 where the DOS shows none", _gap),
+        "gap_uncertainty": Quantity("eV", "of the gap, by the broadening of the DOS", _gap_uncertainty),
+        "mid_gap_level": Quantity("eV", "middle of the gap; in a metal the Fermi level at rest", _mid_gap_level),
         "thermal_dos": Quantity("1/eV", "density of states averaged over kT about the Fermi level", _thermal_dos),
         "electronic_entropy": Quantity("eV/K", "entropy of the electrons", _entropy),
         "electronic_heat_capacity": Quantity(

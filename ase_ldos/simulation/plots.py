@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from ase import Atoms
@@ -13,6 +13,7 @@ from matplotlib.patches import Circle
 from scipy.ndimage import map_coordinates
 from scipy.special import expit
 
+from ase_ldos.simulation.observables import MeanDOS
 from ase_ldos.units import BOLTZMANN
 
 #: Atoms this far (Å) from the plane of a slice are still drawn.
@@ -198,3 +199,35 @@ def _atoms_near_plane(atoms: Atoms, scaled: np.ndarray, axis: int, place: float)
             inside = np.insert(np.delete(fractional, axis) % 1.0 + np.array(step) - 1, axis, 0.0)
             if np.all((inside > -0.05) & (inside < 1.05)):
                 yield int(number), inside @ atoms.cell[:]
+
+
+def run_figure(times: np.ndarray, panels: Mapping[str, Mapping[str, np.ndarray]], *, title: str = "") -> Figure:
+    """Plot what a run recorded, one panel above the other.
+
+    Args:
+        times: fs, ``[time]``.
+        panels: by the label of its axis, curves by their name, ``[time]`` each.
+        title: of the figure.
+    """
+    figure = Figure(figsize=(6.4, 1.0 + 1.7 * len(panels)), layout="constrained")
+    for axes, (label, curves) in zip(figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0], panels.items()):
+        for name, values in curves.items():
+            axes.plot(times, values, label=name)
+        axes.set(ylabel=label)
+        if len(curves) > 1:
+            axes.legend(frameon=False)
+    axes.set(xlabel="time (fs)")
+    figure.suptitle(title)
+    return figure
+
+
+def mean_dos_figure(mean: MeanDOS, *, title: str = "") -> Figure:
+    """Plot a run's mean density of states from the Fermi level, and how far it spreads."""
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.add_subplot()
+    axes.fill_between(mean.energies, mean.dos - mean.spread, mean.dos + mean.spread, alpha=0.35, linewidth=0)
+    axes.plot(mean.energies, mean.dos)
+    axes.axvline(0, color="black", linestyle="--", linewidth=1)
+    label = f"energy from the Fermi level, {mean.fermi_level:.3f} ± {mean.fermi_level_spread:.3f} eV (eV)"
+    axes.set(xlabel=label, ylabel="density of states (1/eV)", title=title)
+    return figure

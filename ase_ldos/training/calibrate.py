@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from ase.data import chemical_symbols
 from scipy.optimize import minimize_scalar
 from tqdm import tqdm
 
@@ -16,6 +17,7 @@ from ase_ldos.model.extrapolation import atom_distances, atom_inputs, warning_th
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.prediction.predict import predict
 from ase_ldos.torch_state import standard_torch_state
+from ase_ldos.training.evaluate import check_elements
 
 #: The warning begins where forces are so many times as wrong as over all held-back atoms, unless told otherwise.
 TOLERANCE = 2.0
@@ -43,23 +45,31 @@ def calibrate(
         progress: show a bar.
 
     Raises:
-        ValueError: no held-back structures, an element of the model that the training structures lack, or a force error
-            that is not positive or for which there are no forces.
+        ValueError: no held-back or no training structures, an element of the model that the training structures lack,
+            one that the model does not know, or a force error that is not positive or for which there are no forces.
     """
     if not held_back:
         raise ValueError("no structure is held back; the threshold needs at least one")
+    if not training:
+        raise ValueError("every structure is held back; the range needs some to learn from")
+    check_elements(model, (*training, *held_back))
     structures = [Structure.from_arrays(item.numbers, item.positions, item.cell) for item in (*training, *held_back)]
     bar = tqdm(structures[: len(training)], desc="training range", disable=not progress)
     inputs = torch.cat([atom_inputs(model, structure).cpu() for structure in bar])
     numbers = torch.cat([structure.numbers for structure in structures[: len(training)]])
     species = species_indices(numbers, model.descriptor.species)
     means, whitenings = [], []
+    before = model.extrapolation_mean, model.extrapolation_whitening
     for index in range(len(model.descriptor.species)):
         own = inputs[species == index]
+        if len(own) < 2 and before[0] is not None and before[1] is not None and index < len(before[0]):
+            # a fine-tuned model: what it learned of this element it learned before, with the same inputs
+            means.append(before[0][index].double())
+            whitenings.append(before[1][index].double())
+            continue
         if len(own) < 2:
-            raise ValueError(
-                f"element number {model.descriptor.species[index]} has {len(own)} atoms in the training data"
-            )
+            symbol = chemical_symbols[model.descriptor.species[index]]
+            raise ValueError(f"the training data have {len(own)} atoms of {symbol}; its range needs 2 or more")
         means.append(own.mean(dim=0))
         variances, axes = torch.linalg.eigh(torch.cov(own.T))
         whitenings.append(axes / variances.clamp(min=VARIANCE_FLOOR * variances[-1]).sqrt())

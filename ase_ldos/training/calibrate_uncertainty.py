@@ -153,17 +153,19 @@ def _moments(model: LDOSModel, training: Sequence[Snapshot], progress: bool) -> 
 
 def _ldos_covariance(model: LDOSModel, items: Sequence[Snapshot], progress: bool) -> Tensor:
     """Covariance of the LDOS' errors between energies; above what DFT knows, zero where nothing is known."""
-    energies = model.energies.cpu().numpy()
+    n_energies = len(model.energies)
     labelled = [item for item in items if item.ldos is not None and item.energies is not None][:_LDOS_STRUCTURES]
     if not labelled:
         raise ValueError("no structure has labels of the LDOS, from which the errors of energies would be known")
-    total = np.zeros((len(energies), len(energies)))
+    total = np.zeros((n_energies, n_energies))
     counts = np.zeros_like(total)
     for item in tqdm(labelled, desc="errors of the LDOS", disable=not progress):
         assert item.ldos is not None
         broadening = max(model.metadata.broadening, float(item.ldos_sigma or 0.0))
+        structure = _structure(model, item)
+        energies = model.energies_of(structure).cpu().numpy()
         values, known = on_model_energies(item, item.ldos, energies, broadening)
-        found = predict_ldos(model, _structure(model, item), item.ldos.shape[:3])
+        found = predict_ldos(model, structure, item.ldos.shape[:3])
         difference = found[..., :known].double().cpu().numpy() - values * float(item.ldos_scale or 1.0)
         difference = difference.reshape(-1, known)
         total[:known, :known] += difference.T @ difference
@@ -171,9 +173,7 @@ def _ldos_covariance(model: LDOSModel, items: Sequence[Snapshot], progress: bool
     # energies that no label knows are as uncertain as the last that is
     highest = int(np.count_nonzero(np.diag(counts)))
     covariance = total / np.maximum(counts, 1)
-    covariance[np.arange(highest, len(energies)), np.arange(highest, len(energies))] = covariance[
-        highest - 1, highest - 1
-    ]
+    covariance[np.arange(highest, n_energies), np.arange(highest, n_energies)] = covariance[highest - 1, highest - 1]
     return torch.as_tensor(covariance, device=model.device)
 
 
@@ -211,14 +211,16 @@ def _ratios(model: LDOSModel, item: Snapshot, force_samples: int) -> dict[str, n
             ratios["forces"] = _ratio((found.forces.cpu().numpy() - item.forces)[moves], spread[moves])
     if item.dos is not None and item.energies is not None:
         broadening = max(model.metadata.broadening, float(item.ldos_sigma or 0.0))
-        label, known = on_model_energies(item, item.dos, model.energies.cpu().numpy(), broadening)
+        label, known = on_model_energies(item, item.dos, model.energies_of(structure).cpu().numpy(), broadening)
         difference = found.dos[:known].cpu().numpy() - label
         # far below the bands there are no states to be uncertain of
         tails = np.abs(label) < 1e-3 * np.abs(label).max()
         ratios["dos"] = _ratio(difference[~tails], deviation.dos[:known].cpu().numpy()[~tails])
         charge, kT = float(model.charges(structure.numbers).sum()), BOLTZMANN * found.electronic_temperature
         try:
-            mu = float(fermi_level(torch.as_tensor(label).double(), model.energies[:known].cpu(), charge, kT))
+            mu = float(
+                fermi_level(torch.as_tensor(label).double(), model.energies_of(structure)[:known].cpu(), charge, kT)
+            )
         except ValueError:  # DFT's states end among those that are occupied at this temperature
             return ratios
         ratios["fermi_level"] = _ratio(found.fermi_level - mu, deviation.fermi_level)

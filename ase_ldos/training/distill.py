@@ -86,10 +86,10 @@ def distill(
         ValueError: numbers out of range, structures that the model does not know, or none for a model of several
             elements.
     """
-    if n_structures < 2 * FOLDS or not 0 <= rounds < n_structures // 2:
+    if n_structures < 2 * FOLDS or not 0 <= rounds <= n_structures - FOLDS:
         raise ValueError(
             f"{n_structures} structures in {rounds} rounds are asked for; at least {2 * FOLDS} structures are needed, "
-            "and two for each round"
+            f"{FOLDS} of them before the first round and one in each"
         )
     temperature = model.metadata.electronic_temperature if temperature is None else temperature
     if not 0 < temperature < float("inf"):
@@ -100,7 +100,8 @@ def distill(
         check_structure(model, atoms)
     rng = np.random.default_rng(seed)
     descriptor = _descriptor_for(model)
-    sizes = [len(part) for part in np.array_split(np.arange(n_structures), rounds + 1)]
+    sizes = [max(FOLDS, n_structures // (rounds + 1)) if rounds else n_structures]
+    sizes += [len(part) for part in np.array_split(np.arange(n_structures - sizes[0]), rounds)] if rounds else []
     fit: _Fit | None = None
     potential: DistilledPotential | None = None
     runs = [_Run(atoms, temperature * heat) for atoms, heat in product(seeds, HEATS)]

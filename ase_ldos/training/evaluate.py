@@ -12,11 +12,12 @@ from tqdm import tqdm
 
 from ase_ldos.dataset.broadening import on_model_energies
 from ase_ldos.dataset.snapshot import Snapshot
-from ase_ldos.geometry.structure import Structure
+from ase_ldos.geometry.structure import Structure, species_indices
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.physics.density_functionals import density_energies
 from ase_ldos.physics.ewald import ewald_energy
 from ase_ldos.physics.free_energy import Energies
+from ase_ldos.physics.gap import find_gap
 from ase_ldos.physics.ldos import density_of_states, electron_density
 from ase_ldos.physics.occupation import fermi_level, occupation_weights
 from ase_ldos.prediction.predict import Prediction, predict, predict_ldos
@@ -32,6 +33,7 @@ COLUMNS: dict[str, tuple[str, str, int]] = {
     "density": ("density", "%", 3),
     "dos": ("DOS", "%", 2),
     "fermi_level": ("mu", "eV", 3),
+    "gap": ("gap", "eV", 3),
     "ldos": ("LDOS", "%", 2),
     "ldos_occupied": ("LDOS below mu", "%", 2),
 }
@@ -44,8 +46,9 @@ class SnapshotErrors:
     Attributes:
         name: of the snapshot.
         group: of the snapshots that share its k-mesh and the error of that.
-        values: signed differences of energies (meV/atom; to DFT, and to A from DFT's LDOS) and of μ (eV, on the dense
-            mesh); root mean squares of forces (meV/Å) and stress (GPa); density: ∫|n − n_DFT| / N (%); DOS and LDOS:
+        values: signed differences of energies (meV/atom; to DFT, and to A from DFT's LDOS), of μ (eV, on the dense
+            mesh; where DFT's DOS shows a gap, of the middles of the two) and of the gap, both from DOS of one width;
+            root mean squares of forces (meV/Å) and stress (GPa); density: ∫|n − n_DFT| / N (%); DOS and LDOS:
             ‖x − x_DFT‖ / ‖x_DFT‖ (%).
     """
 
@@ -59,10 +62,27 @@ def evaluate_model(model: LDOSModel, snapshots: Iterable[Snapshot], *, progress:
     """Predict every snapshot on its own grid and compare.
 
     Raises:
-        ValueError: one cannot be predicted; the message names it.
+        ValueError: there are no snapshots, elements that the model does not know, or one that cannot be predicted; the
+            message names it.
     """
     items = list(snapshots)
+    if not items:
+        raise ValueError("there are no snapshots to evaluate the model on")
+    check_elements(model, items)
     return [_snapshot_errors(model, item) for item in tqdm(items, desc="evaluate", disable=not progress)]
+
+
+def check_elements(model: LDOSModel, snapshots: Iterable[Snapshot]) -> None:
+    """Refuse snapshots of other elements before anything is calculated.
+
+    Raises:
+        ValueError: the message names the first of them.
+    """
+    for snapshot in snapshots:
+        try:
+            species_indices(torch.as_tensor(np.asarray(snapshot.numbers)), model.descriptor.species)
+        except ValueError as error:
+            raise ValueError(f"{snapshot.name}: {error}") from error
 
 
 def summarise(errors: Sequence[SnapshotErrors]) -> dict[str, float]:
@@ -146,9 +166,10 @@ def _snapshot_errors(model: LDOSModel, snapshot: Snapshot) -> SnapshotErrors:
         values |= _ldos_errors(model, snapshot, structure, found)
     elif snapshot.dos is not None and snapshot.energies is not None:
         dos, known = on_model_energies(
-            snapshot, snapshot.dos, model.energies.cpu().numpy(), _broadening(model, snapshot)
+            snapshot, snapshot.dos, found.energy_grid.cpu().numpy(), _broadening(model, snapshot)
         )
         values["dos"] = _relative(found.dos[:known].cpu(), torch.as_tensor(dos).double())
+        values |= _gap_errors(model, snapshot, found, torch.as_tensor(dos).double())
     return SnapshotErrors(snapshot.name, snapshot.group, values)
 
 
@@ -161,7 +182,7 @@ def _ldos_errors(model: LDOSModel, snapshot: Snapshot, structure: Structure, fou
     """Errors of DOS and LDOS up to where DFT knows them, and of A against A from DFT's LDOS by the same sums."""
     assert snapshot.ldos is not None
     assert snapshot.energies is not None
-    energies, broadening = model.energies.cpu().numpy(), _broadening(model, snapshot)
+    energies, broadening = found.energy_grid.cpu().numpy(), _broadening(model, snapshot)
     values, known = on_model_energies(snapshot, snapshot.ldos, energies, broadening)
     reference = torch.as_tensor(values).double() * float(snapshot.ldos_scale or 1.0)
     ldos = predict_ldos(model, structure, found.grid.shape)[..., :known].double().cpu()
@@ -169,8 +190,9 @@ def _ldos_errors(model: LDOSModel, snapshot: Snapshot, structure: Structure, fou
     dos = density_of_states(reference, grid)
     kT = BOLTZMANN * float(snapshot.electronic_temperature or model.metadata.electronic_temperature)
     charges = model.charges(structure.numbers)
-    nodes = model.energies[:known].cpu()
+    nodes = found.energy_grid[:known].cpu()
     errors = {"dos": _relative(found.dos[:known].cpu(), dos), "ldos": _relative(ldos, reference)}
+    errors |= _gap_errors(model, snapshot, found, dos)
     try:
         mu = fermi_level(dos, nodes, float(charges.sum()), kT)
     except ValueError:  # DFT's LDOS ends among the states that are occupied at this temperature
@@ -186,6 +208,23 @@ def _ldos_errors(model: LDOSModel, snapshot: Snapshot, structure: Structure, fou
         "energy_ldos": (found.free_energy - float(derived.free_energy)) * 1000 / len(structure),
         "ldos_occupied": _relative(ldos[..., occupied], reference[..., occupied]),
     }
+
+
+def _gap_errors(model: LDOSModel, snapshot: Snapshot, found: Prediction, dos: Tensor) -> dict[str, float]:
+    """Where DFT's DOS, of the model's width and energies, shows a gap: differences of the gap and of its middle.
+
+    A Fermi-Dirac level in a gap follows tails and temperature; the middle is one rule for both sides.
+    """
+    n_electrons, n_atoms = float(model.charges(torch.as_tensor(snapshot.numbers)).sum()), len(snapshot)
+    broadening, nodes = _broadening(model, snapshot), found.energy_grid.cpu()
+    try:
+        expected = find_gap(dos, nodes[: len(dos)], n_electrons, n_atoms, broadening)
+        predicted = find_gap(found.dos.cpu(), nodes, n_electrons, n_atoms, broadening)
+    except ValueError:  # one of the two ends among the states about the last electron
+        return {}
+    if not expected.resolved:
+        return {}
+    return {"gap": predicted.width - expected.width, "fermi_level": predicted.middle - expected.middle}
 
 
 def _rms(array: np.ndarray) -> float:

@@ -37,6 +37,8 @@ class LossWeights:
         energy: per (eV/atom)².
         forces: per (eV/Å)², mean over components.
         stress: per (eV/Å³)², mean over components.
+        electrons: of the number of electrons below DFT's Fermi level, or below the middle of its gap, relative to all:
+            what holds them where the density of states leaves the Fermi level free. Needs labels of the DOS.
         ldos_points: number of points drawn in each step.
     """
 
@@ -46,6 +48,7 @@ class LossWeights:
     energy: NonNegativeFloat = 100.0
     forces: NonNegativeFloat = 1.0
     stress: NonNegativeFloat = 100.0
+    electrons: NonNegativeFloat = 0.0
     ldos_points: PositiveInt = 2000
 
 
@@ -110,7 +113,9 @@ def evaluate_snapshot(
     n_atoms = len(snapshot.structure)
     # the ions' energy is a constant here, found beforehand with its derivatives
     energies = Energies.collect(dos, weights, terms, dos.new_tensor(snapshot.ewald), n_atoms)
-    found = Evaluation(hidden, dos, density, energies, mu)
+    shift = model.energy_shift(structure)
+    energies = replace(energies, band=energies.band + snapshot.n_electrons * shift)
+    found = Evaluation(hidden, dos, density, energies, mu + shift.detach())
     if not forces or snapshot.jacobian is None:
         return found
     # positions and strain act through the fixed inputs by the Jacobian, through the learned ones and the grid directly
@@ -298,6 +303,9 @@ def _squared_errors(trained: ModelWithOffsets, snapshot: TrainingSnapshot, found
         squares["density"] = relative_square(found.density, labels.density)
     if labels.dos is not None:
         squares["dos"] = relative_square(found.dos, labels.dos)
+    if labels.level_weights is not None and labels.electrons is not None:
+        counted = labels.level_weights @ found.dos
+        squares["electrons"] = ((counted - labels.electrons) / snapshot.n_electrons).square()
     return squares
 
 

@@ -8,12 +8,13 @@ half precision: a force is a sum over some 10⁶ of them, in which their roundin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+from ase.data import chemical_symbols
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 from tqdm import tqdm
@@ -25,6 +26,9 @@ from ase_ldos.geometry.grid import Grid
 from ase_ldos.geometry.grid_blocks import iterate_blocks
 from ase_ldos.geometry.structure import Structure
 from ase_ldos.physics.ewald import ewald_energy
+from ase_ldos.physics.gap import find_gap
+from ase_ldos.physics.occupation import number_weights
+from ase_ldos.units import BOLTZMANN
 
 #: Points of a block while Jacobians are built: their moments in float64 should stay in the cache.
 _JACOBIAN_BLOCK = 256
@@ -41,6 +45,9 @@ class Labels:
         density: e/Å³, float64 ``[grid]``.
         ldos: 1/(eV Å³), float32 ``[grid, energy]`` on the model's energies; NaN above those that DFT knows.
         dos: 1/eV, float64 ``[energy]``, NaN likewise.
+        level_weights: w of N = Σ w D, the electrons below DFT's level: the middle of the gap where the DOS shows one,
+            the Fermi level where not; float64 ``[energy]``.
+        electrons: this number for DFT's own DOS, of the model's width.
     """
 
     free_energy: float | None = None
@@ -49,6 +56,8 @@ class Labels:
     density: Tensor | None = None
     ldos: Tensor | None = None
     dos: Tensor | None = None
+    level_weights: Tensor | None = None
+    electrons: float | None = None
 
     def to(self, device: torch.device) -> Labels:
         """The labels on a device."""
@@ -177,6 +186,7 @@ def prepare_snapshot(
     *,
     energies: np.ndarray,
     broadening: float,
+    level_constants: Mapping[str, float] | None = None,
     spacing: float = 0.25,
     jacobian: torch.dtype | None = torch.float16,
 ) -> TrainingSnapshot:
@@ -189,6 +199,7 @@ def prepare_snapshot(
         charges: valence charge by atomic number.
         energies: the model's nodes, eV.
         broadening: σ of the model's LDOS, eV; the data must not be broader.
+        level_constants: of the model, eV Å³: labels are brought onto ``energies`` + Σ_a c_a/Ω.
         spacing: of the grid where the snapshot has none, Å.
         jacobian: its precision; ``None`` leaves it out, and with it forces and stress.
 
@@ -203,6 +214,8 @@ def prepare_snapshot(
         raise ValueError(f"{snapshot.name}: atomic number {unknown[0]} has no valence charge in the settings")
     charge = torch.tensor([charges[int(n)] for n in snapshot.numbers], dtype=torch.float64)
     ewald, ewald_slope = _ewald(structure, charge)
+    symbols = (chemical_symbols[int(number)] for number in snapshot.numbers)
+    shift = sum((level_constants or {}).get(symbol, 0.0) for symbol in symbols) / float(structure.volume)
     return TrainingSnapshot(
         name=snapshot.name,
         group=snapshot.group,
@@ -211,10 +224,12 @@ def prepare_snapshot(
         inputs=inputs,
         jacobian=slopes,
         n_electrons=float(charge.sum()),
-        temperature=300.0 if snapshot.electronic_temperature is None else float(snapshot.electronic_temperature),
+        temperature=_temperature(snapshot),
         ewald=ewald,
         ewald_slope=ewald_slope,
-        labels=_labels(snapshot, energies, broadening),
+        labels=_with_electrons(
+            _labels(snapshot, energies + shift, broadening), snapshot, energies + shift, broadening, float(charge.sum())
+        ),
     )
 
 
@@ -312,3 +327,29 @@ def _labels(snapshot: Snapshot, energies: np.ndarray, broadening: float) -> Labe
         ldos=ldos,
         dos=None if dos is None else dos.double(),
     )
+
+
+def _temperature(snapshot: Snapshot) -> float:
+    return 300.0 if snapshot.electronic_temperature is None else float(snapshot.electronic_temperature)
+
+
+def _with_electrons(
+    labels: Labels, snapshot: Snapshot, energies: np.ndarray, broadening: float, n_electrons: float
+) -> Labels:
+    """The labels with the number of electrons below DFT's level, where its DOS is known beyond that level."""
+    if labels.dos is None:
+        return labels
+    known = int(labels.dos.isfinite().sum())
+    dos, nodes = labels.dos[:known], torch.as_tensor(energies[:known])
+    try:
+        gap = find_gap(dos, nodes, n_electrons, len(snapshot), broadening)
+    except ValueError:  # the known energies end among the states about the last electron
+        return labels
+    level = snapshot.fermi_level if snapshot.fermi_level_dense is None else snapshot.fermi_level_dense
+    if gap.resolved or level is None:
+        level = gap.middle
+    kT = BOLTZMANN * _temperature(snapshot)
+    if level + 10 * kT > float(nodes[-1]):
+        return labels
+    weights = number_weights(torch.as_tensor(energies), level, kT)[0]
+    return replace(labels, level_weights=weights, electrons=float(weights[:known] @ dos))

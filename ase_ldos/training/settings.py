@@ -12,6 +12,7 @@ from ase.data import atomic_numbers
 
 from ase_ldos.dataset.npz import Snapshot, load_snapshots
 from ase_ldos.descriptors.registry import DESCRIPTORS
+from ase_ldos.model.model_file import WIDEST
 from ase_ldos.networks.mlp import ACTIVATIONS
 from ase_ldos.networks.registry import NETWORKS, make_point_features
 from ase_ldos.physics.exchange_correlation import FUNCTIONALS
@@ -26,10 +27,15 @@ from ase_ldos.toml_settings import (
     check_arguments,
     read_toml,
 )
+from ase_ldos.training.alignment import LEVELS
 from ase_ldos.training.losses import LossWeights
 
 #: Where the package's own labels come from.
 REPOSITORY = "the repository of ase-ldos (an installed package does not carry labels)"
+
+
+#: Largest number of energies of a model.
+MOST_ENERGIES = 10_000
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,8 @@ class ModelSettings:
         electronic_temperature: default of predictions, K.
         grid_spacing: Å.
         minimum_distance: Å.
+        alignment: of energies of different densities and compositions, see ``training.alignment``: "none",
+            "band_energy" or "fermi_level". With one the energy window is that of the aligned energies.
         pseudopotentials: files of those that have a partial core charge, by chemical symbol, relative to the folder of
             the settings or the working directory.
 
@@ -70,16 +78,21 @@ class ModelSettings:
     electronic_temperature: PositiveFloat = 300.0
     grid_spacing: PositiveFloat = 0.25
     minimum_distance: NonNegativeFloat = 1.0
+    alignment: str = "none"
     pseudopotentials: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse what no model can be."""
         first, last = self.energy_window
-        if not last > first or round((last - first) / self.energy_spacing) < 1:
+        if not last > first or not 0.5 < (last - first) / self.energy_spacing < MOST_ENERGIES:
             raise ValueError(
                 f"energy_window is {list(self.energy_window)} with energy_spacing {self.energy_spacing}; "
-                "the window must rise and hold at least two energies"
+                f"the window must rise and hold two energies or more, at most {MOST_ENERGIES}"
             )
+        widths = {"hidden": max(self.hidden, default=0), "n_components": self.n_components}
+        for name, width in widths.items():
+            if width > WIDEST:
+                raise ValueError(f"{name} asks for {width} values side by side; at most {WIDEST} can be handled")
         unknown = [symbol for symbol in self.valence if symbol not in atomic_numbers]
         if unknown or not self.valence:
             found = repr(unknown[0]) if unknown else "nothing"
@@ -87,6 +100,7 @@ class ModelSettings:
         for name, value, known in (
             ("activation", self.activation, list(ACTIVATIONS)),
             ("functional", self.functional, list(FUNCTIONALS)),
+            ("alignment", self.alignment, list(LEVELS)),
         ):
             if value not in known:
                 raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(known)}")

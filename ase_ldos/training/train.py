@@ -6,15 +6,19 @@ import hashlib
 import json
 import logging
 import math
+import os
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from ase.data import atomic_numbers
+from ase.data import atomic_numbers, chemical_symbols
 from torch import Tensor, nn
 
 from ase_ldos.checkpoint import read_checkpoint
@@ -22,16 +26,18 @@ from ase_ldos.communicator import Communicator
 from ase_ldos.dataset.npz import Snapshot, snapshot_to_arrays
 from ase_ldos.descriptors.protocol import FixedFeatures, PointFeatures
 from ase_ldos.devices import find_device
-from ase_ldos.files import PathLike
+from ase_ldos.files import PathLike, check_output, check_output_folder
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.model.metadata import ModelMetadata
 from ase_ldos.model.model_file import load_model, save_model
 from ase_ldos.networks.mlp import MLP
 from ase_ldos.networks.registry import make_point_features
+from ase_ldos.training.alignment import fit_level_constants
 from ase_ldos.training.calibrate import calibrate
 from ase_ldos.training.calibrate_uncertainty import calibrate_uncertainty
 from ase_ldos.training.data_parallel import SharedLoss
 from ase_ldos.training.evaluate import SnapshotErrors, evaluate_model, summarise
+from ase_ldos.training.fine_tuning import features_with_elements, new_species, with_elements
 from ase_ldos.training.history import History
 from ase_ldos.training.learned_features import fixed_scaler, graft, whole_scaler
 from ase_ldos.training.loop import check_context, fit
@@ -58,6 +64,10 @@ from ase_ldos.training.soap import SOAP
 
 logger = logging.getLogger(__name__)
 
+#: Space that is asked for at the start of a training: larger than most models and their checkpoints.
+_MODEL_BYTES = 4 * 2**20
+#: Most atoms within the cutoff of a point; models in use have some hundred.
+_MOST_NEIGHBOURS = 1e5
 #: Unit of the network's outputs, 1/(eV Å³): the size of an LDOS in a metal.
 LDOS_SCALE = 0.03
 
@@ -115,6 +125,8 @@ def train_model(
 
     Raises:
         FileNotFoundError: a label set or the folder of ``out`` is not there.
+        OSError: ``out`` or the checkpoint cannot be written; found out at the start, or else the message tells where
+            the model is.
         ValueError: settings or data that make no sense, or a checkpoint of another training.
     """
     communicator = Communicator() if communicator is None else communicator
@@ -123,8 +135,14 @@ def train_model(
         settings = settings.with_data(tuple(map(str, data)))
     if epochs is not None:
         settings = settings.with_epochs(epochs)
-    if out is not None and not Path(out).parent.is_dir():
-        raise FileNotFoundError(f"the folder {Path(out).parent} of the model file does not exist")
+    if time_limit is not None and not time_limit > 0:
+        raise ValueError(f"the time limit is {time_limit} s; it must be positive")
+    for path in (out, checkpoint):
+        if path is not None and communicator.is_root:
+            if path is checkpoint:  # its folder is made
+                check_output_folder(Path(path).parent)
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
+            check_output(path, _MODEL_BYTES)
     start = init_from if init_from is None or isinstance(init_from, LDOSModel) else load_model(init_from)
     origin = start.metadata.provenance if start else None
     sources, snapshots = describe_sources(settings), load_data(settings)
@@ -156,19 +174,51 @@ def train_model(
         },
     )
     if out is not None:
-        save_model(model, out)  # what follows may fail on one structure, which must not cost the training
-    calibrate(model, training, validation, progress=progress)
-    if any(item.ldos is not None for item in (*training, *validation)):
-        try:
-            # samples of forces cost many predictions; `ase-ldos calibrate` makes up for them
-            calibrate_uncertainty(model, training, validation, force_samples=0, progress=progress)
-        except ValueError as error:  # held-back structures without some labels: a model without error bars
-            logger.warning("the model gets no standard deviations: %s", error)
+        # what follows may fail on one structure, which must not cost the training
+        _save_where_possible(model, Path(out))
+    _calibrate(model, training, validation, progress)
     errors = evaluate_model(model, validation, progress=progress)
     model.metadata = replace(model.metadata, errors=summarise(errors))
     if out is not None:
-        save_model(model, out)
+        _save_where_possible(model, Path(out))
     return replace(trained, errors=errors)
+
+
+def _calibrate(model: LDOSModel, training: list[Snapshot], validation: list[Snapshot], progress: bool) -> None:
+    """Range, warning and, where the labels allow them, standard deviations."""
+    calibrate(model, training, validation, progress=progress)
+    if not any(item.ldos is not None for item in (*training, *validation)):
+        return
+    try:
+        # samples of forces cost many predictions; `ase-ldos calibrate` makes up for them
+        calibrate_uncertainty(model, training, validation, force_samples=0, progress=progress)
+    except ValueError as error:  # held-back structures without some labels: a model without error bars
+        logger.warning("the model gets no standard deviations: %s", error)
+
+
+def _save_where_possible(model: LDOSModel, out: Path) -> None:
+    """Write the model file, or, where its place cannot be written to any more, keep hours of work in another.
+
+    Raises:
+        OSError: its own place cannot be written to; the message tells where the model is.
+    """
+    try:
+        save_model(model, out)
+    except OSError as error:
+        kept = _save_elsewhere(model, f"{out.stem}-{os.getpid()}.safetensors")
+        if kept is None:
+            raise
+        reason = error.strerror or str(error)
+        raise OSError(error.errno, f"{reason}; the model is kept as {kept}") from error
+
+
+def _save_elsewhere(model: LDOSModel, name: str) -> Path | None:
+    """Write a model file where it can be: here, or among the temporary files; None if it cannot."""
+    for folder in (Path.cwd(), Path(tempfile.gettempdir())):
+        with suppress(OSError):
+            save_model(model, folder / name)
+            return folder / name
+    return None
 
 
 def train_stages(
@@ -187,8 +237,9 @@ def train_stages(
     Args:
         settings: what and how.
         data: snapshots by the label sets of the settings.
-        start: a model of the same settings whose weights to start from in place of least squares and stages on the LDOS
-            alone; for a graph network with a fixed power spectrum also a model of that power spectrum alone.
+        start: a model of the same settings, elements apart (see ``training.fine_tuning``), whose weights to start from
+            in place of least squares and stages on the LDOS alone; for a graph network with a fixed power spectrum also
+            a model of that power spectrum alone.
         checkpoint: file from which an interrupted training resumes.
         time_limit: s; no epoch starts that would probably end later.
         progress: show bars.
@@ -200,11 +251,13 @@ def train_stages(
             or a checkpoint of another training.
     """
     began, communicator = time.monotonic(), Communicator() if communicator is None else communicator
+    _check_elements(settings, data, start)
     if start is not None:
         # what these cheap steps find the model knows already
         settings = replace(settings, stages=tuple(s for s in settings.stages if isinstance(s, SnapshotStage)))
     for stage in settings.stages:
         _check_stage(stage, *data.chosen(stage.data), communicator)
+    _check_reach(settings, data.chosen(None)[0])
     progress = progress and communicator.is_root
     context = _fingerprint(settings, data, start)
     done, known_epochs = _resume_point(checkpoint, context, settings)
@@ -262,13 +315,27 @@ class _Training:
         self.settings, self.data, self.generator, self.progress = settings, data, generator, progress
         with_ldos = [snapshot for snapshot in data.chosen(None)[0] if snapshot.ldos is not None]
         start = None if start is None else start.to("cpu")
-        self.model = _first_model(settings, start, with_ldos, generator, progress)
+        if start is None:
+            known, species = {}, tuple(atomic_numbers[symbol] for symbol in settings.model.valence)
+        else:
+            # elements that join a model without constants have none either
+            known = start.metadata.level_constants
+            species = new_species(start, settings) if known else ()
+        fitted = fit_level_constants(data.chosen(None)[0], species, settings.model.alignment, known)
+        constants = {**known, **fitted}
+        self.model = _first_model(settings, start, with_ldos, constants, generator, progress)
         used = {source for stage in settings.stages for source in stage.data or settings.data}
         training, validation = data.chosen(tuple(used))
         wants_forces = any(isinstance(stage, SnapshotStage) for stage in settings.stages)
         scaler = fixed_scaler(self.model)
         prepared = _prepare(
-            settings, [*training, *validation], self.model.descriptor.fixed, scaler, wants_forces, progress
+            settings,
+            [*training, *validation],
+            self.model.descriptor.fixed,
+            scaler,
+            self.model.metadata.level_constants,
+            wants_forces,
+            progress,
         )
         self._prepared = {snapshot.name: snapshot for snapshot in prepared}
         self.model.to(device)
@@ -335,6 +402,27 @@ class _Training:
         )
 
 
+def _check_elements(settings: TrainingSettings, data: TrainingData, start: LDOSModel | None) -> None:
+    """Refuse elements of the settings without data, and data of elements that the model would not know."""
+    asked = set(settings.model.valence)
+    known = asked | ({chemical_symbols[n] for n in start.descriptor.species} if start else set())
+    training, validation = data.chosen(None)
+    there = {chemical_symbols[int(number)] for snapshot in training for number in snapshot.numbers}
+    missing = [symbol for symbol in settings.model.valence if symbol not in there]
+    if missing:
+        raise ValueError(
+            f"the settings are for {', '.join(settings.model.valence)}, but no training snapshot has "
+            f"{', '.join(missing)}; add labels of it, or take it out of valence"
+        )
+    for snapshot in (*training, *validation):
+        foreign = sorted({chemical_symbols[int(number)] for number in snapshot.numbers} - known)
+        if foreign:
+            raise ValueError(
+                f"{snapshot.name} has {', '.join(foreign)}, which the model will not know: it knows "
+                f"{', '.join(sorted(known))}; add it to valence"
+            )
+
+
 def _check_stage(
     stage: StageSettings, training: Sequence[Snapshot], validation: Sequence[Snapshot], communicator: Communicator
 ) -> None:
@@ -349,6 +437,18 @@ def _check_stage(
             f"stage {stage.name!r} takes {stage.batch_size} snapshots a step (batch_size); {communicator.size} ranks "
             "need that many or more"
         )
+
+
+def _check_reach(settings: TrainingSettings, snapshots: Sequence[Snapshot]) -> None:
+    """Refuse a cutoff that makes every point see whole crystals: a training would not end."""
+    cutoff = make_point_features(settings.model.feature_settings).cutoff
+    for snapshot in snapshots:
+        seen = len(snapshot) / abs(np.linalg.det(snapshot.cell)) * 4 / 3 * math.pi * cutoff**3
+        if seen > _MOST_NEIGHBOURS:
+            raise ValueError(
+                f"within the descriptor's cutoff of {cutoff:g} Å a point of {snapshot.name} sees some {seen:.2g} "
+                f"atoms; at most {_MOST_NEIGHBOURS:.0e} can be handled"
+            )
 
 
 def _fingerprint(settings: TrainingSettings, data: TrainingData, start: LDOSModel | None) -> dict[str, Any]:
@@ -410,20 +510,26 @@ def _as_json(table: dict[str, Any]) -> dict[str, Any]:
 
 
 def build_model(
-    settings: TrainingSettings, features: PointFeatures, scaler: Scaler, generator: torch.Generator
+    settings: TrainingSettings,
+    features: PointFeatures,
+    scaler: Scaler,
+    generator: torch.Generator,
+    level_constants: dict[str, float] | None = None,
 ) -> LDOSModel:
     """The untrained model of some settings."""
     chosen = settings.model
     energies = torch.as_tensor(chosen.energies)
     n_inputs = scaler.projection.shape[1]
     network = MLP(n_inputs, len(energies), chosen.hidden, chosen.activation, True, generator)
-    metadata = _metadata(settings, fermi_level=sum(chosen.energy_window) / 2)
+    metadata = _metadata(settings, sum(chosen.energy_window) / 2, level_constants)
     return LDOSModel(
         features, network, energies, metadata, mean=scaler.mean, projection=scaler.projection, ldos_scale=LDOS_SCALE
     )
 
 
-def _metadata(settings: TrainingSettings, fermi_level: float) -> ModelMetadata:
+def _metadata(
+    settings: TrainingSettings, fermi_level: float, level_constants: dict[str, float] | None = None
+) -> ModelMetadata:
     """What some settings say of their model."""
     chosen = settings.model
     return ModelMetadata(
@@ -436,6 +542,7 @@ def _metadata(settings: TrainingSettings, fermi_level: float) -> ModelMetadata:
         fermi_level=fermi_level,
         minimum_distance=chosen.minimum_distance,
         core_charges=core_charges(settings),
+        level_constants=level_constants or {},
     )
 
 
@@ -457,6 +564,7 @@ def _first_model(
     settings: TrainingSettings,
     start: LDOSModel | None,
     snapshots: Sequence[Snapshot],
+    level_constants: dict[str, float],
     generator: torch.Generator,
     progress: bool,
 ) -> LDOSModel:
@@ -469,19 +577,27 @@ def _first_model(
     if start is None:
         scaler = _fit_scaler(settings, snapshots, features.fixed, progress)
     else:
-        _check_start(settings, start, features)
-        if start.descriptor.settings() == features.settings():
-            start.metadata = _metadata(settings, fermi_level=start.metadata.fermi_level)
-            return start.train().requires_grad_(True)
+        whole_settings = features_with_elements(start.descriptor, features)
+        _check_start(settings, start, features, same_features=whole_settings is not None)
+        if whole_settings is not None:
+            model = with_elements(start, settings, whole_settings, level_constants)
+            metadata, old = _metadata(settings, start.metadata.fermi_level, level_constants), model.metadata
+            # it goes on knowing the elements that the settings leave out
+            model.metadata = replace(
+                metadata,
+                valence={**old.valence, **metadata.valence},
+                core_charges={**old.core_charges, **metadata.core_charges},
+            )
+            return model.train().requires_grad_(True)
         scaler = fixed_scaler(start)
     whole = whole_scaler(features, scaler, snapshots, settings.model.grid_spacing)
-    model = build_model(settings, features, whole, generator)
+    model = build_model(settings, features, whole, generator, level_constants)
     if start is not None:
         graft(start.network, model.network)
     return model
 
 
-def _check_start(settings: TrainingSettings, start: LDOSModel, features: PointFeatures) -> None:
+def _check_start(settings: TrainingSettings, start: LDOSModel, features: PointFeatures, *, same_features: bool) -> None:
     """Refuse a model that the one to train does not contain: the same one, or that of its power spectrum alone."""
     chosen, fixed = settings.model, features.fixed
     wanted = {
@@ -498,7 +614,9 @@ def _check_start(settings: TrainingSettings, start: LDOSModel, features: PointFe
         "activation": start.network.activation,
         "energies": start.energies.tolist(),
     }
-    if fixed is not None and found["descriptor"] == fixed.settings():
+    if same_features:
+        wanted["descriptor"] = found["descriptor"]
+    elif fixed is not None and found["descriptor"] == fixed.settings():
         wanted["descriptor"] = fixed.settings()
     for name, value in wanted.items():
         if found[name] != value:
@@ -520,6 +638,7 @@ def _prepare(
     snapshots: Sequence[Snapshot],
     descriptor: FixedFeatures | None,
     scaler: Scaler,
+    level_constants: dict[str, float],
     wants_forces: bool,
     progress: bool,
 ) -> list[TrainingSnapshot]:
@@ -531,6 +650,7 @@ def _prepare(
         {atomic_numbers[symbol]: float(charge) for symbol, charge in chosen.valence.items()},
         energies=chosen.energies,
         broadening=chosen.broadening,
+        level_constants=level_constants,
         spacing=chosen.grid_spacing,
         jacobian=torch.float16 if wants_forces else None,
         progress=progress,

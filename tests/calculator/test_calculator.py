@@ -16,10 +16,13 @@ from ase.calculators.calculator import (
     CalculatorError,
     CalculatorSetupError,
     InputError,
+    PropertyNotImplementedError,
     compare_atoms,
     get_calculator_class,
 )
 from ase.db import connect
+from ase.dft.dos import DOS
+from ase.dft.stm import STM
 from ase.filters import FrechetCellFilter
 from ase.io import Trajectory, read
 from ase.md.langevin import Langevin
@@ -69,6 +72,47 @@ def test_energy_is_the_free_energy(atoms: Atoms, calculator: LDOSCalculator) -> 
     energy = atoms.get_potential_energy()
     assert energy == atoms.get_potential_energy(force_consistent=True) == calculator.prediction.free_energy
     assert calculator.results.keys() == {"energy", "free_energy"}
+
+
+def test_tools_for_bands_are_told_what_to_call_instead(atoms: Atoms, calculator: LDOSCalculator) -> None:
+    atoms.get_potential_energy()
+    with pytest.raises(
+        PropertyNotImplementedError, match=r"no bands; get_ldos\(\) gives .* get_local_density\(window\)"
+    ):
+        STM(atoms).get_averaged_current(-1.0, 1.0)
+    with pytest.raises(PropertyNotImplementedError, match=r"no k-points; get_dos\(\) gives the density of states"):
+        DOS(calculator)
+    with pytest.raises(PropertyNotImplementedError, match=r"no bands; get_dos\(\) gives .*get_ldos\(\)"):
+        calculator.band_structure()
+    for name in ("get_eigenvalues", "get_occupation_numbers", "get_pseudo_wave_function"):
+        with pytest.raises(PropertyNotImplementedError, match="a model of the local density of states has no"):
+            getattr(calculator, name)()
+    for name in ("get_ibz_k_points", "get_bz_k_points", "get_bz_to_ibz_map", "get_number_of_bands"):
+        with pytest.raises(PropertyNotImplementedError, match=r"get_dos\(\)|get_ldos\(\)"):
+            getattr(calculator, name)()
+
+
+def test_stm_scans_the_local_density(atoms: Atoms, calculator: LDOSCalculator) -> None:
+    """What ASE's microscope averages at a height is the mean of the window's states there."""
+    level = calculator.get_fermi_level(atoms)
+    microscope = STM(atoms)
+    microscope.bias, microscope.ldos = -1.0, calculator.get_local_density((level - 1, level))
+    n_planes = microscope.ldos.shape[2]
+    found = microscope.get_averaged_current(-1.0, 2 * atoms.cell[2, 2] / n_planes)
+    assert found == pytest.approx(microscope.ldos[:, :, 2].mean(), rel=1e-9)
+
+
+def test_the_net_force_can_be_removed(atoms: Atoms, calculator: LDOSCalculator, be_model: LDOSModel) -> None:
+    """Off by default, where forces are exact derivatives; the prediction's own forces stay these in any case."""
+    exact = atoms.get_forces()
+    assert abs(exact.mean(axis=0)).max() > 1e-8
+    np.testing.assert_array_equal(exact, calculator.prediction.forces)
+    other = LDOSCalculator(be_model, device="cpu", remove_net_force=True)
+    atoms.calc = other
+    np.testing.assert_allclose(atoms.get_forces(), exact - exact.mean(axis=0), atol=1e-14)
+    assert abs(atoms.get_forces().sum(axis=0)).max() < 1e-13
+    np.testing.assert_array_equal(other.prediction.forces, exact)
+    assert (calculator.parameters["remove_net_force"], other.parameters["remove_net_force"]) == (False, True)
 
 
 def test_energy_alone_runs_no_backward(atoms: Atoms, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase.build import bulk
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
 
 import ase_ldos
@@ -281,3 +282,104 @@ def test_exit_code_of_the_process(tmp_path: Path) -> None:
     run = subprocess.run(command, capture_output=True, text=True, env={**os.environ}, check=False)
     assert run.returncode == 2
     assert "Traceback" not in run.stderr
+
+
+def run_command(
+    arguments: list[str], *, cwd: Path | None = None, encoding: str = "utf-8", stdout: int = subprocess.PIPE
+) -> subprocess.CompletedProcess[bytes]:
+    """The command as a process, with another encoding of its outputs."""
+    environment = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONPATH": str(PACKAGE.parent), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "ase_ldos", *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, stdout=stdout, stderr=subprocess.PIPE, check=False)
+
+
+@pytest.mark.parametrize("encoding", ["gbk", "ascii", "cp437"])
+def test_no_character_ends_a_calculation(encoding: str, model_file: str, structure_file: str) -> None:
+    """Å and ³ are not in every encoding; the numbers are those of any other."""
+    arguments = ["predict", structure_file, "--model", model_file, "--forces"]
+    usual, done = run_command(arguments), run_command(arguments, encoding=encoding)
+    assert done.returncode == 0, done.stderr
+    expected = usual.stdout.decode().encode(encoding, "backslashreplace")
+    assert done.stdout == expected
+    assert b"forces (eV/" in done.stdout
+
+
+def test_a_reader_that_has_had_enough_loses_nothing(model_file: str, structure_file: str, tmp_path: Path) -> None:
+    """As ``| head -0`` does: the pipe breaks before the first line, and the files are written all the same."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    arguments = ["predict", structure_file, "--model", model_file, "--cube", str(tmp_path / "n.cube")]
+    try:
+        done = run_command(arguments, stdout=writer)
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert (tmp_path / "n.cube").stat().st_size > 1000
+
+
+def test_without_any_output_the_work_is_done(model_file: str, structure_file: str, tmp_path: Path) -> None:
+    code = f'exec "$0" -m ase_ldos predict {structure_file} --model {model_file} --cube n.cube >&- 2>&-'
+    environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(["/bin/sh", "-c", code, sys.executable], cwd=tmp_path, env=environment, check=False)
+    assert done.returncode == 0
+    assert (tmp_path / "n.cube").stat().st_size > 1000
+
+
+def test_outputs_are_tried_before_the_work(
+    model_file: str, structure_file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder in place of a file, and folders that do not exist: told before any model or structure is read."""
+    none, folder = str(tmp_path / "none.xyz"), str(tmp_path)
+    for arguments in (
+        ["report", structure_file, "--out", folder],
+        ["convert", none, "--to", "extxyz", "--out", folder],
+        ["calibrate", model_file, none, "--out", folder],
+        ["predict", structure_file, "--model", "none", "--cube", folder],
+    ):
+        assert "it is a folder" in refuse(arguments, capsys)
+    file = str(tmp_path / "small.safetensors")
+    for arguments in (
+        ["convert", none, "--to", "npz", "--out", f"{file}/labels"],
+        ["demo", "--model", model_file, "--output", f"{file}/demo"],
+    ):
+        assert f"{file} is a file" in refuse(arguments, capsys)
+
+
+def test_wrong_commands_are_one_sentence(
+    model_file: str, tmp_path: Path, be_files: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once tracebacks, each of them."""
+    data = [str(path) for path in be_files]
+    magnesium = bulk("Mg")
+    magnesium.calc = SinglePointCalculator(magnesium, energy=-1.0)
+    write(tmp_path / "mg.xyz", magnesium)
+    assert main(["convert", str(tmp_path / "mg.xyz"), "--to", "packed", "--out", str(tmp_path / "mg.npz")]) == 0
+    capsys.readouterr()
+    foreign, out = [str(tmp_path / "mg.npz")], ["--out", str(tmp_path / "new.safetensors")]
+    (tmp_path / "some.thing").write_text("hello")
+    every = ["--every", "2", "--offset", "99"]
+    grid = ["convert", data[0], "--to", "npz", "--out", str(tmp_path / "o"), "--energies"]
+    cases = [
+        (["evaluate", model_file, *data, *every], "--every 2 with --offset 99 holds back none of these 2 snapshots"),
+        (["calibrate", model_file, *data, *every, *out], "holds back none of these 2 snapshots"),
+        (["calibrate", model_file, *data, "--every", "1", "--offset", "0", *out], "every structure is held back"),
+        (["evaluate", model_file, *foreign], "mg_0000: the model knows Be; the atoms contain Mg"),
+        (
+            ["calibrate", model_file, str(be_files[0].parent), *foreign, "--every", "2", *out],
+            "mg_0000: the model knows Be; the atoms contain Mg",
+        ),
+        (["evaluate", model_file, str(tmp_path / "some.thing")], "some.thing is not a file of snapshots"),
+        ([*grid, "0", "1", "inf"], "--energies 0 1 inf is no energy grid"),
+        ([*grid, "0", "1", "nan"], "is no energy grid"),
+        ([*grid, "0", "1", "1e12"], "is no energy grid"),
+        ([*grid, "0", "0", "3"], "is no energy grid"),
+        ([*grid, "nan", "1", "3"], "is no energy grid"),
+        (["serve", "--port", "99999999"], "the port is 99999999; it must be 1 to 65535"),
+        (["serve", "--max-upload", "nan"], "max-upload is nan; it must be a positive number"),
+        (["serve", "--folder", str(tmp_path / "some.thing")], "some.thing is a file"),
+        (["pseudo", "Be", "--out", str(tmp_path / "some.thing")], "some.thing is a file"),
+    ]
+    for arguments, sentence in cases:
+        assert sentence in refuse(arguments, capsys)
+    assert not (tmp_path / "new.safetensors").exists()
+    assert not (tmp_path / "o").exists()

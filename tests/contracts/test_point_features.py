@@ -24,6 +24,9 @@ SPECIES = [4, 13]
 #: Small settings; a kind that is not here is made with its own defaults.
 SMALL: dict[str, list[dict[str, Any]]] = {
     "power_spectrum": [{"cutoff": 3.0, "n_radial": 2, "lmax": 2}],
+    "compressed_power_spectrum": [
+        {"cutoff": 3.0, "n_radial": 2, "lmax": 2, "channels": {"Be": [1.0, -0.5], "Al": [1.0, 0.7]}}
+    ],
     "snap": [{"cutoff": 3.0, "twojmax": 3, "weights": [1.0, 0.6]}],
     "se3_transformer": [
         {"cutoff": 3.0, "atom_cutoff": 3.4, "lmax": 2, "channels": 4, "heads": 2, "layers": 1, "fields": 4},

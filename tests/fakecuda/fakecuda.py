@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import importlib
 import importlib.util
+import os
 import re
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 _spec = importlib.util.find_spec("torch")
 assert _spec is not None
@@ -66,6 +69,39 @@ torch.cuda.max_memory_allocated = lambda *_: _fakecuda.peak_bytes()  # type: ign
 torch._C._cuda_isInBadFork = lambda: False  # type: ignore[attr-defined]
 
 reset, launches, waits, peak_bytes = _fakecuda.reset, _fakecuda.launches, _fakecuda.waits, _fakecuda.peak_bytes
+
+
+_status = 0
+_original_exit, _original_hook = sys.exit, sys.excepthook
+
+
+def _exit(status: Any = None) -> NoReturn:  # noqa: ANN401 - as sys.exit
+    global _status
+    _status = int(status) if isinstance(status, (int, bool)) else int(status is not None)
+    _original_exit(status)
+
+
+def _excepthook(*error: Any) -> None:  # noqa: ANN401 - as sys.excepthook
+    global _status
+    _status = 1
+    _original_hook(*error)
+
+
+def _end() -> None:
+    """Leave without tidying up: now and then the thread of the device meets an interpreter that is gone, and aborts."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(_status)
+
+
+sys.exit, sys.excepthook = _exit, _excepthook  # type: ignore[assignment]
+atexit.register(_end)
+
+
+def pytest_sessionfinish(exitstatus: int) -> None:
+    """Known as a plugin of pytest, which does not end by ``sys.exit``."""
+    global _status
+    _status = int(exitstatus)
 
 
 def report(lines: int = 25) -> str:

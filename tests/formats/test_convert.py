@@ -15,9 +15,9 @@ from ase.io import read, write
 
 from ase_ldos.cli.convert import add_arguments, run
 from ase_ldos.dataset.folder import load_dataset
-from ase_ldos.dataset.npz import Snapshot, load_snapshots, save_snapshot
+from ase_ldos.dataset.npz import Snapshot, load_snapshots, pack_snapshots, save_snapshot
 from ase_ldos.dataset.provenance import describe_source, read_record, write_record
-from ase_ldos.formats.convert import convert, read_any, round_significand, snapshot_from_atoms
+from ase_ldos.formats.convert import ONE_FILE, WRITERS, convert, read_any, round_significand, snapshot_from_atoms
 from ase_ldos.model.model_file import load_model
 
 
@@ -183,3 +183,32 @@ def test_the_command_rounds_the_ldos(folder: Path) -> None:
     assert found.ldos is not None
     np.testing.assert_allclose(found.ldos, plain.ldos, rtol=2**-6 + 2**-10)
     assert abs(found.ldos - plain.ldos.astype(np.float16)).max() > 0
+
+
+@pytest.mark.parametrize("to", [to for to in WRITERS if to not in ONE_FILE])
+@pytest.mark.parametrize("name", ["../escaped", "be/hcp", ""])
+def test_no_name_leads_out_of_the_folder(tmp_path: Path, to: str, name: str) -> None:
+    """Names in a packed file come from whoever wrote it."""
+    pack_snapshots(tmp_path / "labels.npz", [make("good"), make(name)])
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(ValueError, match="cannot be that of a file"):
+        convert([tmp_path / "labels.npz"], tmp_path / "out", to)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("to", [to for to in WRITERS if to not in ONE_FILE])
+def test_equal_names_do_not_replace_each_other(tmp_path: Path, to: str) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        save_snapshot(tmp_path / folder / "be.npz", make("be"))
+    with pytest.raises(ValueError, match="the name 'be' stands twice"):
+        convert([tmp_path / "a", tmp_path / "b"], tmp_path / "out", to)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_place_that_cannot_be_written_to_is_told_before_reading(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="is a file"):
+        convert([tmp_path / "none.npz"], tmp_path / "file" / "out", "npz")
+    with pytest.raises(OSError, match="there is no folder"):
+        convert([tmp_path / "none.npz"], tmp_path / "none" / "out.xyz", "extxyz")

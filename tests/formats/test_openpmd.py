@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -72,3 +74,21 @@ def test_bad_input_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(ValueError, match=r"pip install 'ase-ldos\[openpmd\]'"):
         write_openpmd(tmp_path / "be.h5", snapshot())
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits of file sizes are POSIX'")
+def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
+    """The library of HDF5 would end the process."""
+    pytest.importorskip("openpmd_api", reason="openpmd-api (extra openpmd) is not installed")
+    save_snapshot(tmp_path / "be.npz", snapshot())
+    code = (
+        "import resource, sys; from ase_ldos.cli.main import main\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, "convert", "be.npz", "--to", "openpmd", "--out", "out"]
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == "ase-ldos convert: error: cannot write out/be.h5: File too large"
+    assert list((tmp_path / "out").iterdir()) == []

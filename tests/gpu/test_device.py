@@ -148,6 +148,7 @@ def test_an_interrupted_prediction_starts_its_pass_again(
             raise KeyboardInterrupt
 
     monkeypatch.setattr(PredictionCheckpoint, "write", write)
+    monkeypatch.setattr(PredictionCheckpoint, "is_due", lambda _: True)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             predict(model, atoms, forces=True, stress=True, chunk_size=60, checkpoint=tmp_path / "parts")

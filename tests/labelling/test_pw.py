@@ -358,10 +358,19 @@ def test_files_that_spoil_the_stress_are_known(
 
 
 def test_launcher_that_is_missing_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CalculationError, match="no-such-launcher could not be started"):
+    with pytest.raises(OSError, match="no-such-launcher could not be started: No such file"):
         run_program("pw.x", "", tmp_path, launcher="no-such-launcher -n 2")
     with pytest.raises(ValueError, match="no-such-launcher could not be started"):
         program_version("pw.x", launcher="no-such-launcher -n 2")
+
+
+def test_an_ldos_that_fits_nowhere_is_refused_before_any_scf(pseudo_folder: Path, tmp_path: Path) -> None:
+    setup = recipe(pseudo_folder)
+    assert setup.ldos is not None
+    huge = replace(setup, grid_spacing=0.03, ldos=replace(setup.ldos, spacing=0.003))
+    with pytest.raises(ValueError, match=r"the LDOS on a grid of .* points would have .* values, more than 2.1e\+09"):
+        calculate("x", beryllium(), huge, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_setup_is_checked_before_the_run(pseudo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from ase.build import bulk
 from ase.io import write
 
 from ase_ldos.cli.label import add_arguments, run
+from ase_ldos.cli.main import main
 from ase_ldos.dataset.compact import is_compact, save_compact
 from ase_ldos.dataset.npz import Snapshot, load_snapshot, load_snapshots
 from ase_ldos.dataset.provenance import RECORD, read_record
@@ -68,6 +70,21 @@ def broken_pw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "pw.x").chmod(0o755)
     monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
     return folder / "calls"
+
+
+@pytest.fixture
+def fake_pw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Puts a shell script in place of pw.x and counts its calls in the file that is returned."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+
+    def write_script(lines: str) -> Path:
+        (folder / "pw.x").write_text(f"#!/bin/sh\necho called >> {folder}/calls\n{lines}\n")
+        (folder / "pw.x").chmod(0o755)
+        return folder / "calls"
+
+    return write_script
 
 
 @pytest.mark.qe
@@ -360,6 +377,104 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(
     room += [1] * 9
     report = label_structures(structures(), recipe, out)
     assert (report.found, sorted(report.finished), report.failed) == (("be0",), ["be1", "be2"], {})
+
+
+@pytest.mark.parametrize("words", ["No space left on device", "Disk quota exceeded"])
+def test_a_full_disk_under_pw_is_no_failure_of_a_structure(
+    words: str, recipe: Recipe, tmp_path: Path, fake_pw: Callable[[str], Path]
+) -> None:
+    """The run ends, and the next one takes the same structures again."""
+    calls = fake_pw(f"echo 'Fortran runtime error: {words}'\nexit 2")
+    seen = 0
+    for _ in range(2):
+        with pytest.raises(OSError, match=r"pw\.x failed because the disk of .* is full"):
+            label_structures(structures(), recipe, tmp_path / "set")
+        assert not (tmp_path / "set" / FAILURES).exists()
+        called = calls.read_text().count("called")
+        assert called > seen
+        seen = called
+
+
+def test_files_cut_off_by_a_full_disk_are_no_failure_either(
+    recipe: Recipe, tmp_path: Path, fake_pw: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_pw("echo JOB DONE")
+    monkeypatch.setattr("ase_ldos.labelling.subprocesses.disk_is_full", lambda _: True)
+    with pytest.raises(OSError, match="is full"):
+        label_structures(structures(), recipe, tmp_path / "set")
+    assert not (tmp_path / "set" / FAILURES).exists()
+
+
+@pytest.mark.parametrize("how", ["kill -KILL $$", "exit 137"])
+def test_a_killed_program_is_taken_again(
+    how: str, recipe: Recipe, tmp_path: Path, fake_pw: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Somebody, a queueing system or the want of memory ended it: that says nothing about the structure."""
+    calls = fake_pw(how)
+    report = label_structures(structures(2), recipe, tmp_path / "set")
+    assert report.failed == {}
+    assert sorted(report.interrupted) == ["be0", "be1"]
+    assert "pw.x was ended by SIGKILL" in report.interrupted["be0"]
+    assert not (tmp_path / "set" / FAILURES).exists()
+    assert calls.read_text().count("called") == 2
+    frames = tmp_path / "be.xyz"
+    write(frames, structures(2))
+    arguments = ["label", str(frames), "--recipe", str(tmp_path / "recipe.toml"), "--out", str(tmp_path / "set")]
+    assert main([*arguments, "--no-check", "--pseudo-dir", str(recipe.pseudo_dir)]) == 1
+    assert "0 labelled, 0 were there, 2 were interrupted (the same command takes them" in capsys.readouterr().out
+    assert calls.read_text().count("called") == 4
+
+
+def test_a_crash_is_a_failure(recipe: Recipe, tmp_path: Path, fake_pw: Callable[[str], Path]) -> None:
+    fake_pw("kill -SEGV $$")
+    report = label_structures(structures(1), recipe, tmp_path / "set")
+    assert "exit code -11" in report.failed["be0"]
+
+
+def test_a_program_that_does_not_start_ends_the_run(
+    recipe: Recipe, tmp_path: Path, fake_pw: Callable[[str], Path]
+) -> None:
+    fake_pw("exit 1")
+    with pytest.raises(OSError, match="no-such-launcher could not be started"):
+        label_structures(structures(), recipe, tmp_path / "set", launcher="no-such-launcher -n 4")
+    assert not (tmp_path / "set" / FAILURES).exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_the_end_of_a_run_ends_its_programs(
+    number: signal.Signals, recipe: Recipe, tmp_path: Path, fake_pw: Callable[[str], Path]
+) -> None:
+    """And what these have started, as a launcher does; nothing is written down as a failure."""
+    fake_pw(f"sleep 600 &\necho $! >> {tmp_path}/sleeping\nwait")
+    write(tmp_path / "be.xyz", structures(3))
+    arguments = ["label", "be.xyz", "--recipe", "recipe.toml", "--out", "set", "--workers", "2", "--no-check"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "ase_ldos", *arguments, "--pseudo-dir", str(recipe.pseudo_dir)]
+    sleeping = tmp_path / "sleeping"
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as run:
+        try:
+            deadline = time.monotonic() + 120
+            while not sleeping.exists() or len(sleeping.read_text().split()) < 2:
+                assert time.monotonic() < deadline
+                assert run.poll() is None, run.communicate()[1]
+                time.sleep(0.05)
+            run.send_signal(number)
+            errors = run.communicate(timeout=60)[1]
+        finally:
+            run.kill()
+    assert run.returncode == (130 if number == signal.SIGINT else 128 + number)
+    assert "Traceback" not in errors
+    for pid in sleeping.read_text().split():
+        assert not is_alive(int(pid))
+    assert not (tmp_path / "set" / FAILURES).exists()
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs, zombies apart: whoever adopts orphans may be slow to bury them."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in ("Z", "X")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 @pytest.mark.usefixtures("broken_pw")

@@ -28,7 +28,7 @@ def test_hot_electrons(
     names = runpy.run_path(str(SCRIPT))
     T, heat, entropy = names["T"], names["heat"], names["now"][2]
     assert max(names["errors"]) < 1e-5
-    assert names["ratio"] == pytest.approx(1, abs=0.2)
+    assert names["ratio"] == pytest.approx(1, abs=2e-3)
     # Sommerfeld's law is the limit of low temperatures, for heat capacity and entropy alike
     assert heat[0] == pytest.approx(names["sommerfeld"][0], rel=0.05)
     assert entropy[0] == pytest.approx(names["sommerfeld"][0], rel=0.05)

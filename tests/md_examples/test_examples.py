@@ -78,6 +78,14 @@ def check_fault(names: dict[str, Any]) -> None:
     )
 
 
+def check_image(names: dict[str, Any]) -> None:
+    """By symmetry both images are least in the channels, or most, in a model that knows nothing; their period is A."""
+    for image in (abs(names["current"]), names["height"]):
+        assert np.allclose(image[:24, :24], image[24:48, 24:48])
+        assert np.all(np.isfinite(image))
+    assert 0 <= names["height"].min() <= names["height"].max() <= names["middle"] + 0.1
+
+
 def check_curve(names: dict[str, Any]) -> None:
     _, model, dft, relaxed, at_labels, dft_relaxed = names["rows"][-1]
     assert model == pytest.approx(dft, rel=0.2)
@@ -134,6 +142,7 @@ def check_liquid(names: dict[str, Any]) -> None:
 EXAMPLES = [
     Example("aluminium.py", ("aluminium.png",), "intrinsic fault (mJ/m²)", slow=True, check=check_aluminium),
     Example("fault_electrons.py", ("fault_electrons.png",), "8 layers", ("--layers", "8"), check=check_fault_electrons),
+    Example("tunnelling_image.py", ("tunnelling_image.png",), "constant current: the tip sinks by", check=check_image),
     Example("liquid.py", ("liquid.png",), "neighbours", ("--steps", "6"), slow=True, check=check_liquid),
     Example("cost_vs_qe.py", ("cost_vs_qe.png",), "only the model is measured", ("--atoms", "2", "--steps", "2")),
     Example(

@@ -9,7 +9,7 @@ import pytest
 from ase.io import read
 
 from ase_ldos.dataset.npz import Snapshot, load_snapshot, load_snapshots
-from ase_ldos.formats.gth import find_potential, write_upf
+from ase_ldos.formats.gth import TABLE, find_potential, write_upf
 from ase_ldos.formats.pseudopotential import Pseudopotential, read_pseudopotential
 from ase_ldos.labelling.provenance import read_record
 from ase_ldos.labelling.pw import kpoint_mesh
@@ -25,7 +25,10 @@ SETS = sorted(path.with_suffix("") for path in MODELS.glob("*/labels/*.extxyz") 
 @pytest.fixture(scope="module")
 def potentials(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pseudopotential]:
     folder = tmp_path_factory.mktemp("pseudo")
-    return {symbol: read_pseudopotential(write_upf(find_potential(symbol), folder)) for symbol in ("Be", "Al")}
+    return {
+        symbol: read_pseudopotential(write_upf(find_potential(symbol), folder))
+        for symbol in sorted({potential.symbol for potential in TABLE.values()})
+    }
 
 
 def sample(folder: Path, number: int = 3) -> list[Snapshot]:
@@ -58,7 +61,9 @@ def test_labels_belong_to_their_list_and_set_up(folder: Path) -> None:
 
 @pytest.mark.parametrize("folder", SETS, ids=label_of)
 def test_energies_come_back_from_densities_and_ldos(folder: Path, potentials: dict[str, Pseudopotential]) -> None:
-    """In the compact form too; measured: 0.3 and 0.6 meV/atom at most in beryllium."""
+    """In the compact form too; measured: 0.3 and 0.6 meV/atom at most in beryllium, 1.9 and 2.0 in GaAs."""
+    # cells of one atom feel the rounding of the compact form most: 1.4 meV/atom in Al
+    density_bound, ldos_bound, rounding = (3e-3, 3e-3, 2e-3) if folder.parts[-3] == "sp" else (1e-3, 2e-3, 1e-3)
     for snapshot in sample(folder):
         assert snapshot.density is not None
         count = snapshot.density.mean(dtype=float) * abs(np.linalg.det(snapshot.cell))
@@ -66,13 +71,13 @@ def test_energies_come_back_from_densities_and_ldos(folder: Path, potentials: di
         pseudopotentials = {symbol: potentials[symbol] for symbol in set(snapshot.to_atoms().symbols)}
         defect = energy_defect(snapshot, pseudopotentials)
         assert defect is not None
-        assert abs(defect) < 1e-3 * len(snapshot)
+        assert abs(defect) < density_bound * len(snapshot)
         assert defect == pytest.approx(snapshot.energy_defect, abs=1e-4 * len(snapshot))
         found = ldos_energy_defect(snapshot, pseudopotentials)
         assert (found is None) == (not snapshot.has_ldos)
         if found is not None:
-            assert abs(found - smearing_shift(snapshot)) < 2e-3 * len(snapshot)
-            assert found == pytest.approx(snapshot.ldos_energy_defect, abs=1e-3 * len(snapshot))
+            assert abs(found - smearing_shift(snapshot)) < ldos_bound * len(snapshot)
+            assert found == pytest.approx(snapshot.ldos_energy_defect, abs=rounding * len(snapshot))
 
 
 @pytest.mark.parametrize("mode", ["xx", "yy", "zz", "yz", "xy", "v"])

@@ -25,6 +25,7 @@ from ase_ldos.physics.occupation import fermi_level, occupation_weights
 from ase_ldos.prediction.checkpointing import PredictionCheckpoint
 from ase_ldos.prediction.grid_pass import GridEvaluator, InterpolatedDensity, _regression, choose_strategy
 from ase_ldos.prediction.predict import predict, predict_ldos
+from ase_ldos.prediction.quantities import evaluate_quantity
 from ase_ldos.prediction.request import PredictionRequest, Thresholds
 from ase_ldos.units import BOLTZMANN
 
@@ -36,7 +37,7 @@ def be_model(either_model: LDOSModel) -> LDOSModel:
 
 
 def plain_free_energy(model: LDOSModel, structure: Structure, shape: tuple[int, int, int], kT: float) -> Tensor:
-    """A with the whole LDOS as one array and one graph: the definition."""
+    """A, the whole LDOS one array and one graph: the definition; its double counting is of the model's own density."""
     grid = Grid(structure.cell, shape)
     (block,) = iterate_blocks(structure, grid, model.descriptor.cutoff, max_points=grid.n_points)
     ldos = model.network(model.inputs(block, model.encode_atoms(structure)[block.owners])) * model.ldos_scale
@@ -45,17 +46,22 @@ def plain_free_energy(model: LDOSModel, structure: Structure, shape: tuple[int, 
     charges = model.charges(structure.numbers)
     mu = fermi_level(dos, model.energies, float(charges.sum()), kT)
     weights = occupation_weights(model.energies, mu, kT)
-    density = density_energies(electron_density(ldos, weights), grid, model.metadata.functional)
+    own_kT = BOLTZMANN * model.metadata.electronic_temperature
+    own = occupation_weights(model.energies, fermi_level(dos, model.energies, float(charges.sum()), own_kT), own_kT)
+    density = density_energies(electron_density(ldos, own), grid, model.metadata.functional)
     return Energies.collect(dos, weights, density, ewald_energy(structure, charges)).free_energy
 
 
-def test_streamed_energy_forces_and_stress_are_those_of_the_plain_graph(be_atoms: Atoms, be_model: LDOSModel) -> None:
+@pytest.mark.parametrize("temperature", [3000.0, 9000.0])
+def test_streamed_energy_forces_and_stress_are_those_of_the_plain_graph(
+    be_atoms: Atoms, be_model: LDOSModel, temperature: float
+) -> None:
+    """At the model's own electronic temperature and at another."""
     structure = Structure.from_atoms(be_atoms)
-    found = predict(be_model, structure, forces=True, stress=True, chunk_size=100)
+    found = predict(be_model, structure, forces=True, stress=True, chunk_size=100, electronic_temperature=temperature)
     leaf = replace(structure, positions=structure.positions.clone().requires_grad_())
     strain = torch.zeros(3, 3, dtype=torch.float64, requires_grad=True)
-    kT = BOLTZMANN * be_model.metadata.electronic_temperature
-    energy = plain_free_energy(be_model, leaf.strained(strain), found.grid.shape, kT)
+    energy = plain_free_energy(be_model, leaf.strained(strain), found.grid.shape, BOLTZMANN * temperature)
     by_positions, by_strain = torch.autograd.grad(energy, (leaf.positions, strain))
     assert found.free_energy == pytest.approx(float(energy.detach()), abs=1e-10)
     assert found.forces is not None
@@ -97,17 +103,37 @@ def test_ldos_density_and_dos_agree(be_atoms: Atoms, be_model: LDOSModel) -> Non
     assert float(found.grid.integrate(found.density)) == pytest.approx(electrons, abs=1e-9)
 
 
-def test_hidden_features_that_are_not_kept_change_nothing(be_atoms: Atoms, be_model: LDOSModel) -> None:
+@pytest.mark.parametrize("temperature", [3000.0, 9000.0])
+def test_hidden_features_that_are_not_kept_change_nothing(
+    be_atoms: Atoms, be_model: LDOSModel, temperature: float
+) -> None:
     """The density interpolated in μ, from a guess by a sample, a good one, a bad one and one far outside."""
     structure = Structure.from_atoms(be_atoms)
-    kept = predict(be_model, structure, forces=True, chunk_size=90)
+    wanted = {"forces": True, "chunk_size": 90, "electronic_temperature": temperature}
+    kept = predict(be_model, structure, **wanted)
     large = Thresholds(keep_bytes=0)
     for guess in (None, kept.fermi_level + 1e-3, kept.fermi_level - 0.2, 1e3):
-        again = predict(be_model, structure, forces=True, chunk_size=90, fermi_guess=guess, thresholds=large)
+        again = predict(be_model, structure, fermi_guess=guess, thresholds=large, **wanted)
         assert again.fermi_level == pytest.approx(kept.fermi_level, abs=1e-10)
         assert again.free_energy == pytest.approx(kept.free_energy, abs=1e-7)
         torch.testing.assert_close(again.forces, kept.forces, rtol=0, atol=1e-6)
         torch.testing.assert_close(again.density, kept.density, rtol=0, atol=1e-9)
+
+
+def test_entropy_and_heat_capacity_are_slopes_of_the_energies(be_atoms: Atoms, be_model: LDOSModel) -> None:
+    """−∂A/∂T = S and ∂E/∂T = T ∂S/∂T = C, because double counting is of a density that stays."""
+    T, h = 9000.0, 10.0
+    low, middle, high = (predict(be_model, be_atoms, electronic_temperature=t) for t in (T - h, T, T + h))
+    entropy = evaluate_quantity("electronic_entropy", be_model, middle)
+    assert -(high.free_energy - low.free_energy) / (2 * h) == pytest.approx(entropy, rel=1e-6)
+    slope = float(high.energies.internal_energy - low.energies.internal_energy) / (2 * h)
+    assert slope == pytest.approx(evaluate_quantity("electronic_heat_capacity", be_model, middle), rel=1e-6)
+    # the density is that of the hot electrons all the same
+    weights = occupation_weights(
+        middle.energy_grid, torch.tensor(middle.fermi_level, dtype=torch.float64), BOLTZMANN * T
+    )
+    ldos = predict_ldos(be_model, Structure.from_atoms(be_atoms))
+    torch.testing.assert_close(electron_density(ldos, weights), middle.density, rtol=0, atol=1e-9)
 
 
 def sampled_fermi_level(model: LDOSModel, structure: Structure, chunk_size: int, limits: Thresholds) -> float:
@@ -117,7 +143,7 @@ def sampled_fermi_level(model: LDOSModel, structure: Structure, chunk_size: int,
     strategy = choose_strategy(evaluator)
     assert isinstance(strategy, InterpolatedDensity)
     with torch.no_grad():
-        return evaluator.find_fermi_level(strategy._sample())
+        return evaluator.find_fermi_levels(strategy._sample())[-1]
 
 
 def test_a_sample_of_the_blocks_is_a_good_guess(be_model: LDOSModel) -> None:

@@ -25,6 +25,7 @@ from ase.units import fs
 from ase_ldos.calculator.calculator import LDOSCalculator
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.simulation.restart import load_run, save_run
+from ase_ldos.simulation.two_temperature import LaserPulse, TwoTemperatureMD
 
 SCRIPT = Path(__file__).resolve().parents[2] / "md_examples" / "molecular_dynamics.py"
 Driver = Callable[[Atoms], MolecularDynamics]
@@ -35,6 +36,9 @@ DRIVERS: dict[str, Driver] = {
     "Andersen": lambda atoms: Andersen(atoms, fs, **HEAT, andersen_prob=0.5, fixcm=False, rng=np.random.default_rng(2)),
     "NoseHooverChainNVT": lambda atoms: NoseHooverChainNVT(atoms, fs, **HEAT, tdamp=10 * fs),
     "MTKNPT": lambda atoms: MTKNPT(atoms, fs, **HEAT, **PRESS),
+    "TwoTemperatureMD": lambda atoms: TwoTemperatureMD(
+        atoms, fs, coupling=1e18, laser=LaserPulse(0.2, 3.0, 3.0), rng=np.random.default_rng(2)
+    ),
     "NPTBerendsen": lambda atoms: NPTBerendsen(atoms, fs, **HEAT, pressure_au=0.0, compressibility_au=1.0),
 }
 

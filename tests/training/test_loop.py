@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -247,6 +248,33 @@ def test_resume_false_starts_anew(tmp_path: Path) -> None:
     Task().fit(3, checkpoint=path)
     history = Task(seed=2).fit(3, checkpoint=path, resume=False)
     assert numbers(history) == numbers(Task(seed=2).fit(3))
+
+
+def test_a_checkpoint_that_lost_some_of_its_numbers_is_refused(tmp_path: Path) -> None:
+    """A file of the right length whose tensors are zeros: nothing but the checksum tells."""
+    path = tmp_path / "run.ck"
+    write_checkpoint(path, {"weights": torch.arange(1.0, 101.0), "epoch": 3})
+    data = path.read_bytes()
+    path.write_bytes(data[:-200] + bytes(200))
+    with pytest.raises(ValueError, match=r"run\.ck is not a checkpoint of ase-ldos, or is damaged: its content is not"):
+        read_checkpoint(path)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits of file sizes are POSIX'")
+def test_a_full_disk_under_a_checkpoint_leaves_the_old_one(tmp_path: Path) -> None:
+    import resource
+
+    path = tmp_path / "run.ck"
+    write_checkpoint(path, {"epoch": 3})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"run\.ck could not be written: File too large"):
+            write_checkpoint(path, {"weights": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert read_checkpoint(path) == {"epoch": 3}
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_checkpoint_keeps_nested_states(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -361,6 +362,78 @@ def test_a_checkpoint_belongs_to_settings_data_and_initial_weights(toy: Training
         resume(toy, changed)
     with pytest.raises(ValueError, match="belongs to another training"):
         resume(toy, data, model)
+
+
+@pytest.mark.parametrize("name", ["", "none/toy.safetensors", "/proc/self/toy.safetensors"])
+def test_a_model_that_cannot_be_written_is_told_before_the_training(
+    name: str, toy: TrainingSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ase_ldos.training.train.train_stages", lambda *_, **__: pytest.fail("it began to train"))
+    with pytest.raises(OSError, match="cannot write"):
+        train_model(toy, out=tmp_path / name, progress=False)
+    with pytest.raises(OSError, match="cannot write"):
+        train_model(toy, checkpoint=tmp_path if not name else Path("/proc/self/x.ck"), progress=False)
+
+
+def test_a_trained_model_is_kept_where_it_can_be(
+    toy: TrainingSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder vanishes during the training: the model is written elsewhere, and the error says where."""
+    place, here = tmp_path / "place", tmp_path / "here"
+    place.mkdir()
+    here.mkdir()
+    monkeypatch.chdir(here)
+    stages = train_stages
+
+    def vanish(*arguments: object, **options: object) -> TrainedModel:
+        place.rmdir()
+        return stages(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("ase_ldos.training.train.train_stages", vanish)
+    with pytest.raises(OSError, match=rf"the model is kept as {here}/toy-\d+\.safetensors"):
+        train_model(toy.with_epochs(1), out=place / "toy.safetensors", progress=False)
+    (kept,) = here.iterdir()
+    assert load_model(kept).metadata.errors
+
+
+def test_a_training_that_runs_away_ends_in_one_sentence(
+    toy: TrainingSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (tmp_path / "toy.toml").read_text()
+    (tmp_path / "toy.toml").write_text(re.sub(r"learning_rate = \S+", "learning_rate = 1e30", text))
+    assert main(["train", str(tmp_path / "toy.toml"), "--out", str(tmp_path / "toy.safetensors")]) == 2
+    last = capsys.readouterr().err.replace("\r", "\n").splitlines()[-1]
+    assert last.startswith("ase-ldos train: error: the ")
+    assert "lower the learning rate" in last or "is not finite" in last
+    assert not (tmp_path / "toy.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        (
+            "cutoff = 4.2",
+            "cutoff = 200.0",
+            "the descriptor's cutoff of 200 Å a point of .* sees some .* atoms; at most 1e",
+        ),
+        ("energy_spacing = 0.288", "energy_spacing = 1e-9 #", "must rise and hold two energies or more, at most 10000"),
+        ("hidden = [16]", "hidden = [1000000000]", "hidden asks for 1000000000 values side by side; at most 65536"),
+        ("n_components = 20", "n_components = 100000000", "n_components asks for 100000000 values side by side"),
+    ],
+)
+def test_recipes_that_fit_nowhere_are_refused(
+    toy: TrainingSettings, tmp_path: Path, old: str, new: str, sentence: str
+) -> None:
+    assert old in RECIPE
+    (tmp_path / "toy.toml").write_text(RECIPE.replace(old, new))
+    with pytest.raises(ValueError, match=sentence):
+        train_model(tmp_path / "toy.toml", progress=False)
+
+
+@pytest.mark.parametrize("limit", [0.0, -1.0, float("nan")])
+def test_a_time_limit_is_positive(limit: float, toy: TrainingSettings) -> None:
+    with pytest.raises(ValueError, match="it must be positive"):
+        train_model(toy, time_limit=limit, progress=False)
 
 
 def test_more_epochs_go_on_from_the_checkpoint(toy: TrainingSettings, tmp_path: Path) -> None:

@@ -102,13 +102,13 @@ class PowerSpectrum(Descriptor):
         single = len(self.species) == 1
         rows = [slice(None)] if single else [atom_state == index for index in range(len(self.species))]
         scale = self._scale(points.dtype, points.device)
-        features: Tensor = PowerSpectrumKernel.apply(points, atoms, self._shifts(points), scale, rows, self.cutoff)
+        features: Tensor = PowerSpectrumKernel.apply(points, atoms, self.shifts(points), scale, rows, self.cutoff)
         return features.T
 
     def of_batch(self, batch: BlockBatch) -> Tensor:
         """Features of all points of a batch, ``[block · grid, feature]``; see ``PointFeatures``."""
         points = batch.points
-        scale, shifts = self._scale(points.dtype, points.device), self._shifts(points)
+        scale, shifts = self._scale(points.dtype, points.device), self.shifts(points)
         found: Tensor = BatchedPowerSpectrumKernel.apply(points, batch.atoms, shifts, scale, batch.groups, self.cutoff)
         return found
 
@@ -175,7 +175,7 @@ class PowerSpectrum(Descriptor):
         return (solid_harmonics(-points, self.lmax) @ tensor).reshape(-1, size, size)
 
     @torch.no_grad()
-    def _shifts(self, points: Tensor) -> Tensor:
+    def shifts(self, points: Tensor) -> Tensor:
         """The transposed translation of the points, kept while they are: blocks of one shape share their points."""
         if points.requires_grad:  # leaves of a derivative are nobody else's
             return self.translation(points).mT.contiguous()

@@ -36,19 +36,36 @@ def power_spectrum_jacobian(descriptor: PowerSpectrum, block: Block, species: Te
     Returns:
         ``[grid, 3 atom + 6, feature]``, 1/Å and 1 (Voigt order xx yy zz yz xz xy, engineering shear).
     """
-    tangents = _amplitude_derivatives(descriptor, block, species, n_atoms)
+    tangents = amplitude_derivatives(descriptor, block, species, n_atoms)
     amplitudes = descriptor.amplitudes(block.points, block.atoms, species)
-    first, second = descriptor.pairs
+    return product_derivatives(tangents, amplitudes, descriptor.pairs, descriptor.lmax)
+
+
+def product_derivatives(tangents: Tensor, amplitudes: Tensor, pairs: Tensor, lmax: int) -> Tensor:
+    """Derivatives of the features from those of the amplitudes.
+
+    Args:
+        tangents: of the scaled amplitudes, ``[grid, coordinate, channel, lm]``.
+        amplitudes: scaled, ``[grid, channel, lm]``.
+        pairs: channels of every product, ``[2, pair]``.
+        lmax: highest degree.
+
+    Returns:
+        ``[grid, coordinate, feature]``.
+    """
+    first, second = pairs
     columns = [tangents[..., 0]]
-    for rows in degree_slices(descriptor.lmax):
+    for rows in degree_slices(lmax):
         left, right = tangents[..., rows], amplitudes[:, :, rows]
         products = (left.flatten(1, 2) @ right.mT).unflatten(1, left.shape[1:3])
         columns.append(products[..., first, second] + products[..., second, first])
     return torch.cat(columns, dim=-1)
 
 
-def _amplitude_derivatives(descriptor: PowerSpectrum, block: Block, species: Tensor, n_atoms: int) -> Tensor:
-    """Derivatives of the scaled amplitudes, ``[grid, 3 atom + 6, channel, lm]``."""
+def amplitude_derivatives(
+    descriptor: PowerSpectrum, block: Block, species: Tensor, n_atoms: int, *, strain: bool = True
+) -> Tensor:
+    """Derivatives of the scaled amplitudes, ``[grid, 3 atom + 6, channel, lm]``; those in the strain may stay zero."""
     points, size = block.points, (descriptor.lmax + 1) ** 2
     channels = len(descriptor.species) * descriptor.n_radial
     result = points.new_zeros((len(points), 3 * n_atoms + 6, channels, size))
@@ -60,7 +77,7 @@ def _amplitude_derivatives(descriptor: PowerSpectrum, block: Block, species: Ten
             start = int(species[mine][0]) * descriptor.n_radial
             part = _displacement(descriptor, points, block.atoms[mine], shift, gradient)
             result[:, 3 * atom : 3 * atom + 3, start : start + descriptor.n_radial] = part
-    for index in range(len(descriptor.species)):
+    for index in range(len(descriptor.species)) if strain else ():
         mine = species == index
         start = index * descriptor.n_radial
         part = _strain(descriptor, points, block.atoms[mine], shift, gradient)

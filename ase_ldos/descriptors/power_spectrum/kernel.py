@@ -44,8 +44,8 @@ class PowerSpectrumKernel(torch.autograd.Function):
         channels, size = scale.shape
         n_radial = channels // len(rows)
         harmonics = solid_harmonics(atoms, round(size**0.5) - 1)
-        padded = _padded(harmonics)
-        moments = points.new_empty(len(points), channels, padded.shape[1])
+        with_zeros = padded(harmonics)
+        moments = points.new_empty(len(points), channels, with_zeros.shape[1])
         bells: list[Tensor] = []
         keep = any(ctx.needs_input_grad)  # type: ignore[attr-defined]
         for index, mine in enumerate(rows):
@@ -53,8 +53,8 @@ class PowerSpectrumKernel(torch.autograd.Function):
             bell = height.square().mul_(height)
             if keep:
                 bells.append(height)
-            mine_harmonics = padded[mine]
-            for radial, count in enumerate(_image_counts(height, n_radial, size)):
+            mine_harmonics = with_zeros[mine]
+            for radial, count in enumerate(image_counts(height, n_radial, size)):
                 if radial > 0:
                     bell = bell[:, :count].square()
                 torch.mm(bell, mine_harmonics[: bell.shape[1]], out=moments[:, index * n_radial + radial])
@@ -79,7 +79,7 @@ class PowerSpectrumKernel(torch.autograd.Function):
         rows, cutoff = ctx.rows, ctx.cutoff  # type: ignore[attr-defined]
         by_scaled = _products_adjoint(scaled, slope)
         by_amplitudes = (by_scaled * scale[..., None]).permute(2, 0, 1).contiguous()
-        by_moments = _padded(torch.bmm(by_amplitudes, translation.mT))
+        by_moments = padded(torch.bmm(by_amplitudes, translation.mT))
         gradient = gradient_tensor(round(scale.shape[1] ** 0.5) - 1).to(points)
         by_points = None
         if ctx.needs_input_grad[0]:  # type: ignore[attr-defined]
@@ -92,7 +92,7 @@ class PowerSpectrumKernel(torch.autograd.Function):
         for index, mine in enumerate(rows):
             height, *powers = bells[index * per_species : (index + 1) * per_species]
             mine_moments = by_moments[:, index * n_radial : (index + 1) * n_radial]
-            by_height, by_harmonics = _bells_adjoint(height, powers, harmonics[mine], mine_moments)
+            by_height, by_harmonics = bells_adjoint(height, powers, harmonics[mine], mine_moments)
             images = atoms[mine]
             # h = 1 - |p - a|²/r_c²
             pull = by_height.T @ points - images * by_height.sum(dim=0)[:, None]
@@ -103,7 +103,7 @@ class PowerSpectrumKernel(torch.autograd.Function):
         return by_points, by_atoms, None, None, None, None
 
 
-def _image_counts(height: Tensor, n_radial: int, size: int) -> list[int]:
+def image_counts(height: Tensor, n_radial: int, size: int) -> list[int]:
     """How many of the images, the nearest first, each radial function needs; the widest takes all."""
     everything = height.shape[1]
     if everything == 0:
@@ -125,7 +125,7 @@ def least_heights(n_radial: int, size: int, dtype: torch.dtype) -> list[float]:
     return [math.exp((tiny - 0.5 * lmax * math.log(6 * 2**n)) / (3 * 2**n)) for n in range(1, n_radial)]
 
 
-def _padded(values: Tensor) -> Tensor:
+def padded(values: Tensor) -> Tensor:
     """Zeros behind the last axis up to a multiple of eight numbers, which products of matrices are faster with."""
     return torch.nn.functional.pad(values, (0, -values.shape[-1] % 8))
 
@@ -181,7 +181,7 @@ def _products_adjoint(scaled: Tensor, slope: Tensor) -> Tensor:
     return result
 
 
-def _bells_adjoint(
+def bells_adjoint(
     height: Tensor, bells: Sequence[Tensor], harmonics: Tensor, by_moments: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Derivatives in the height ``[grid, image]`` and in the harmonics ``[image, lm]``."""

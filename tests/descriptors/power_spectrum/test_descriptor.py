@@ -14,7 +14,7 @@ from ase.build import bulk
 from torch import Tensor
 
 from ase_ldos.descriptors.power_spectrum.descriptor import PowerSpectrum
-from ase_ldos.descriptors.power_spectrum.kernel import _image_counts, bell_height
+from ase_ldos.descriptors.power_spectrum.kernel import bell_height, image_counts
 from ase_ldos.descriptors.solid_harmonics import degree_slices, solid_harmonics
 from ase_ldos.geometry.grid import Grid
 from ase_ldos.geometry.grid_blocks import iterate_blocks
@@ -153,7 +153,7 @@ def test_images_beyond_a_narrow_function_do_not_count(dtype: torch.dtype, tolera
     atoms = 12 * torch.rand(150, 3, dtype=torch.float64, generator=generator) - 6
     atoms = atoms[atoms.norm(dim=1).argsort()]
     kinds = torch.zeros(len(atoms), dtype=torch.int64)
-    counts = _image_counts(bell_height(points, atoms, 5.0).to(dtype), 6, 25)
+    counts = image_counts(bell_height(points, atoms, 5.0).to(dtype), 6, 25)
     assert counts == sorted(counts, reverse=True)
     assert counts[-1] < 0.4 * counts[0]
     slope = torch.randn(len(points), descriptor.n_features, generator=generator, dtype=torch.float64)
