@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,8 +33,12 @@ from ase_ldos.calculator.bands import NoBands
 from ase_ldos.calculator.grid_policy import GridKeeper
 from ase_ldos.calculator.options import check_parameter, prepare_model
 from ase_ldos.communicator import Communicator
-from ase_ldos.model.extrapolation import ExtrapolationWatch, atom_distances
+from ase_ldos.model.extrapolation import ExtrapolationWatch, atom_distances, warning_threshold
+from ase_ldos.model.last_layer import check_calibrated
 from ase_ldos.model.ldos_model import LDOSModel
+from ase_ldos.model.metadata import ModelMetadata
+from ase_ldos.prediction.committee import sampled_force_deviations
+from ase_ldos.prediction.deviations import Uncertainty
 from ase_ldos.prediction.grid_walk import default_points
 from ase_ldos.prediction.local_density import atomic_dos, local_density
 from ase_ldos.prediction.memory import is_out_of_memory, largest_fitting_block
@@ -68,6 +73,8 @@ class LDOSCalculator(NoBands, Calculator):
         grid_spacing: target distance of grid points, Å; default is the model's.
         chunk_size: grid points that are handled at once; memory grows with it. Default: a block that suits a CPU's
             cache, or a batch of blocks on a GPU.
+        accepted_force_error: eV/Å; atoms are warned of where held-back structures as far from the training data have
+            forces as wrong as this. Default: what the model was calibrated with.
         remove_net_force: subtract the mean force from all forces, as DFT codes do. The grid does not move with the
             atoms, so that A depends a little on where they lie between its points, and the forces, its exact
             derivatives, do not add up to zero. Without their mean the centre of mass stays at rest and acoustic
@@ -77,6 +84,7 @@ class LDOSCalculator(NoBands, Calculator):
     Attributes:
         communicator: ranks that share the work, see ``ase_ldos.calculator.parallel``.
         progress: show bars in calculations that take long.
+        uncertainty: give standard deviations with each calculation, in ``prediction.uncertainty``.
 
     Raises:
         CalculatorSetupError: no such model, a damaged one, or a parameter that makes no sense.
@@ -97,15 +105,17 @@ class LDOSCalculator(NoBands, Calculator):
         electronic_temperature: float | None = None,
         grid_spacing: float | None = None,
         chunk_size: int | None = None,
+        accepted_force_error: float | None = None,
         remove_net_force: bool = False,
     ) -> None:
-        self.communicator, self.progress = Communicator(), False
+        self.communicator, self.progress, self.uncertainty = Communicator(), False, False
         self._prediction: Prediction | None = None
         self._wants_stress = False
         self._grid = GridKeeper()
         self._model = prepare_model(model, device, dtype)
-        self._watch = ExtrapolationWatch(self._model)
         metadata = self._model.metadata
+        self.accepted_force_error = _checked_force_error(metadata, accepted_force_error)
+        self._watch = ExtrapolationWatch(self._model, self.accepted_force_error)
         super().__init__()
         # only plain types, so that trajectories and databases can store them
         self.parameters["model"] = metadata.name if isinstance(model, LDOSModel) else str(model)
@@ -215,6 +225,7 @@ class LDOSCalculator(NoBands, Calculator):
             chunk_size=self.parameters["chunk_size"],
             forces=forces,
             stress=forces and self._wants_stress,
+            uncertainty=self.uncertainty,
             thresholds=Thresholds.for_device(self._model.device),
         )
 
@@ -315,6 +326,38 @@ class LDOSCalculator(NoBands, Calculator):
             structure = check_structure(self._model, self.get_atoms() if atoms is None else atoms)
             return atom_distances(self._model, structure).cpu().numpy()
 
+    @standard_torch_state()
+    def get_uncertainty(self, atoms: Atoms | None = None, *, force_samples: int = 0) -> Uncertainty:
+        """Standard deviations of A, μ, DOS, density and forces; see ``prediction.deviations`` and ``.committee``.
+
+        Where ``uncertainty`` was not set before the calculation, it is repeated, without forces.
+
+        Args:
+            atoms: default: the last calculation's.
+            force_samples: 0: deviations of forces by the distance from the training data, all three components alike;
+                2 or more: from so many samples of the last layer, each of which costs as much as a force step.
+
+        Raises:
+            InputError: the model was not calibrated for this; see ``ase-ldos calibrate --help``.
+        """
+        with _input_errors():
+            check_calibrated(self._model)
+            prediction = self._current(atoms)
+            request = self._request_again(uncertainty=True)
+            found = prediction.uncertainty
+            if found is None:
+                found = self._within_memory(lambda: fulfil_request(self._model, request), request).uncertainty
+                self._prediction = replace(prediction, uncertainty=found)
+            assert found is not None
+            if force_samples == 0:
+                return found
+            sampled = replace(request, uncertainty=False, forces=True)
+
+            def sample() -> Tensor:
+                return sampled_force_deviations(self._model, sampled, force_samples, progress=self.progress)
+
+            return replace(found, forces=self._within_memory(sample, sampled))
+
     def view(self, atoms: Atoms | None = None) -> object:
         """A page to look at density, DOS and states in space, shown by Jupyter below the cell, offline.
 
@@ -333,15 +376,20 @@ class LDOSCalculator(NoBands, Calculator):
 
     def _evaluate_again(self, evaluate: Callable[[PredictionRequest], Tensor], atoms: Atoms | None) -> np.ndarray:
         """What a function gives for the atoms (default: the last calculation's) on the grid of their prediction."""
-        prediction = self._current(atoms)
-        request = PredictionRequest(
+        self._current(atoms)
+        request = self._request_again()
+        return self._within_memory(lambda: evaluate(request), request).cpu().numpy()
+
+    def _request_again(self, *, uncertainty: bool = False) -> PredictionRequest:
+        """For the last calculation's atoms, on its grid and at its temperature, without forces."""
+        return PredictionRequest(
             check_structure(self._model, self.get_atoms()),
-            prediction.grid.shape,
-            prediction.electronic_temperature,
+            self.prediction.grid.shape,
+            self.prediction.electronic_temperature,
             chunk_size=self.parameters["chunk_size"],
             thresholds=Thresholds.for_device(self._model.device),
+            uncertainty=uncertainty,
         )
-        return self._within_memory(lambda: evaluate(request), request).cpu().numpy()
 
     def _within_memory(self, run: Callable[[], Result], request: PredictionRequest) -> Result:
         """Call ``run``; turn a failed allocation into an error that says which ``chunk_size`` fits."""
@@ -361,6 +409,20 @@ class LDOSCalculator(NoBands, Calculator):
         )
         where = f"chunk_size={size} on a grid of {request.grid_shape}"
         raise OutOfMemoryError(f"out of memory with {where}: {advice} ({reason})")
+
+
+def _checked_force_error(metadata: ModelMetadata, force_error: float | None) -> float | None:
+    """The accepted force error, if the model can tell where it is passed.
+
+    Raises:
+        CalculatorSetupError: it is not positive, or the model cannot.
+    """
+    if force_error is not None:
+        try:
+            warning_threshold(metadata, force_error)
+        except ValueError as error:
+            raise CalculatorSetupError(str(error)) from error
+    return force_error
 
 
 def _copy(values: Tensor) -> np.ndarray:

@@ -21,6 +21,14 @@ _QUANTITIES = {
     "ldos_occupied": "  below the Fermi level",
     "fermi_level": "Fermi level",
 }
+#: Key of ``ModelMetadata.uncertainty`` → symbol.
+_WITHIN = {
+    "within_one_free_energy": "A",
+    "within_one_fermi_level": "μ",
+    "within_one_dos": "DOS",
+    "within_one_density": "density",
+    "within_one_forces": "forces",
+}
 _FERMI_LEVEL_NOTE = (
     "The Fermi level's error contains that of the labels: DFT's own moves by tenths of an eV from a\n"
     "coarse mesh of k-points to a dense one."
@@ -84,8 +92,7 @@ def _describe(model: LDOSModel) -> dict[str, str]:
         "energies": f"{energies[0]:g} to {energies[-1]:g} eV, {len(energies)} nodes, "
         f"LDOS broadened by {metadata.broadening:g} eV (standard deviation)",
         **_energy_zero(model),
-        "grid": f"{metadata.grid_spacing:g} Å between points",
-        "atoms": f"at least {metadata.minimum_distance:g} Å apart",
+        "grid": f"{metadata.grid_spacing:g} Å between points; atoms at least {metadata.minimum_distance:g} Å apart",
         "descriptor": f"{model.descriptor.settings()['kind']}, {model.descriptor.n_features} features, "
         f"cutoff {model.descriptor.cutoff:g} Å",
         "network": f"{layers}, {network.activation}" + (", linear skip" if network.skip else ""),
@@ -95,11 +102,10 @@ def _describe(model: LDOSModel) -> dict[str, str]:
             f"{len(learned['training'])} structures, {len(learned.get('held back', []))} held back; "
             f"'ase-ldos info MODEL --provenance' names them"
         )
-    described["extrapolation"] = (
-        f"warns beyond distance {ranges['threshold']:.2f}, largest of {ranges['structures']:.0f} held-back structures"
-        if ranges
-        else "not calibrated, no warning"
-    )
+    described["extrapolation"] = _describe_range(ranges) if ranges else "not calibrated, no warning"
+    factors = metadata.uncertainty
+    within = [f"{symbol} {100 * factors[name]:.0f} %" for name, symbol in _WITHIN.items() if name in factors]
+    described["error bars"] = f"held-back errors within σ: {', '.join(within)}" if within else "not calibrated"
     if model.distilled is not None:
         found, made = model.distilled.errors, model.distilled.provenance
         described["distilled"] = (
@@ -108,6 +114,15 @@ def _describe(model: LDOSModel) -> dict[str, str]:
             f"(of {found['typical_forces']:.0f}) of the model"
         )
     return described
+
+
+def _describe_range(ranges: dict[str, float]) -> str:
+    """When the model warns."""
+    number = f"{ranges['structures']:.0f} held-back structures"
+    if "force_error" not in ranges:
+        return f"warns beyond distance {ranges['threshold']:.2f}, largest of {number}"
+    error, largest = 1000 * ranges["force_error"], ranges["largest"]
+    return f"warns beyond distance {ranges['threshold']:.2f} (forces off by {error:.0f} meV/Å; {number}: {largest:.2f})"
 
 
 def _print_errors(errors: dict[str, float]) -> None:

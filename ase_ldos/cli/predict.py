@@ -29,6 +29,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quantity", action="append", default=[], metavar="NAME", help="print a derived quantity; may be repeated"
     )
+    parser.add_argument("--uncertainty", action="store_true", help="print and draw standard deviations")
+    parser.add_argument(
+        "--force-samples",
+        type=int,
+        default=0,
+        metavar="N",
+        help="with --uncertainty: those of forces from N samples of the last layer, each as dear as a force step "
+        "(default: by the distance from the training data)",
+    )
+    parser.add_argument(
+        "--force-error", type=float, metavar="EV/Å", help="warn of atoms whose forces may be as wrong as this"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--temperature", type=float, metavar="K", help="electronic temperature (default: the model's)")
     parser.add_argument("--spacing", type=float, metavar="Å", help="target distance of grid points")
@@ -61,8 +73,12 @@ def run(args: argparse.Namespace) -> int:
         electronic_temperature=args.temperature,
         grid_spacing=args.spacing,
         chunk_size=args.chunk_size,
+        accepted_force_error=args.force_error,
     )
     calculator.progress = not args.json
+    calculator.uncertainty = args.uncertainty
+    if args.force_samples and not args.uncertainty:
+        raise ValueError("--force-samples asks for standard deviations: give --uncertainty, too")
     from ase_ldos.prediction.quantities import QUANTITIES
 
     quantities = {name: QUANTITIES[name] for name in args.quantity}  # a wrong name is told before the calculation
@@ -72,9 +88,14 @@ def run(args: argparse.Namespace) -> int:
         calculator.calculate(atoms, ["energy", *wanted])
         _write_files(args, atoms, calculator)
         if args.json:
-            print(json.dumps(_as_dict(atoms, calculator, wanted, args.quantity), indent=1))
+            table = _as_dict(atoms, calculator, wanted, args.quantity)
+            if args.uncertainty:
+                table["standard_deviations"] = _deviations(calculator, args.force_samples)
+            print(json.dumps(table, indent=1))
         else:
             _print_tables(atoms, calculator, wanted)
+            if args.uncertainty:
+                _print_uncertainty(atoms, calculator, args.force_samples)
             for name, quantity in quantities.items():
                 print(f"\n{name} ({quantity.description}), {quantity.unit}\n{calculator.get_quantity(name)}")
 
@@ -106,7 +127,16 @@ def _write_files(args: argparse.Namespace, atoms: Atoms, calculator: LDOSCalcula
     if args.dos_plot is not None:
         energies, dos = prediction.energy_grid.cpu().numpy(), prediction.dos.cpu().numpy()
         temperature = calculator.parameters["electronic_temperature"]
-        figure = dos_figure(energies, dos, prediction.fermi_level, temperature, title=atoms.get_chemical_formula())
+        found = prediction.uncertainty
+        figure = dos_figure(
+            energies,
+            dos,
+            prediction.fermi_level,
+            temperature,
+            deviation=None if found is None else found.dos.cpu().numpy(),
+            fermi_deviation=None if found is None else found.fermi_level,
+            title=atoms.get_chemical_formula(),
+        )
         with atomic_write(args.dos_plot) as draft:
             figure.savefig(draft, dpi=150)
     if args.density_plot is not None:
@@ -144,6 +174,35 @@ def _print_tables(atoms: Atoms, calculator: LDOSCalculator, wanted: list[str]) -
     if "stress" in wanted:
         print("\nstress (eV/Å³, tension positive)")
         print("   ".join(f"{name} {value:.8f}" for name, value in zip(_VOIGT, calculator.results["stress"])))
+
+
+def _print_uncertainty(atoms: Atoms, calculator: LDOSCalculator, samples: int) -> None:
+    found, prediction = calculator.get_uncertainty(force_samples=samples), calculator.prediction
+    n_electrons = float(prediction.grid.integrate(prediction.density))
+    density = float(prediction.grid.integrate(found.density)) / n_electrons
+    dos = float(found.dos.norm() / prediction.dos.norm())
+    print("\nstandard deviations (68 % of the errors on held-back structures were smaller)")
+    print(f"free energy        {1000 * found.free_energy / len(atoms):.2f} meV/atom")
+    print(f"Fermi level        {found.fermi_level:.4f} eV")
+    print(f"DOS                {100 * dos:.2f} % (norm)")
+    print(f"density            {100 * density:.2f} % (mean, of the electrons)")
+    if found.forces is None:
+        return
+    source = f"{samples} samples of the last layer" if samples else "the distance from the training data"
+    print(f"forces (eV/Å)      by {source}")
+    for number, (symbol, force) in enumerate(zip(atoms.symbols, found.forces.tolist())):
+        print(f"{number:5d} {symbol:2} {force[0]:14.6f} {force[1]:14.6f} {force[2]:14.6f}")
+
+
+def _deviations(calculator: LDOSCalculator, samples: int) -> dict[str, Any]:
+    found = calculator.get_uncertainty(force_samples=samples)
+    return {
+        "free_energy": found.free_energy,
+        "fermi_level": found.fermi_level,
+        "dos": found.dos.tolist(),
+        "density_mean": float(found.density.mean()),
+        "forces": None if found.forces is None else found.forces.tolist(),
+    }
 
 
 def _gap_line(calculator: LDOSCalculator) -> str:

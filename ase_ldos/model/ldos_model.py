@@ -46,6 +46,10 @@ class LDOSModel(nn.Module):
     #: ``[species, input, input]``; None if not calibrated.
     extrapolation_mean: Tensor | None
     extrapolation_whitening: Tensor | None
+    #: Of the last layer's posterior, see ``model.last_layer``: R ``[hidden + 1, hidden + 1]`` and B ``[energy, rank]``;
+    #: None if not calibrated.
+    uncertainty_hidden: Tensor | None
+    uncertainty_energies: Tensor | None
     #: A cheap potential of the atoms alone that was distilled from the model; None if there is none.
     distilled: DistilledPotential | None
 
@@ -86,6 +90,8 @@ class LDOSModel(nn.Module):
         self.register_buffer("projection", projection.to(dtype).clone())
         self.register_buffer("extrapolation_mean", None)
         self.register_buffer("extrapolation_whitening", None)
+        self.register_buffer("uncertainty_hidden", None)
+        self.register_buffer("uncertainty_energies", None)
         # not a buffer: it stays float64 whatever the network's dtype
         self._energies = energies.detach().to("cpu", torch.float64).clone()
         self._energies_there: Tensor | None = None
@@ -211,6 +217,13 @@ class LDOSModel(nn.Module):
         # the descriptor is shared, and stays as it is
         model = LDOSModel(self.descriptor, network, self.energies, self.metadata, ldos_scale=self.ldos_scale)
         model._has_fused_scaler = True
+        model.uncertainty_energies = self.uncertainty_energies
+        if self.uncertainty_hidden is not None:
+            root = self.uncertainty_hidden
+            if not self.network.hidden:  # the posterior is of the scaled inputs, which are no longer there
+                scaled = self.projection.double() @ root[:-1].double()
+                root = torch.cat((scaled, root[-1:].double() - mean @ scaled)).to(root)
+            model.uncertainty_hidden = root
         return model.to(device=self.device, dtype=self.dtype)
 
     def charges(self, numbers: Tensor) -> Tensor:

@@ -31,6 +31,8 @@ class ModelMetadata:
         errors: measured on held-back structures: names and units as in ``training.evaluate.COLUMNS``.
         extrapolation: distances of held-back structures from the training data: ``threshold`` (the largest),
             ``median``, number of ``structures``; empty if not calibrated, see ``ase_ldos.model.extrapolation``.
+        uncertainty: of ``model.last_layer``, by quantity the factor between raw and calibrated standard deviations;
+            empty if not calibrated. ``within_one_NAME`` is the part of held-back errors within one of them.
         provenance: data, recipe, versions; for people.
 
     Raises:
@@ -50,6 +52,7 @@ class ModelMetadata:
     level_constants: dict[str, float] = field(default_factory=dict)
     errors: dict[str, float] = field(default_factory=dict)
     extrapolation: dict[str, float] = field(default_factory=dict)
+    uncertainty: dict[str, float] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -66,6 +69,7 @@ class ModelMetadata:
         _check_number("fermi_level", self.fermi_level)
         for name in ("errors", "extrapolation", "level_constants"):
             _check_numbers(name, getattr(self, name))
+        _check_numbers("uncertainty", self.uncertainty, least=0)
         if self.extrapolation and "threshold" not in self.extrapolation:
             raise ValueError(f"extrapolation has {', '.join(self.extrapolation)}, but no threshold")
 

@@ -34,6 +34,8 @@ WIDEST = 65536
 BUNDLED = Path(__file__).parents[1] / "models"
 #: Names in files of version 1, and today's.
 _RENAMED_METADATA = {"smearing": "broadening", "novelty": "extrapolation"}
+#: Tensors that a model has only once it is calibrated.
+_OPTIONAL = {"extrapolation_mean", "extrapolation_whitening", "uncertainty_hidden", "uncertainty_energies"}
 _RENAMED_TENSORS = {"novelty_mean": "extrapolation_mean", "novelty_whitening": "extrapolation_whitening"}
 
 
@@ -82,9 +84,8 @@ def load_model(name: PathLike) -> LDOSModel:
             projection=tensors["projection"],
             ldos_scale=header["ldos_scale"],
         ).to(dtype=dtype)
-        if "extrapolation_mean" in tensors:
-            model.extrapolation_mean = tensors["extrapolation_mean"]
-            model.extrapolation_whitening = tensors["extrapolation_whitening"]
+        for name in _OPTIONAL & set(tensors):
+            setattr(model, name, tensors[name])
         if "distilled" in header:
             held = {name: tensors.pop(f"{_DISTILLED}{name}") for name in TENSORS}
             model.distilled = DistilledPotential.of(header["distilled"], held)

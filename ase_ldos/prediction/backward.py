@@ -10,11 +10,18 @@ from torch import Tensor
 from ase_ldos.geometry.buffers import add_rows
 from ase_ldos.geometry.grid_batches import BlockBatch
 from ase_ldos.geometry.grid_blocks import Block
+from ase_ldos.prediction.deviations import DeviationSums
 from ase_ldos.prediction.free_energy_gradient import FreeEnergyGradient
 from ase_ldos.prediction.grid_pass import GridEvaluator
 
 
-def pull_back(evaluator: GridEvaluator, gradient: FreeEnergyGradient, *, strained: bool) -> tuple[Tensor, Tensor]:
+def pull_back(
+    evaluator: GridEvaluator,
+    gradient: FreeEnergyGradient,
+    *,
+    strained: bool,
+    deviations: DeviationSums | None = None,
+) -> tuple[Tensor, Tensor]:
     """Forces −∂A/∂R, eV/Å, ``[atom, 3]``, and stress (1/V) ∂A/∂ε, eV/Å³, ``[3, 3]``, on the CPU.
 
     ∂A/∂h(r) = Wᵀa + λ(r) Wᵀb is made block by block; what the images of atoms get is added to their atoms, and where
@@ -24,6 +31,7 @@ def pull_back(evaluator: GridEvaluator, gradient: FreeEnergyGradient, *, straine
         evaluator: of the same request as the gradient.
         gradient: of the free energy.
         strained: follow points too; without it the stress holds only part of its terms and is of no use.
+        deviations: is shown the hidden features of each block on the way.
     """
     stage = "strained forces" if strained else "forces"
     checkpoint, atom_state = evaluator.checkpoint, evaluator.atom_state
@@ -32,35 +40,37 @@ def pull_back(evaluator: GridEvaluator, gradient: FreeEnergyGradient, *, straine
     by_atoms = torch.zeros_like(gradient.positions, device=device)
     virial = torch.zeros_like(gradient.strain, device=device)
     by_state = torch.zeros_like(atom_state) if atom_state.is_floating_point() else torch.zeros(0)
-    for target, name in ((by_atoms, "gradient"), (virial, "virial"), (by_state, "by_state")):
-        if state:
+    sums = {"gradient": by_atoms, "virial": virial, "by_state": by_state}
+    if state:
+        for name, target in sums.items():
             target.copy_(state[name])
     constant, varying = torch.stack((gradient.constant, gradient.varying)).to(device, model.dtype).unbind()
     for done, block in evaluator.blocks("forces", int(state.get("done", 0))):
         pull = torch.addcmul(constant, gradient.potential[block.flat, None].to(constant), varying)
-        by_images, by_points, by_image_states = _pull_back_block(evaluator, block, pull, strained)
+        hidden, by_images, by_points, by_image_states = _pull_back_block(evaluator, block, pull, strained)
+        if deviations is not None:
+            deviations.add(block, hidden)
         add_rows(by_atoms, block.owners.flatten(), by_images)
         virial += block.atoms.flatten(end_dim=-2).double().T @ by_images
         if by_points is not None:
             virial += block.points.double().T @ by_points
         if by_image_states is not None:
             add_rows(by_state, block.owners, by_image_states)
-        checkpoint.write(stage, {"done": done, "gradient": by_atoms, "virial": virial, "by_state": by_state})
-    for sums in (by_atoms, virial, by_state):
-        evaluator.communicator.all_reduce(sums)
+        checkpoint.write(stage, {"done": done, **sums})
+    for total in sums.values():
+        evaluator.communicator.all_reduce(total)
     # one transfer
-    sums = torch.cat((by_atoms, virial)).cpu()
-    by_atoms, virial = sums[:-3] + gradient.positions, sums[-3:] + gradient.strain
-    if len(by_state):
-        by_positions, by_strain = _pull_back_atom_state(evaluator, by_state)
-        by_atoms, virial = by_atoms + by_positions.cpu(), virial + by_strain.cpu()
+    both = torch.cat((by_atoms, virial)).cpu()
+    by_positions, by_strain = _pull_back_atom_state(evaluator, by_state)
+    by_atoms = both[:-3] + gradient.positions + by_positions.cpu()
+    virial = both[-3:] + gradient.strain + by_strain.cpu()
     return -by_atoms, (virial + virial.T) / (2 * evaluator.grid.volume)
 
 
 def _pull_back_block(
     evaluator: GridEvaluator, block: Block | BlockBatch, pull: Tensor, strained: bool
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Derivatives of Σ pull · h in the images, the points (if ``strained``) and the images' states (if learned)."""
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """h, and derivatives of Σ pull · h in images, points (if ``strained``) and the images' states (if learned)."""
     atom_state = evaluator.walk.image_states(block)
     learned = atom_state is not None and atom_state.is_floating_point()
     atoms, points = block.atoms.detach().requires_grad_(), block.points.detach()
@@ -75,12 +85,15 @@ def _pull_back_block(
         hidden = evaluator.model.hidden(moved, atom_state)
     found = list(torch.autograd.grad(hidden, leaves, pull))
     by_state = found.pop() if learned else None
-    return found[0].flatten(end_dim=-2).double(), found[1].double() if strained else None, by_state
+    by_points = found[1].double() if strained else None
+    return hidden.detach(), found[0].flatten(end_dim=-2).double(), by_points, by_state
 
 
 def _pull_back_atom_state(evaluator: GridEvaluator, by_state: Tensor) -> tuple[Tensor, Tensor]:
     """Through the layers on the atoms, once for all blocks: derivatives in positions and strain."""
     structure = evaluator.walk.structure
+    if not len(by_state):
+        return torch.zeros_like(structure.positions), torch.zeros_like(structure.cell)
     with torch.enable_grad():
         strain = torch.zeros_like(structure.cell, requires_grad=True)
         positions = structure.positions.detach().requires_grad_()

@@ -49,6 +49,7 @@ class FreeEnergyGradient:
         positions: ``[atom, 3]``.
         strain: ``[3, 3]``.
         potential: λ(r), ``[grid]``, on the model's device; empty if no derivatives are wanted.
+        by_energy: a and b, ``[2, energy]``.
     """
 
     terms: Tensor
@@ -57,14 +58,16 @@ class FreeEnergyGradient:
     positions: Tensor
     strain: Tensor
     potential: Tensor
+    by_energy: Tensor
 
     @classmethod
-    def empty(cls, n_hidden: int, structure: Structure, n_points: int, device: torch.device) -> FreeEnergyGradient:
+    def empty(cls, model: LDOSModel, structure: Structure, n_points: int) -> FreeEnergyGradient:
         """Room for what rank 0 sends."""
-        positions = structure.positions
+        positions, n_hidden = structure.positions, model.network.n_features
         terms, constant, varying = (positions.new_zeros(n) for n in (len(TERMS), n_hidden, n_hidden))
-        potential = positions.new_zeros(n_points, device=device)
-        return cls(terms, constant, varying, torch.zeros_like(positions), torch.zeros_like(structure.cell), potential)
+        potential = positions.new_zeros(n_points, device=model.device)
+        strain, by_energy = torch.zeros_like(structure.cell), positions.new_zeros(2, model.network.n_outputs)
+        return cls(terms, constant, varying, torch.zeros_like(positions), strain, potential, by_energy)
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ def find_gradient(
             fields[0].reshape(grid.shape),
             grid,
             model.metadata.functional,
-            differentiate=request.needs_gradient,
+            differentiate=request.differentiates,
             core=model.core_density(structure, grid),
             block_points=request.thresholds.density_block,
             single_from=request.thresholds.single_from,
@@ -116,8 +119,8 @@ def find_gradient(
     if fields is not None:
         density = fields[2 if len(fields) > 2 else 0].double()
     if not found:
-        n_points = grid.n_points if request.needs_gradient else 0
-        found.append(FreeEnergyGradient.empty(model.network.n_features, structure, n_points, model.device))
+        n_points = grid.n_points if request.differentiates else 0
+        found.append(FreeEnergyGradient.empty(model, structure, n_points))
     gradient = found[0]
     if communicator.size > 1:
         gradient = replace(gradient, potential=gradient.potential.double())
@@ -130,7 +133,7 @@ def _differentiate(
     model: LDOSModel, request: PredictionRequest, electrons: Electrons, terms: DensityTerms, response: Tensor
 ) -> FreeEnergyGradient:
     """Terms of A, and derivatives where the terms of the density have theirs; ``response`` is ∂n₀/∂μ ``[grid]``."""
-    structure, shape, wanted = request.structure, request.grid_shape, request.needs_gradient
+    structure, shape, wanted = request.structure, request.grid_shape, request.differentiates
     with torch.set_grad_enabled(wanted):
         strain = torch.zeros_like(structure.cell, requires_grad=wanted)
         leaf_sum = electrons.ldos_sum.detach().requires_grad_(wanted)
@@ -162,12 +165,12 @@ def _differentiate(
             free_energy = free_energy + moved.to(free_energy)
     values = energies.terms()
     if terms.potential is None or terms.strain is None:
-        nothing = FreeEnergyGradient.empty(model.network.n_features, structure, 0, model.device)
-        return replace(nothing, terms=values)
+        return replace(FreeEnergyGradient.empty(model, structure, 0), terms=values)
     a, by_positions, by_strain = torch.autograd.grad(free_energy, (leaf_sum, leaf.positions, strain))
     head = model.head_on_cpu[0]
     number, _ = number_weights(nodes, electrons.fermi_levels[0], electrons.thermal_energies[0])
-    return FreeEnergyGradient(values, a @ head, number @ head, by_positions, by_strain + terms.strain, terms.potential)
+    by_strain, by_energy = by_strain + terms.strain, torch.stack((a, number))
+    return FreeEnergyGradient(values, a @ head, number @ head, by_positions, by_strain, terms.potential, by_energy)
 
 
 def _dot(first: Tensor, second: Tensor) -> float:

@@ -20,10 +20,12 @@ from torch.profiler import record_function
 from ase_ldos.communicator import Communicator
 from ase_ldos.geometry.grid import Grid
 from ase_ldos.geometry.structure import Structure
+from ase_ldos.model.last_layer import check_calibrated
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.physics.free_energy import Energies
 from ase_ldos.prediction.backward import pull_back
 from ase_ldos.prediction.checkpointing import PredictionCheckpoint
+from ase_ldos.prediction.deviations import DeviationSums, Uncertainty
 from ase_ldos.prediction.free_energy_gradient import Electrons, find_gradient
 from ase_ldos.prediction.gather import gather_fields
 from ase_ldos.prediction.grid_pass import GridEvaluator, choose_strategy
@@ -48,6 +50,7 @@ class Prediction:
         grid: of the density.
         forces: −∂A/∂R, eV/Å, ``[atom, 3]``, if wanted.
         stress: (1/V) ∂A/∂ε, eV/Å³, ``[3, 3]``, tension positive, if wanted.
+        uncertainty: standard deviations, if wanted.
     """
 
     energies: Energies
@@ -59,6 +62,7 @@ class Prediction:
     grid: Grid
     forces: Tensor | None = None
     stress: Tensor | None = None
+    uncertainty: Uncertainty | None = None
 
     @property
     def free_energy(self) -> float:
@@ -78,6 +82,7 @@ def predict(
     chunk_size: int | None = None,
     fermi_guess: float | None = None,
     thresholds: Thresholds | None = None,
+    uncertainty: bool = False,
     communicator: Communicator | None = None,
     checkpoint: Path | None = None,
     progress: bool = False,
@@ -95,14 +100,16 @@ def predict(
         chunk_size: grid points of a block, which are handled at once: memory grows with it.
         fermi_guess: a Fermi level near the right one, eV, such as the last step's.
         thresholds: from which sizes on large systems are handled in other ways.
+        uncertainty: give standard deviations, see ``prediction.deviations``.
         communicator: ranks that share the grid; each calls this with the same arguments and gets the same result.
         checkpoint: folder from which an interrupted calculation resumes, to the same numbers; it is not removed at the
             end.
         progress: show progress bars with the remaining time.
 
     Raises:
-        ValueError: atoms that the model is not for, an electronic temperature that is not positive or beyond the energy
-            window, too few states below the window's top, a checkpoint of another calculation.
+        ValueError: atoms that the model is not for, uncertainty from a model that is not calibrated, an electronic
+            temperature that is not positive or beyond the energy window, too few states below the window's top, a
+            checkpoint of another calculation.
         RankLostError: another rank has ended.
     """
     structure = check_structure(model, atoms) if isinstance(atoms, Atoms) else atoms.to("cpu")
@@ -116,6 +123,7 @@ def predict(
         stress=stress,
         fermi_guess=fermi_guess,
         thresholds=thresholds,
+        uncertainty=uncertainty,
     )
     return fulfil_request(model, request, communicator=communicator, checkpoint=checkpoint, progress=progress)
 
@@ -133,26 +141,38 @@ def fulfil_request(
     communicator = Communicator() if communicator is None else communicator
     # no rank without a block
     chunk_size = min(request.chunk_size, max(1, request.grid.n_points // communicator.size))
+    if request.uncertainty:
+        check_calibrated(model)
     request = replace(request, structure=request.structure.to("cpu"), chunk_size=chunk_size)
-    grid, model = request.grid, model.with_fused_scaler()
+    original, grid, model = model, request.grid, model.with_fused_scaler()
     with PredictionCheckpoint.of(checkpoint, model, request, communicator) as kept:
         evaluator = GridEvaluator(model, request, communicator=communicator, checkpoint=kept, progress=progress)
         strategy = choose_strategy(evaluator)
         with torch.no_grad(), record_function("ase_ldos::density_of_states"):
             hidden_sum, fermi_levels = strategy.sum_hidden()
         with torch.no_grad(), record_function("ase_ldos::density"):
-            fields = gather_fields(strategy.density(fermi_levels), grid, evaluator.ranges, communicator)
-            del strategy
+            own = strategy.density(fermi_levels)
+            fields = gather_fields(own, grid, evaluator.ranges, communicator)
+            response = own[-1].clone() if request.uncertainty else own.new_empty(0)
+            del strategy, own
         with record_function("ase_ldos::energies"):
             electrons = Electrons(
                 evaluator.ldos_sum(hidden_sum), fermi_levels, evaluator.thermal_energies, evaluator.charges
             )
             gradient, density = find_gradient(model, request, electrons, fields, communicator)
             del fields
-        forces, stress = None, None
+        forces, stress, deviations, uncertainty = None, None, None, None
+        if request.uncertainty:
+            deviations = DeviationSums(evaluator, gradient, electrons, hidden_sum, response)
         if request.needs_gradient:
             with record_function("ase_ldos::forces"):
-                forces, stress = pull_back(evaluator, gradient, strained=request.stress)
+                shown = deviations if checkpoint is None else None
+                forces, stress = pull_back(evaluator, gradient, strained=request.stress, deviations=shown)
+        if deviations is not None:
+            with record_function("ase_ldos::uncertainty"):
+                if not request.needs_gradient or checkpoint is not None:
+                    deviations.walk()
+                uncertainty = deviations.finish(original)
     found = Prediction(
         energies=Energies.from_terms(gradient.terms, len(request.structure)),
         fermi_level=fermi_levels[-1] + float(model.energy_shift(request.structure)),
@@ -163,6 +183,7 @@ def fulfil_request(
         grid=grid,
         forces=forces if request.forces else None,
         stress=stress if request.stress else None,
+        uncertainty=uncertainty,
     )
     _refuse_non_finite(found)
     return found

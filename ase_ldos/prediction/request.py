@@ -62,6 +62,7 @@ class PredictionRequest:
         stress: wanted?
         fermi_guess: a Fermi level near the right one, eV, such as the last step's; None: there is none.
         thresholds: sizes from which on large systems are handled in other ways.
+        uncertainty: are standard deviations wanted?
 
     Raises:
         ValueError: a grid or blocks without points.
@@ -75,6 +76,7 @@ class PredictionRequest:
     stress: bool = False
     fermi_guess: float | None = None
     thresholds: Thresholds = field(default_factory=Thresholds)
+    uncertainty: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a grid or blocks without points."""
@@ -96,6 +98,7 @@ class PredictionRequest:
         stress: bool = False,
         fermi_guess: float | None = None,
         thresholds: Thresholds | None = None,
+        uncertainty: bool = False,
     ) -> PredictionRequest:
         """A request with the model's own grid spacing and electronic temperature where none are given."""
         metadata = model.metadata
@@ -110,6 +113,7 @@ class PredictionRequest:
             stress,
             fermi_guess,
             Thresholds.for_device(model.device) if thresholds is None else thresholds,
+            uncertainty,
         )
 
     @property
@@ -124,13 +128,18 @@ class PredictionRequest:
 
     @property
     def needs_gradient(self) -> bool:
-        """Whether derivatives of the free energy are wanted."""
+        """Whether derivatives of the free energy with respect to the atoms are wanted."""
         return self.forces or self.stress
+
+    @property
+    def differentiates(self) -> bool:
+        """Whether the derivative of the free energy with respect to the LDOS is needed."""
+        return self.needs_gradient or self.uncertainty
 
     def broadcast(self, communicator: Communicator) -> None:
         """Send it from rank 0 to the others, which wait in ``receive``; no pickle travels between ranks."""
         guess = math.nan if self.fermi_guess is None else self.fermi_guess
-        wanted = (self.forces, self.stress)
+        wanted = (self.forces, self.stress, self.uncertainty)
         # every whole number here is below 2⁵³, and so exact in float64
         numbers = (len(self.structure), *self.grid_shape, self.electronic_temperature, self.chunk_size, *wanted, guess)
         communicator.broadcast(torch.tensor([*numbers, *astuple(self.thresholds)], dtype=torch.float64))
@@ -144,9 +153,9 @@ class PredictionRequest:
         n_atoms, nx, ny, nz = (int(number) for number in first[:4])
         if n_atoms == 0:
             return None
-        temperature, chunk_size, forces, stress, guess = first[4:9]
+        temperature, chunk_size, forces, stress, uncertainty, guess = first[4:10]
         whole = [type(limit) is int for limit in astuple(Thresholds())]
-        thresholds = Thresholds(*(int(value) if is_whole else value for value, is_whole in zip(first[9:], whole)))
+        thresholds = Thresholds(*(int(value) if is_whole else value for value, is_whole in zip(first[10:], whole)))
         numbers = communicator.broadcast(torch.zeros(n_atoms, dtype=torch.int64))
         positions, cell = (communicator.broadcast(torch.zeros(n, 3, dtype=torch.float64)) for n in (n_atoms, 3))
         return cls(
@@ -158,11 +167,12 @@ class PredictionRequest:
             bool(stress),
             None if math.isnan(guess) else guess,
             thresholds,
+            bool(uncertainty),
         )
 
 
 #: Numbers that travel ahead of a request's tensors; the first is that of atoms, 0 where no request follows.
-_N_NUMBERS = 9 + len(fields(Thresholds))
+_N_NUMBERS = 10 + len(fields(Thresholds))
 
 
 def broadcast_end(communicator: Communicator) -> None:

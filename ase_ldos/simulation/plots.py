@@ -21,7 +21,14 @@ SLICE_DEPTH = 0.7
 
 
 def dos_figure(
-    energies: np.ndarray, dos: np.ndarray, fermi_level: float, electronic_temperature: float, *, title: str = ""
+    energies: np.ndarray,
+    dos: np.ndarray,
+    fermi_level: float,
+    electronic_temperature: float,
+    *,
+    deviation: np.ndarray | None = None,
+    fermi_deviation: float | None = None,
+    title: str = "",
 ) -> Figure:
     """Plot the density of states, its occupied part shaded, and the Fermi level.
 
@@ -30,6 +37,8 @@ def dos_figure(
         dos: D, 1/eV, ``[energy]``.
         fermi_level: μ, eV.
         electronic_temperature: K.
+        deviation: standard deviation of D, drawn as a band, 1/eV, ``[energy]``.
+        fermi_deviation: standard deviation of μ, eV.
         title: of the figure.
     """
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
@@ -40,7 +49,15 @@ def dos_figure(
     occupation = expit((fermi_level - fine) / (BOLTZMANN * electronic_temperature))
     axes.fill_between(fine, curve * occupation, color="tab:blue", alpha=0.35, linewidth=0, label="occupied")
     axes.plot(fine, curve, color="tab:blue")
-    axes.axvline(fermi_level, color="black", linestyle="--", linewidth=1, label=f"μ = {fermi_level:.3f} eV")
+    if deviation is not None:
+        band = np.interp(fine, energies, deviation)
+        axes.fill_between(fine, curve - band, curve + band, color="tab:orange", alpha=0.4, linewidth=0, label="± σ")
+    told = f"μ = {fermi_level:.3f} eV"
+    if fermi_deviation is not None:
+        told = f"μ = {fermi_level:.3f} ± {fermi_deviation:.3f} eV"
+        low, high = fermi_level - fermi_deviation, fermi_level + fermi_deviation
+        axes.axvspan(low, high, color="black", alpha=0.12, linewidth=0)
+    axes.axvline(fermi_level, color="black", linestyle="--", linewidth=1, label=told)
     axes.set(xlabel="energy (eV)", ylabel="density of states (1/eV)", title=title, xlim=(energies[0], energies[-1]))
     axes.legend(frameon=False)
     return figure

@@ -34,6 +34,7 @@ from ase_ldos.networks.mlp import MLP
 from ase_ldos.networks.registry import make_point_features
 from ase_ldos.training.alignment import fit_level_constants
 from ase_ldos.training.calibrate import calibrate
+from ase_ldos.training.calibrate_uncertainty import calibrate_uncertainty
 from ase_ldos.training.data_parallel import SharedLoss
 from ase_ldos.training.evaluate import SnapshotErrors, evaluate_model, summarise
 from ase_ldos.training.fine_tuning import features_with_elements, new_species, with_elements
@@ -173,15 +174,26 @@ def train_model(
         },
     )
     if out is not None:
-        _save_where_possible(
-            model, Path(out)
-        )  # what follows may fail on one structure, which must not cost the training
-    calibrate(model, training, validation, progress=progress)
+        # what follows may fail on one structure, which must not cost the training
+        _save_where_possible(model, Path(out))
+    _calibrate(model, training, validation, progress)
     errors = evaluate_model(model, validation, progress=progress)
     model.metadata = replace(model.metadata, errors=summarise(errors))
     if out is not None:
         _save_where_possible(model, Path(out))
     return replace(trained, errors=errors)
+
+
+def _calibrate(model: LDOSModel, training: list[Snapshot], validation: list[Snapshot], progress: bool) -> None:
+    """Range, warning and, where the labels allow them, standard deviations."""
+    calibrate(model, training, validation, progress=progress)
+    if not any(item.ldos is not None for item in (*training, *validation)):
+        return
+    try:
+        # samples of forces cost many predictions; `ase-ldos calibrate` makes up for them
+        calibrate_uncertainty(model, training, validation, force_samples=0, progress=progress)
+    except ValueError as error:  # held-back structures without some labels: a model without error bars
+        logger.warning("the model gets no standard deviations: %s", error)
 
 
 def _save_where_possible(model: LDOSModel, out: Path) -> None:

@@ -98,6 +98,7 @@ class Workshop:
         calculator.set(electronic_temperature=temperature, grid_spacing=spacing)
         calculator.reset()
         calculator.fix_grid(None)
+        calculator.uncertainty = False
         return calculator
 
     def check_grid(self, atoms: Atoms, spacing: float) -> int:
@@ -164,6 +165,7 @@ def _predict(
     wants_forces = bool(request.get("forces", True))
     points = workshop.check_grid(atoms, calculator.parameters["grid_spacing"])
     properties = ["energy", "forces", "stress"] if wants_forces else ["energy"]
+    calculator.uncertainty = bool(calculator.model.metadata.uncertainty)
     _predict_with_clock(workshop, calculator, atoms, properties, points, progress)
     settings = _common_settings(request) | {"forces": wants_forces}
     return _write_results(folder, atoms, calculator, "predict", settings, progress)

@@ -24,7 +24,8 @@ from ase_ldos.calculator.calculator import LDOSCalculator
 from ase_ldos.geometry.fourier_resampling import resample
 from ase_ldos.geometry.grid import Grid
 from ase_ldos.geometry.structure import Structure
-from ase_ldos.model.extrapolation import ExtrapolationWarning, describe
+from ase_ldos.model.extrapolation import ExtrapolationWarning, describe, warning_threshold
+from ase_ldos.prediction.deviations import Uncertainty
 from ase_ldos.prediction.local_density import atomic_dos, sum_over_energies, window_weights
 from ase_ldos.web.arrays import drawn_shape, encode_field, encode_fields, encode_floats
 
@@ -110,6 +111,7 @@ def view_document(
         "forces": encode_floats(calculator.results["forces"]) if "forces" in calculator.results else None,
         "stress": calculator.results["stress"].tolist() if "stress" in calculator.results else None,
         "extrapolation": _extrapolation(atoms, calculator),
+        "deviations": _deviations(prediction.uncertainty),
         "density": encode_field(shown, 16),
         "bins": _energy_bins(atoms, calculator),
         "film": film,
@@ -226,17 +228,30 @@ def _dos_parts(atoms: Atoms, calculator: LDOSCalculator) -> dict[str, Any]:
     return parts
 
 
+def _deviations(found: Uncertainty | None) -> dict[str, Any] | None:
+    """Standard deviations, where the prediction has them; of forces one for each atom."""
+    if found is None:
+        return None
+    forces = None if found.forces is None else found.forces.square().mean(dim=1).sqrt()
+    return {
+        "free_energy": found.free_energy,
+        "fermi_level": found.fermi_level,
+        "dos": found.dos.cpu().tolist(),
+        "forces": None if forces is None else encode_floats(forces.cpu().numpy()),
+    }
+
+
 def _extrapolation(atoms: Atoms, calculator: LDOSCalculator) -> dict[str, Any] | None:
     """Distances from the training data, and the warning in words."""
     metadata = calculator.model.metadata
     if not metadata.extrapolation:
         return None
     distances = calculator.get_extrapolation(atoms)
-    threshold = float(metadata.extrapolation["threshold"])
+    threshold = warning_threshold(metadata, calculator.accepted_force_error)
     text = ""
     if (distances > threshold).any():
         structure = Structure.from_atoms(atoms)
-        text = describe(torch.from_numpy(distances), structure, threshold, metadata.name)
+        text = describe(torch.from_numpy(distances), structure, threshold, metadata)
     return {
         "distances": encode_floats(distances),
         "threshold": threshold,

@@ -13,17 +13,24 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
-from ase.calculators.calculator import InputError
+from ase.calculators.calculator import CalculatorSetupError, InputError
 
 from ase_ldos.calculator.calculator import LDOSCalculator
 from ase_ldos.cli.main import main
 from ase_ldos.dataset.npz import Snapshot, load_snapshots, save_snapshot
 from ase_ldos.geometry.structure import Structure
-from ase_ldos.model.extrapolation import ExtrapolationWarning, atom_distances, atom_inputs
+from ase_ldos.model.extrapolation import (
+    ExtrapolationWarning,
+    atom_distances,
+    atom_inputs,
+    force_deviation,
+    warning_threshold,
+)
 from ase_ldos.model.ldos_model import LDOSModel
+from ase_ldos.model.metadata import ModelMetadata
 from ase_ldos.model.model_file import load_model, save_model
 from ase_ldos.simulation.sampling import rattled
-from ase_ldos.training.calibrate import VARIANCE_FLOOR, calibrate
+from ase_ldos.training.calibrate import VARIANCE_FLOOR, calibrate, fit_force_error
 
 
 def crystal(n: int = 2, change: float = 1.0) -> Atoms:
@@ -61,7 +68,54 @@ def test_distance_is_mahalanobis(calibrated: LDOSModel) -> None:
 def test_threshold_is_the_farthest_held_back_atom(calibrated: LDOSModel) -> None:
     largest = [float(atom_distances(calibrated, item.structure).max()) for item in snapshots(10, seed=2)]
     ranges = calibrated.metadata.extrapolation
-    assert ranges == {"threshold": max(largest), "median": pytest.approx(np.median(largest)), "structures": 10.0}
+    expected = {"threshold": max(largest), "largest": max(largest), "median": np.median(largest), "structures": 10.0}
+    assert ranges == pytest.approx(expected)
+
+
+def test_force_error_by_distance_is_found_again() -> None:
+    random = np.random.default_rng(8)
+    distances = random.uniform(0.5, 4.0, 4000)
+    errors = random.normal(size=(4000, 3)) * (0.02 * distances**1.7)[:, None]
+    assert fit_force_error(distances, errors) == pytest.approx((0.02, 1.7), rel=0.05)
+    # errors that fall with the distance, or do not depend on it, give a constant
+    scale, power = fit_force_error(distances, random.normal(size=(4000, 3)) * (0.02 / distances)[:, None])
+    assert power == 0
+    assert 0.005 < scale < 0.04
+
+
+def test_threshold_follows_the_accepted_force_error() -> None:
+    ranges = {"threshold": 1.0, "largest": 3.0, "median": 1.0, "structures": 9.0}
+    metadata = ModelMetadata("x", {"Be": 2.0}, extrapolation=ranges)
+    assert warning_threshold(metadata) == 1.0
+    with pytest.raises(ValueError, match="does not know how force errors grow"):
+        warning_threshold(metadata, 0.1)
+    known = ranges | {"force_error_at_1": 0.02, "force_error_power": 2.0}
+    metadata = replace(metadata, extrapolation=known)
+    assert warning_threshold(metadata, 0.08) == pytest.approx(2.0)
+    assert warning_threshold(metadata, 10.0) == 3.0  # nothing is known beyond what was held back
+    assert force_deviation(metadata, torch.tensor([1.0, 2.0])).tolist() == pytest.approx([0.02, 0.08])
+    with pytest.raises(ValueError, match="must be a positive number"):
+        warning_threshold(metadata, -1.0)
+    flat = replace(metadata, extrapolation=known | {"force_error_power": 0.0})
+    assert (warning_threshold(flat, 0.03), warning_threshold(flat, 0.01)) == (3.0, 0.0)
+
+
+def test_calculator_warns_at_the_force_error_that_is_accepted(be_model: LDOSModel) -> None:
+    items = snapshots(10, seed=2)
+    forces = np.random.default_rng(1).normal(size=(10, 4, 3)) * 0.01
+    labelled = [replace(item, forces=force) for item, force in zip(items, forces)]
+    calibrate(be_model, snapshots(40, seed=1), labelled, force_error=1e3, progress=False)
+    ranges = be_model.metadata.extrapolation
+    assert ranges["threshold"] == ranges["largest"]
+    atoms = rattled(crystal(1), 0.08, np.random.default_rng(3))
+    LDOSCalculator(be_model, device="cpu", grid_spacing=0.6).get_potential_energy(atoms)  # warnings are errors here
+    strict = LDOSCalculator(be_model, device="cpu", grid_spacing=0.6, accepted_force_error=1e-6)
+    with pytest.warns(ExtrapolationWarning, match="far from those .*forces are off by some .* meV/Å"):
+        strict.get_potential_energy(atoms)
+    with pytest.raises(CalculatorSetupError, match="must be a positive number"):
+        LDOSCalculator(be_model, device="cpu", accepted_force_error=0.0)
+    with pytest.raises(ValueError, match="no held-back structure has forces"):
+        calibrate(be_model, items, items[:2], force_error=0.1, progress=False)
 
 
 def test_symmetries_and_boxes(calibrated: LDOSModel) -> None:

@@ -12,15 +12,16 @@ const MOST_CELLS = 2e6; // points that an isosurface is sought among
 /** Decode the arrays of a document. */
 export async function load(document_) {
   const optional = async (array) => (array ? decode(array) : null);
-  const [positions, forces, density, bins, distances, byAtom] = await Promise.all([
+  const [positions, forces, density, bins, distances, byAtom, forceDeviations] = await Promise.all([
     decode(document_.atoms.positions),
     optional(document_.forces),
     decode(document_.density),
     decode(document_.bins.fields),
     optional(document_.extrapolation && document_.extrapolation.distances),
     optional(document_.dos.by_atom),
+    optional(document_.deviations && document_.deviations.forces),
   ]);
-  const result = { document: document_, positions: rows(positions), density, bins, forces: forces && rows(forces), distances: distances && distances.data, byAtom };
+  const result = { document: document_, positions: rows(positions), density, bins, forces: forces && rows(forces), distances: distances && distances.data, byAtom, forceDeviations: forceDeviations && forceDeviations.data };
   if (document_.film) {
     const [places, cells, dos, densities] = await Promise.all(["positions", "cell", "dos", "density"].map((name) => decode(document_.film[name])));
     result.film = { ...document_.film, positions: places, cell: cells, dos, density: densities };
@@ -200,8 +201,12 @@ export class ResultView {
   }
 
   #atomColors() {
-    const { document: d, distances, forces } = this.result;
+    const { document: d, distances, forces, forceDeviations } = this.result;
     const kind = this.colorInput.value;
+    if (kind === "deviation") {
+      const largest = Math.max(...forceDeviations, 1e-9);
+      return Array.from(forceDeviations, (x) => css(heat(x / largest)));
+    }
     if (kind === "extrapolation") {
       const threshold = d.extrapolation.threshold;
       return Array.from(distances, (x) => css(heat(x / (2 * threshold))));
@@ -216,18 +221,20 @@ export class ResultView {
   // ------------------------------------------------------------------ parts of the page
 
   #summary() {
-    const { document: d } = this.result;
+    const { document: d, forceDeviations } = this.result;
+    const bar = d.deviations || "";
     const rowsOf = [
       ["Formula", d.formula],
       ["Model", `${d.model.name}, ${d.model.functional.toUpperCase()}`],
       ["Electrons at", `${show(d.parameters.electronic_temperature, 0)} K`],
-      ["Free energy", `${show(d.energies[6].energy)} eV (${show(d.energies[6].per_atom)} eV/atom)`],
-      ["Fermi level μ", `${show(d.fermi_level, 4)} eV`],
+      ["Free energy", `${show(d.energies[6].energy)} eV (${show(d.energies[6].per_atom)}${bar && ` ± ${show(bar.free_energy / d.atoms.symbols.length, 4)}`} eV/atom)`],
+      ["Fermi level μ", `${show(d.fermi_level, 4)}${bar && ` ± ${show(bar.fermi_level, 3)}`} eV`],
+      ...(forceDeviations ? [["Forces", `± ${[...new Set([Math.min, Math.max].map((end) => show(forceDeviations.reduce((x, y) => end(x, y)), 3)))].join(" to ")} eV/Å in each component`]] : []),
       ["Grid", `${d.grid.join(" × ")} points`],
     ];
     const facts = element("dl", { class: "facts" });
     for (const [name, value] of rowsOf) facts.append(element("div", {}, element("dt", {}, name), element("dd", {}, value)));
-    return element("header", { class: "summary" }, element("h2", {}, d.title), facts, this.#warning(), ...d.remarks.map((text) => element("p", { class: "notice" }, text)));
+    return element("header", { class: "summary" }, element("h2", {}, d.title), facts, this.#warning(), bar && element("p", { class: "hint" }, "± are standard deviations: 68 % of the errors on structures held back from training were smaller."), ...d.remarks.map((text) => element("p", { class: "notice" }, text)));
   }
 
   #warning() {
@@ -253,7 +260,7 @@ export class ResultView {
     const copies = d.atoms.cell.map((vector) => (d.atoms.symbols.length > 16 ? 1 : Math.min(3, Math.max(1, Math.round(6 / norm(vector))))));
     this.repeatInputs = copies.map((n, k) => number(n, { onchange: redraw, min: 1, max: 4, step: 1, class: "miller", "aria-label": `Cells shown along ${"abc"[k]}` }));
     this.colorInput = choice(
-      [["element", "element"], ["extrapolation", "distance from the training data", { disabled: !d.extrapolation }], ["force", "size of the force", { disabled: !forces }]],
+      [["element", "element"], ["extrapolation", "distance from the training data", { disabled: !d.extrapolation }], ["force", "size of the force", { disabled: !forces }], ["deviation", "error bar of the force", { disabled: !this.result.forceDeviations }]],
       { onchange: () => { this.#legend(); this.draw(); } },
     );
     this.forcesInput = element("input", { type: "checkbox", onchange: redraw, disabled: !forces });
@@ -288,6 +295,9 @@ export class ResultView {
     if (kind === "extrapolation") {
       const t = d.extrapolation.threshold;
       for (const x of [0, t, 2 * t]) add(css(heat(x / (2 * t))), x === t ? `${show(x, 2)} (threshold)` : `${show(x, 2)}${x ? " or more" : ""}`);
+    } else if (kind === "deviation") {
+      const largest = Math.max(...this.result.forceDeviations);
+      for (const x of [0, 0.5, 1]) add(css(heat(x)), `± ${show(x * largest, 3)} eV/Å`);
     } else if (kind === "force") {
       const largest = Math.max(...forces.map(norm));
       for (const x of [0, 0.5, 1]) add(css(heat(x)), `${show(x * largest, 3)} eV/Å`);
