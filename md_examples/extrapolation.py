@@ -25,7 +25,9 @@ calculator = LDOSCalculator(options.model)
 ranges = calculator.model.metadata.extrapolation
 if not ranges:
     raise SystemExit(f"the model {options.model} does not know its training range; see ase-ldos calibrate --help")
-print(f"{ranges['structures']:.0f} held-back structures: farthest atom at {ranges['threshold']:.2f}, the threshold")
+largest, accepted = ranges.get("largest", ranges["threshold"]), ranges.get("force_error", np.nan)
+print(f"{ranges['structures']:.0f} held-back structures: farthest atom at {largest:.2f}")
+print(f"the warning begins at {ranges['threshold']:.2f}, where forces are off by {accepted:.2f} eV/Å")
 
 cells = []
 for volume in (1.0, 0.95, 0.9, 0.85, 0.8, 0.75):
