@@ -17,14 +17,15 @@ from ase.units import fs, kB
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from ase_ldos import LDOSCalculator
+from ase_ldos import LDOSCalculator, load_model
 from ase_ldos.dataset.npz import load_snapshot
-from ase_ldos.labelling.reference_labels import MODELS
 from ase_ldos.model.energy_tail import with_free_states
-from ase_ldos.model.model_file import load_model
 from ase_ldos.simulation.observables import electron_pressure, observe
 from ase_ldos.simulation.restart import load_run, save_run
 from ase_ldos.simulation.two_temperature import LaserPulse, TwoTemperatureMD
+
+#: Labels come with the repository, not with an installed package.
+LABELS = Path(__file__).resolve().parents[1] / "ase_ldos" / "models" / "al" / "labels" / "hot-phonons"
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--steps", type=int, default=120, help="of 2 fs")
@@ -81,7 +82,7 @@ def frozen_phonon(direction: tuple[int, int, int], temperature: float) -> float:
 
 def labelled(mode: str, temperature: float) -> str:
     """The same of a DFT label, where there is one."""
-    path = MODELS / "al/labels/hot-phonons" / f"x2_{mode}_{temperature:.0f}K.npz"
+    path = LABELS / f"x2_{mode}_{temperature:.0f}K.npz"
     if not path.is_file():
         return "-"
     (pull, *_), direction = load_snapshot(path).forces, {"L": (0, 0, 1), "T": (1, 0, 0)}[mode]

@@ -80,7 +80,7 @@ def check_elements(model: LDOSModel, snapshots: Iterable[Snapshot]) -> None:
     """
     for snapshot in snapshots:
         try:
-            species_indices(torch.as_tensor(np.asarray(snapshot.numbers)), model.descriptor.species)
+            species_indices(torch.tensor(snapshot.numbers), model.descriptor.species)
         except ValueError as error:
             raise ValueError(f"{snapshot.name}: {error}") from error
 

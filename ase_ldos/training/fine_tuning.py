@@ -17,8 +17,8 @@ from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.networks.registry import make_point_features
 from ase_ldos.training.settings import TrainingSettings
 
-#: Settings of features that say what the elements are, apart from which two sets of features are of one kind.
-_ELEMENTS = ("species", "channels")
+#: The kind of features whose number does not depend on that of the elements.
+_OPEN = "compressed_power_spectrum"
 
 
 def features_with_elements(start: PointFeatures, wanted: PointFeatures) -> dict[str, Any] | None:
@@ -35,17 +35,19 @@ def features_with_elements(start: PointFeatures, wanted: PointFeatures) -> dict[
         ValueError: elements that cannot join, or channels that differ for an element that both have.
     """
     found, asked = start.settings(), wanted.settings()
-    if {k: v for k, v in found.items() if k not in _ELEMENTS} != {k: v for k, v in asked.items() if k not in _ELEMENTS}:
+    # what says which the elements are; features that differ in nothing else are of one kind
+    elements = {"species", "channels"} if found["kind"] == _OPEN else {"species"}
+    if {k: v for k, v in found.items() if k not in elements} != {k: v for k, v in asked.items() if k not in elements}:
         return None
     new = [number for number in wanted.species if number not in start.species]
     names, known = (", ".join(chemical_symbols[n] for n in numbers) for numbers in (new, start.species))
-    if new and "channels" not in found:
+    if new and found["kind"] != _OPEN:
         raise ValueError(
             f"the model to start from knows {known}, not {names}; elements can join a model only where its descriptor "
-            "is a compressed_power_spectrum: train from scratch, or start from such a model"
+            f"is a {_OPEN}: train from scratch, or start from such a model"
         )
     settings = found | {"species": [*start.species, *new]}
-    if "channels" in found:
+    if found["kind"] == _OPEN:
         theirs, ours = found["channels"], asked["channels"]
         for symbol in theirs.keys() & ours.keys():
             if list(theirs[symbol]) != list(ours[symbol]):

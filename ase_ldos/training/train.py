@@ -174,8 +174,9 @@ def train_model(
         },
     )
     if out is not None:
-        # what follows may fail on one structure, which must not cost the training
-        _save_where_possible(model, Path(out))
+        # what follows may fail on one structure, which must not cost the training; the end tells if the place is gone
+        with suppress(OSError):
+            save_model(model, Path(out))
     _calibrate(model, training, validation, progress)
     errors = evaluate_model(model, validation, progress=progress)
     model.metadata = replace(model.metadata, errors=summarise(errors))

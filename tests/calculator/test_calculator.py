@@ -234,7 +234,8 @@ def test_a_failed_calculation_leaves_no_results(atoms: Atoms, calculator: LDOSCa
 
 def test_no_eigenvalues_are_made_up(atoms: Atoms, calculator: LDOSCalculator) -> None:
     atoms.get_potential_energy()
-    assert not hasattr(calculator, "get_eigenvalues")
+    with pytest.raises(PropertyNotImplementedError, match="no eigenvalues; get_dos"):
+        calculator.get_eigenvalues()
 
 
 def test_torch_is_left_alone(atoms: Atoms) -> None:

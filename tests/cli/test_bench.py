@@ -25,7 +25,9 @@ def test_table_and_json(file: str, capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(capsys.readouterr().out)
     (row,) = found["sizes"]
     assert row["atoms"] == 2
-    assert 0 < row["energy_s"] < row["forces_s"]
+    # one round of a tiny cell says nothing of their order
+    assert row["energy_s"] > 0
+    assert row["forces_s"] > 0
     if row["energy_least_s"] is not None:
         assert 0 < row["energy_least_s"] < row["energy_s"]
     assert main(arguments) == 0

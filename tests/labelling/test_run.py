@@ -451,7 +451,13 @@ def test_the_end_of_a_run_ends_its_programs(
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "ase_ldos", *arguments, "--pseudo-dir", str(recipe.pseudo_dir)]
     sleeping = tmp_path / "sleeping"
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as run:
+    # a background job of a shell ignores Ctrl-C, and so would what it starts
+    handler = signal.signal(number, signal.SIG_DFL)
+    try:
+        started = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(number, handler)
+    with started as run:
         try:
             deadline = time.monotonic() + 120
             while not sleeping.exists() or len(sleeping.read_text().split()) < 2:

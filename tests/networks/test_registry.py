@@ -8,7 +8,8 @@ from ase_ldos.networks.registry import make_point_features
 
 
 def test_settings_that_make_nothing_are_named() -> None:
-    with pytest.raises(ValueError, match=r"unknown kind 'tea leaves'.*known: power_spectrum, se3_transformer, snap"):
+    known = "compressed_power_spectrum, power_spectrum, se3_transformer, snap"
+    with pytest.raises(ValueError, match=rf"unknown kind 'tea leaves'.*known: {known}"):
         make_point_features({"kind": "tea leaves", "species": [4]})
     with pytest.raises(ValueError, match="unknown kind None"):
         make_point_features({"species": [4]})

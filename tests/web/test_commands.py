@@ -32,7 +32,7 @@ def test_help_loads_neither_torch_nor_the_server(command: str) -> None:
         (["--threads", "0"], "workers and threads"),
         (["--max-memory", "0.1"], "max-memory"),
         (["--max-atoms", "0"], "limit of atoms"),
-        (["--max-minutes", "nan"], "limit of seconds"),
+        (["--max-minutes", "nan"], "max-minutes is nan"),
         (["--model", "no-such-file.safetensors"], "no-such-file"),
         (["--model", "be"], "two models of the name"),
     ],
