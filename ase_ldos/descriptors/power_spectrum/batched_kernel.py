@@ -15,9 +15,33 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from ase_ldos.descriptors.device_copies import DeviceCopies
 from ase_ldos.descriptors.power_spectrum.kernel import bell_height
 from ase_ldos.descriptors.solid_harmonics import degree_slices, gradient_tensor, solid_harmonics
 from ase_ldos.geometry.image_table import ImageGroup
+
+
+class ChannelPairs:
+    """Pairs of channels whose products are features, as places in a matrix of all products.
+
+    Args:
+        pairs: the channels (i, j) of each feature of a degree with i ≤ j, none twice, ``[2, pair]``.
+        channels: number of channels.
+    """
+
+    def __init__(self, pairs: Tensor, channels: int) -> None:
+        first, second = pairs
+        whole = torch.zeros(channels, channels, dtype=torch.int64)
+        weight = torch.zeros(channels, channels, dtype=torch.float64)
+        whole[first, second] = whole[second, first] = torch.arange(len(first))
+        weight[first, second] = weight[second, first] = 1.0
+        self.count = len(first)
+        #: Of the pairs in the flat matrix.
+        self.places = DeviceCopies(first * channels + second)
+        #: The pair of each place of the flat matrix, any where there is none.
+        self.whole = DeviceCopies(whole.flatten())
+        #: ∂(A_i A_j) in A_i over A_j, by place: 2 on the diagonal, 0 where there is no pair.
+        self.weight = DeviceCopies((weight + weight.diag().diag()).flatten())
 
 
 class BatchedPowerSpectrumKernel(torch.autograd.Function):
@@ -28,6 +52,8 @@ class BatchedPowerSpectrumKernel(torch.autograd.Function):
         atoms: images about the centres, Å, ``[block, image, 3]``.
         translation: Tᵀ of the points, ``[grid, l'm', lm]``; its derivative is known, it is a constant here.
         scale: of the amplitudes, ``[channel, lm]``.
+        weights: of each species in the pseudo-species, ``[species, pseudo-species]``; None if each is one of its own.
+        pairs: the channels whose products are features.
         groups: the images of each species.
         cutoff: Å.
     """
@@ -39,42 +65,44 @@ class BatchedPowerSpectrumKernel(torch.autograd.Function):
         atoms: Tensor,
         translation: Tensor,
         scale: Tensor,
+        weights: Tensor | None,
+        pairs: ChannelPairs,
         groups: Sequence[ImageGroup],
         cutoff: float,
     ) -> Tensor:
         channels, size = scale.shape
-        n_radial = channels // len(groups)
+        n_radial = len(groups[0].counts)
         harmonics = _padded(solid_harmonics(atoms, round(size**0.5) - 1))
         moments = points.new_empty(len(points), len(atoms), channels, harmonics.shape[2])
+        if weights is not None:
+            moments.zero_()
+            one = points.new_empty(len(points), len(atoms), n_radial, harmonics.shape[2])
         bells: list[Tensor] = []
         keep = any(ctx.needs_input_grad)  # type: ignore[attr-defined]
         for index, group in enumerate(groups):
-            height = bell_height(points, atoms[:, group.rows], cutoff)
-            mine = harmonics[:, group.rows]
-            bell = height.square().mul_(height)
+            own = moments[:, :, index * n_radial : (index + 1) * n_radial] if weights is None else one
+            found = _moments(points, atoms[:, group.rows], harmonics[:, group.rows], group.counts, cutoff, own)
             if keep:
-                bells.append(height)
-            for radial, count in enumerate(group.counts):
-                if radial > 0:
-                    bell = bell[..., :count].square()
-                torch.bmm(bell, mine[:, :count], out=moments[:, :, index * n_radial + radial].transpose(0, 1))
-                if keep:
-                    bells.append(bell)
+                bells.extend(found)
+            if weights is not None:
+                moments.unflatten(2, (-1, n_radial)).addcmul_(own[:, :, None], weights[index, :, None, None])
         scaled = torch.bmm(moments.flatten(1, 2)[..., :size], translation).unflatten(1, (-1, channels)).mul_(scale)
-        ctx.save_for_backward(points, atoms, translation, scale, harmonics, scaled, *bells)
-        ctx.groups, ctx.cutoff = groups, cutoff  # type: ignore[attr-defined]
-        return _products(scaled)
+        ctx.save_for_backward(points, atoms, translation, scale, weights, harmonics, scaled, *bells)
+        ctx.pairs, ctx.groups, ctx.cutoff = pairs, groups, cutoff  # type: ignore[attr-defined]
+        return _products(scaled, pairs)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, slope: Tensor) -> tuple[Tensor | None, Tensor, None, None, None, None]:  # noqa: D102
+    def backward(  # noqa: D102
+        ctx: FunctionCtx, slope: Tensor
+    ) -> tuple[Tensor | None, Tensor, None, None, None, None, None, None]:
         if torch.is_grad_enabled():
             raise RuntimeError(
-                "the power spectrum is differentiable once; for create_graph=True call PowerSpectrum.reference"
+                "the power spectrum is differentiable once; for create_graph=True call reference of the descriptor"
             )
-        points, atoms, translation, scale, harmonics, scaled, *bells = ctx.saved_tensors  # type: ignore[attr-defined]
+        points, atoms, translation, scale, weights, harmonics, scaled, *bells = ctx.saved_tensors  # type: ignore[attr-defined]
         groups, cutoff = ctx.groups, ctx.cutoff  # type: ignore[attr-defined]
         n_channels, size = scale.shape
-        by_amplitudes = _products_adjoint(scaled, slope).mul_(scale).flatten(1, 2)
+        by_amplitudes = _products_adjoint(scaled, slope, ctx.pairs).mul_(scale).flatten(1, 2)
         by_moments = _padded(torch.bmm(by_amplitudes, translation.mT)).unflatten(1, (-1, n_channels))
         gradient = _gradients(size, points.dtype, points.device)
         by_points = None
@@ -82,11 +110,15 @@ class BatchedPowerSpectrumKernel(torch.autograd.Function):
             turned = torch.matmul(by_amplitudes, gradient).unflatten(-1, (3, size))
             by_points = -(turned * (scaled / scale).flatten(1, 2)[:, :, None]).sum(dim=(1, 3))
         by_atoms = torch.empty_like(atoms)
-        n_radial = n_channels // len(groups)
+        n_radial = len(groups[0].counts)
         ones = torch.ones_like(atoms[..., :1])
         for index, group in enumerate(groups):
             height, *powers = bells[index * (n_radial + 1) : (index + 1) * (n_radial + 1)]
-            own = by_moments[:, :, index * n_radial : (index + 1) * n_radial].transpose(0, 1)
+            if weights is None:
+                own = by_moments[:, :, index * n_radial : (index + 1) * n_radial].transpose(0, 1)
+            else:
+                by_mixed = by_moments.unflatten(2, (-1, n_radial)).flatten(3)
+                own = torch.matmul(weights[index], by_mixed).unflatten(2, (n_radial, -1)).transpose(0, 1)
             mine, images = harmonics[:, group.rows], atoms[:, group.rows]
             by_height, by_harmonics = _bells_adjoint(height, powers, mine[..., :size], own)
             # h = 1 - |p - a|²/r_c²
@@ -99,7 +131,7 @@ class BatchedPowerSpectrumKernel(torch.autograd.Function):
             if by_points is not None:
                 pulled = torch.bmm(by_height, torch.cat((images, ones[:, group.rows]), dim=2)).sum(dim=0)
                 by_points += (pulled[:, :3] - points * pulled[:, 3:]) * (2 / cutoff**2)
-        return by_points, by_atoms, None, None, None, None
+        return by_points, by_atoms, None, None, None, None, None, None
 
 
 def _padded(values: Tensor) -> Tensor:
@@ -114,42 +146,50 @@ def _gradients(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     return gradient.permute(1, 0, 2).flatten(1).to(device, dtype).contiguous()
 
 
-@cache
-def _pairs(channels: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Places of the pairs in a flat matrix of channels, the pair of each place, and 2 on the diagonal, 1 elsewhere."""
-    first, second = torch.triu_indices(channels, channels)
-    whole = torch.empty(channels, channels, dtype=torch.int64)
-    whole[first, second] = whole[second, first] = torch.arange(len(first))
-    twice = 1.0 + torch.eye(channels)
-    return (first * channels + second).to(device), whole.flatten().to(device), twice.flatten().to(device)
+def _moments(
+    points: Tensor, images: Tensor, harmonics: Tensor, counts: Sequence[int], cutoff: float, out: Tensor
+) -> list[Tensor]:
+    """Moments M_n = w_n S of the images of one species into ``out``, ``[grid, block, radial, lm]``.
+
+    Returns:
+        Height and bells, each of the images that its radial function needs, ``[block, grid, image]``.
+    """
+    height = bell_height(points, images, cutoff)
+    bell = height.square().mul_(height)
+    found = [height]
+    for radial, count in enumerate(counts):
+        if radial > 0:
+            bell = bell[..., :count].square()
+        torch.bmm(bell, harmonics[:, :count], out=out[:, :, radial].transpose(0, 1))
+        found.append(bell)
+    return found
 
 
-def _products(scaled: Tensor) -> Tensor:
+def _products(scaled: Tensor, pairs: ChannelPairs) -> Tensor:
     """Features ``[block · grid, feature]`` of amplitudes ``[grid, block, channel, lm]``."""
     n_points, n_blocks, channels, size = scaled.shape
     slices = degree_slices(round(size**0.5) - 1)
-    pairs = _pairs(channels, scaled.device)[0]
     flat = scaled.flatten(0, 1)
     matrices = scaled.new_empty(len(slices), len(flat), channels, channels)
     for degree, rows in enumerate(slices):
         part = flat[:, :, rows]
         torch.bmm(part, part.mT, out=matrices[degree])
-    invariants = matrices.flatten(2)[:, :, pairs].unflatten(1, (n_points, n_blocks))
-    features = scaled.new_empty(n_blocks, n_points, channels + len(slices) * len(pairs))
+    invariants = matrices.flatten(2)[:, :, pairs.places.on(scaled.device)].unflatten(1, (n_points, n_blocks))
+    features = scaled.new_empty(n_blocks, n_points, channels + len(slices) * pairs.count)
     features[..., :channels] = scaled[..., 0].transpose(0, 1)
     features[..., channels:].unflatten(2, (len(slices), -1)).copy_(invariants.permute(2, 1, 0, 3))
     return features.flatten(0, 1)
 
 
-def _products_adjoint(scaled: Tensor, slope: Tensor) -> Tensor:
+def _products_adjoint(scaled: Tensor, slope: Tensor, pairs: ChannelPairs) -> Tensor:
     """Derivatives in the amplitudes ``[grid, block, channel, lm]`` from those in the features."""
     n_points, n_blocks, channels, size = scaled.shape
     slices = degree_slices(round(size**0.5) - 1)
-    _, whole, twice = _pairs(channels, scaled.device)
+    whole, weight = pairs.whole.on(scaled.device), pairs.weight.on(scaled.device, slope.dtype)
     slope = slope.unflatten(0, (n_blocks, n_points))
-    # x = Σ A A: Ā = (x̄ + x̄ᵀ) A
+    # x = Σ A A: Ā = (x̄ + x̄ᵀ) A, with nothing where there is no pair
     by_pairs = slope[..., channels:].unflatten(2, (len(slices), -1)).permute(2, 1, 0, 3)
-    matrices = by_pairs[..., whole].mul_(twice.to(slope)).unflatten(-1, (channels, channels)).flatten(1, 2)
+    matrices = by_pairs[..., whole].mul_(weight).unflatten(-1, (channels, channels)).flatten(1, 2)
     flat, result = scaled.flatten(0, 1), torch.empty_like(scaled)
     for degree, rows in enumerate(slices):
         torch.bmm(matrices[degree], flat[:, :, rows], out=result.flatten(0, 1)[:, :, rows])

@@ -23,11 +23,14 @@ from ase.data import atomic_numbers, chemical_symbols
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from ase_ldos.descriptors.device_copies import DeviceCopies
+from ase_ldos.descriptors.power_spectrum.batched_kernel import BatchedPowerSpectrumKernel, ChannelPairs
 from ase_ldos.descriptors.power_spectrum.descriptor import PowerSpectrum
 from ase_ldos.descriptors.power_spectrum.jacobian import amplitude_derivatives, product_derivatives
 from ase_ldos.descriptors.power_spectrum.kernel import bell_height, bells_adjoint, image_counts, padded
 from ase_ldos.descriptors.protocol import Descriptor
 from ase_ldos.descriptors.solid_harmonics import degree_slices, gradient_tensor, solid_harmonics
+from ase_ldos.geometry.grid_batches import BlockBatch
 from ase_ldos.geometry.grid_blocks import Block
 
 #: More channels than this have no use: so many numbers tell all elements apart.
@@ -91,6 +94,8 @@ class CompressedPowerSpectrum(Descriptor):
         #: Channels (pseudo-species and radial function) of every product, ``[2, pair]``.
         self.pairs = torch.tensor(within + across, dtype=torch.int64).T
         self.amplitude_scale = self._base.amplitude_scale.repeat(count, 1)
+        self._scale, self._weights = DeviceCopies(self.amplitude_scale), DeviceCopies(self.weights)
+        self._pairs = ChannelPairs(self.pairs, count * self.n_radial)
 
     @property
     def n_channels(self) -> int:
@@ -115,10 +120,23 @@ class CompressedPowerSpectrum(Descriptor):
 
     def __call__(self, points: Tensor, atoms: Tensor, atom_state: Tensor) -> Tensor:
         """Features ``[grid, feature]``; see ``PointFeatures``. Differentiable once; for more, see ``reference``."""
-        weights, scale = self.weights.to(points)[atom_state], self.amplitude_scale.to(points)
+        weights, scale = self._weights.like(points)[atom_state], self._scale.like(points)
         shifts = self._base.shifts(points)
         features: Tensor = CompressedKernel.apply(points, atoms, shifts, scale, weights, self.cutoff)
         return features.T
+
+    def of_batch(self, batch: BlockBatch) -> Tensor:
+        """Features of all points of a batch, ``[block · grid, feature]``; see ``BatchedFeatures``."""
+        points = batch.points
+        scale, weights, shifts = self._scale.like(points), self._weights.like(points), self._base.shifts(points)
+        found: Tensor = BatchedPowerSpectrumKernel.apply(
+            points, batch.atoms, shifts, scale, weights, self._pairs, batch.groups, self.cutoff
+        )
+        return found
+
+    def batch_radii(self, dtype: torch.dtype) -> tuple[float, ...]:
+        """Distances beyond which the radial functions do not count, as of one element; see ``BatchedFeatures``."""
+        return self._base.batch_radii(dtype)
 
     def reference(self, points: Tensor, atoms: Tensor, species: Tensor) -> Tensor:
         """The same features step by step, through torch's own derivatives: slower, for tests and higher derivatives."""

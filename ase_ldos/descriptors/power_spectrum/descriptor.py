@@ -24,7 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ase_ldos.descriptors.power_spectrum.batched_kernel import BatchedPowerSpectrumKernel
+from ase_ldos.descriptors.device_copies import DeviceCopies
+from ase_ldos.descriptors.power_spectrum.batched_kernel import BatchedPowerSpectrumKernel, ChannelPairs
 from ase_ldos.descriptors.power_spectrum.jacobian import power_spectrum_jacobian
 from ase_ldos.descriptors.power_spectrum.kernel import PowerSpectrumKernel, bell_height, least_heights
 from ase_ldos.descriptors.protocol import Descriptor
@@ -67,12 +68,13 @@ class PowerSpectrum(Descriptor):
         channels = len(self.species) * self.n_radial
         self.pairs = torch.triu_indices(channels, channels)
         self.amplitude_scale = self._amplitude_scale()
-        self._scales: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+        self._scale = DeviceCopies(self.amplitude_scale)
+        self._pairs = ChannelPairs(self.pairs, channels)
         self._known: list[tuple[weakref.ref[Tensor], int, Tensor]] = []
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is kept for the latest points: it can be neither pickled nor of use elsewhere."""
-        return {**vars(self), "_known": [], "_scales": {}}
+        return {**vars(self), "_known": []}
 
     @property
     def n_features(self) -> int:
@@ -101,28 +103,23 @@ class PowerSpectrum(Descriptor):
         """Features ``[grid, feature]``; see ``PointFeatures``. Differentiable once; for more, see ``reference``."""
         single = len(self.species) == 1
         rows = [slice(None)] if single else [atom_state == index for index in range(len(self.species))]
-        scale = self._scale(points.dtype, points.device)
+        scale = self._scale.like(points)
         features: Tensor = PowerSpectrumKernel.apply(points, atoms, self.shifts(points), scale, rows, self.cutoff)
         return features.T
 
     def of_batch(self, batch: BlockBatch) -> Tensor:
         """Features of all points of a batch, ``[block · grid, feature]``; see ``PointFeatures``."""
         points = batch.points
-        scale, shifts = self._scale(points.dtype, points.device), self.shifts(points)
-        found: Tensor = BatchedPowerSpectrumKernel.apply(points, batch.atoms, shifts, scale, batch.groups, self.cutoff)
+        scale, shifts = self._scale.like(points), self.shifts(points)
+        found: Tensor = BatchedPowerSpectrumKernel.apply(
+            points, batch.atoms, shifts, scale, None, self._pairs, batch.groups, self.cutoff
+        )
         return found
 
     def batch_radii(self, dtype: torch.dtype) -> tuple[float, ...]:
         """Distances beyond which the radial functions do not count, the widest first; see ``PointFeatures``."""
         heights = least_heights(self.n_radial, (self.lmax + 1) ** 2, dtype)
         return (self.cutoff, *(self.cutoff * math.sqrt(max(0.0, 1 - height)) for height in heights))
-
-    def _scale(self, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """The amplitudes' scale in this type on this device, kept."""
-        key = (dtype, device)
-        if key not in self._scales:
-            self._scales[key] = self.amplitude_scale.to(device=device, dtype=dtype)
-        return self._scales[key]
 
     def reference(self, points: Tensor, atoms: Tensor, species: Tensor) -> Tensor:
         """The same features step by step, through torch's own derivatives: slower, for tests and higher derivatives."""

@@ -11,6 +11,7 @@ from ase.build import bulk
 from torch import Tensor
 from torch.autograd import gradcheck
 
+from ase_ldos.descriptors.power_spectrum.compressed import CompressedPowerSpectrum
 from ase_ldos.descriptors.power_spectrum.descriptor import PowerSpectrum
 from ase_ldos.geometry.grid import Grid
 from ase_ldos.geometry.grid_batches import BlockBatch, GridBatches
@@ -19,8 +20,20 @@ from ase_ldos.geometry.image_table import ImageGroup
 from ase_ldos.geometry.structure import Structure
 
 
+#: Weights of two pseudo-species.
+CHANNELS = {"Be": [1.0, -0.6], "Mg": [1.0, 0.8], "Al": [0.3, 0.1]}
+
+
+def compressed(species: tuple[int, ...], *, cutoff: float, n_radial: int, lmax: int) -> CompressedPowerSpectrum:
+    return CompressedPowerSpectrum(species, channels=CHANNELS, cutoff=cutoff, n_radial=n_radial, lmax=lmax)
+
+
+#: The descriptors that know batches.
+KINDS = {"elements": PowerSpectrum, "pseudo-species": compressed}
+
+
 def batches(
-    descriptor: PowerSpectrum, structure: Structure, grid: Grid, dtype: torch.dtype = torch.float64
+    descriptor: PowerSpectrum | CompressedPowerSpectrum, structure: Structure, grid: Grid, dtype: torch.dtype = torch.float64
 ) -> list[BlockBatch]:
     found = GridBatches(
         structure,
@@ -44,10 +57,11 @@ def crystal(species: tuple[int, ...]) -> tuple[Structure, Grid]:
     return structure, Grid(structure.cell, (8, 6, 8))
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("species", [(4,), (4, 12), (4, 12, 13)])
 @pytest.mark.parametrize("lmax", [0, 2, 4])
-def test_values_and_derivatives_of_blocks(species: tuple[int, ...], lmax: int) -> None:
-    descriptor = PowerSpectrum(species, cutoff=3.9, n_radial=4, lmax=lmax)
+def test_values_and_derivatives_of_blocks(kind: str, species: tuple[int, ...], lmax: int) -> None:
+    descriptor = KINDS[kind](species, cutoff=3.9, n_radial=4, lmax=lmax)
     # the last species has no atoms
     structure, grid = crystal(species[: max(1, len(species) - 1)])
     state = descriptor.encode_atoms(structure)
@@ -82,8 +96,9 @@ def test_values_and_derivatives_of_blocks(species: tuple[int, ...], lmax: int) -
     torch.testing.assert_close(virial, expected[1], rtol=0, atol=1e-9)
 
 
-def test_finite_differences() -> None:
-    descriptor = PowerSpectrum((4, 12), cutoff=3.0, n_radial=2, lmax=2)
+@pytest.mark.parametrize("kind", KINDS)
+def test_finite_differences(kind: str) -> None:
+    descriptor = KINDS[kind]((4, 12), cutoff=3.0, n_radial=2, lmax=2)
     generator = torch.Generator().manual_seed(0)
     points = torch.rand(3, 3, dtype=torch.float64, generator=generator) - 0.5
     atoms = 4 * torch.rand(2, 5, 3, dtype=torch.float64, generator=generator) - 2
