@@ -85,7 +85,7 @@ class DeviationSums:
         assert model.uncertainty_energies is not None
         root = model.uncertainty_hidden.double()
         self._energies = model.uncertainty_energies.double().cpu()
-        self._sum = hidden_sum[: len(root) - 1] @ root[:-1] + root[-1] * grid.n_points
+        self._sum = hidden_sum.to(root)[: len(root) - 1] @ root[:-1] + root[-1] * grid.n_points
         level, kT = electrons.fermi_levels[-1], electrons.thermal_energies[-1]
         self._number, slope_weights = number_weights(model.energies.cpu(), level, kT)
         self._slope = float(slope_weights @ electrons.ldos_sum) * float(grid.voxel_volume)
