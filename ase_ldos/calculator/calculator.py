@@ -80,6 +80,8 @@ class LDOSCalculator(NoBands, Calculator):
             derivatives, do not add up to zero. Without their mean the centre of mass stays at rest and acoustic
             phonons at Γ come closer to zero; but forces are then no longer exact derivatives: for phonons and
             relaxations, not for NVE.
+        kernels: what evaluates a power spectrum on a GPU: ``"torch"``, or ``"triton"``, which needs that package (torch
+            for CUDA brings it) and keeps less in memory.
 
     Attributes:
         communicator: ranks that share the work, see ``ase_ldos.calculator.parallel``.
@@ -107,12 +109,13 @@ class LDOSCalculator(NoBands, Calculator):
         chunk_size: int | None = None,
         accepted_force_error: float | None = None,
         remove_net_force: bool = False,
+        kernels: str = "torch",
     ) -> None:
         self.communicator, self.progress, self.uncertainty = Communicator(), False, False
         self._prediction: Prediction | None = None
         self._wants_stress = False
         self._grid = GridKeeper()
-        self._model = prepare_model(model, device, dtype)
+        self._model = prepare_model(model, device, dtype, kernels)
         metadata = self._model.metadata
         self.accepted_force_error = _checked_force_error(metadata, accepted_force_error)
         self._watch = ExtrapolationWatch(self._model, self.accepted_force_error)
@@ -121,6 +124,7 @@ class LDOSCalculator(NoBands, Calculator):
         self.parameters["model"] = metadata.name if isinstance(model, LDOSModel) else str(model)
         self.parameters["device"] = str(self._model.device)
         self.parameters["dtype"] = str(self._model.dtype).removeprefix("torch.")
+        self.parameters["kernels"] = kernels
         self.parameters["remove_net_force"] = bool(remove_net_force)
         points = default_points(self._model.device)
         defaults = (metadata.electronic_temperature, metadata.grid_spacing, points)

@@ -9,6 +9,9 @@ import numpy as np
 import torch
 from ase.calculators.calculator import CalculatorSetupError
 
+from ase_ldos.descriptors.power_spectrum.compressed import CompressedPowerSpectrum
+from ase_ldos.descriptors.power_spectrum.descriptor import PowerSpectrum
+from ase_ldos.descriptors.power_spectrum.triton_kernel import check_triton
 from ase_ldos.devices import find_device
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.model.model_file import load_model
@@ -17,12 +20,12 @@ from ase_ldos.torch_state import standard_torch_state
 
 @standard_torch_state()
 def prepare_model(
-    model: str | Path | LDOSModel, device: str | torch.device, dtype: str | torch.dtype | None
+    model: str | Path | LDOSModel, device: str | torch.device, dtype: str | torch.dtype | None, kernels: str = "torch"
 ) -> LDOSModel:
     """The calculator's own model where and how it is wanted.
 
     Raises:
-        CalculatorSetupError: there is no such model, or the device or number type is not available.
+        CalculatorSetupError: there is no such model, or the device, number type or kernels are not available.
     """
     if isinstance(model, LDOSModel):
         own = copy.deepcopy(model)
@@ -38,7 +41,23 @@ def prepare_model(
         raise CalculatorSetupError(str(error)) from error
     except (RuntimeError, AssertionError) as error:
         raise CalculatorSetupError(f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from error
+    _choose_kernels(own, kernels)
     return own.eval().requires_grad_(False)
+
+
+def _choose_kernels(model: LDOSModel, kernels: str) -> None:
+    if kernels not in ("torch", "triton"):
+        raise CalculatorSetupError(f"kernels is {kernels!r}; it must be torch or triton")
+    descriptor = model.descriptor
+    if isinstance(descriptor, PowerSpectrum | CompressedPowerSpectrum):
+        descriptor.kernels = kernels
+    elif kernels == "triton":
+        raise CalculatorSetupError('kernels="triton" is for models with a power spectrum; this one has other features')
+    if kernels == "triton":
+        try:
+            check_triton(model.device)
+        except ValueError as error:
+            raise CalculatorSetupError(str(error)) from error
 
 
 def _find_dtype(dtype: str | torch.dtype) -> torch.dtype:

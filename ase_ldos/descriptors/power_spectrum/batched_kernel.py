@@ -8,7 +8,7 @@ radial function needs is known beforehand (``ImageGroup.counts``).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 
 import torch
@@ -17,6 +17,7 @@ from torch.autograd.function import FunctionCtx
 
 from ase_ldos.descriptors.device_copies import DeviceCopies
 from ase_ldos.descriptors.power_spectrum.kernel import bell_height
+from ase_ldos.descriptors.power_spectrum.triton_kernel import triton_moments
 from ase_ldos.descriptors.solid_harmonics import degree_slices, gradient_tensor, solid_harmonics
 from ase_ldos.geometry.image_table import ImageGroup
 
@@ -56,6 +57,7 @@ class BatchedPowerSpectrumKernel(torch.autograd.Function):
         pairs: the channels whose products are features.
         groups: the images of each species.
         cutoff: Å.
+        kernels: ``"torch"``, or ``"triton"`` for the moments; then bells are not kept but found again for derivatives.
     """
 
     @staticmethod
@@ -69,6 +71,7 @@ class BatchedPowerSpectrumKernel(torch.autograd.Function):
         pairs: ChannelPairs,
         groups: Sequence[ImageGroup],
         cutoff: float,
+        kernels: str,
     ) -> Tensor:
         channels, size = scale.shape
         n_radial = len(groups[0].counts)
@@ -81,9 +84,15 @@ class BatchedPowerSpectrumKernel(torch.autograd.Function):
         keep = any(ctx.needs_input_grad)  # type: ignore[attr-defined]
         for index, group in enumerate(groups):
             own = moments[:, :, index * n_radial : (index + 1) * n_radial] if weights is None else one
-            found = _moments(points, atoms[:, group.rows], harmonics[:, group.rows], group.counts, cutoff, own)
-            if keep:
-                bells.extend(found)
+            images, mine = atoms[:, group.rows], harmonics[:, group.rows]
+            if kernels == "triton":
+                triton_moments(points, images, mine, group.counts, cutoff, own)
+            else:
+                for radial, bell in enumerate(_bells(points, images, group.counts, cutoff), -1):
+                    if radial >= 0:  # the height comes first
+                        torch.bmm(bell, mine[:, : bell.shape[2]], out=own[:, :, radial].transpose(0, 1))
+                    if keep:
+                        bells.append(bell)
             if weights is not None:
                 moments.unflatten(2, (-1, n_radial)).addcmul_(own[:, :, None], weights[index, :, None, None])
         scaled = torch.bmm(moments.flatten(1, 2)[..., :size], translation).unflatten(1, (-1, channels)).mul_(scale)
@@ -94,7 +103,7 @@ class BatchedPowerSpectrumKernel(torch.autograd.Function):
     @staticmethod
     def backward(  # noqa: D102
         ctx: FunctionCtx, slope: Tensor
-    ) -> tuple[Tensor | None, Tensor, None, None, None, None, None, None]:
+    ) -> tuple[Tensor | None, Tensor, None, None, None, None, None, None, None]:
         if torch.is_grad_enabled():
             raise RuntimeError(
                 "the power spectrum is differentiable once; for create_graph=True call reference of the descriptor"
@@ -113,13 +122,14 @@ class BatchedPowerSpectrumKernel(torch.autograd.Function):
         n_radial = len(groups[0].counts)
         ones = torch.ones_like(atoms[..., :1])
         for index, group in enumerate(groups):
-            height, *powers = bells[index * (n_radial + 1) : (index + 1) * (n_radial + 1)]
             if weights is None:
                 own = by_moments[:, :, index * n_radial : (index + 1) * n_radial].transpose(0, 1)
             else:
                 by_mixed = by_moments.unflatten(2, (-1, n_radial)).flatten(3)
                 own = torch.matmul(weights[index], by_mixed).unflatten(2, (n_radial, -1)).transpose(0, 1)
             mine, images = harmonics[:, group.rows], atoms[:, group.rows]
+            kept = bells[index * (n_radial + 1) : (index + 1) * (n_radial + 1)]
+            height, *powers = kept or _bells(points, images, group.counts, cutoff)
             by_height, by_harmonics = _bells_adjoint(height, powers, mine[..., :size], own)
             # h = 1 - |p - a|²/r_c²
             with_ones = torch.cat((points, torch.ones_like(points[:, :1])), dim=1).expand(len(atoms), -1, -1)
@@ -131,7 +141,7 @@ class BatchedPowerSpectrumKernel(torch.autograd.Function):
             if by_points is not None:
                 pulled = torch.bmm(by_height, torch.cat((images, ones[:, group.rows]), dim=2)).sum(dim=0)
                 by_points += (pulled[:, :3] - points * pulled[:, 3:]) * (2 / cutoff**2)
-        return by_points, by_atoms, None, None, None, None, None, None
+        return by_points, by_atoms, None, None, None, None, None, None, None
 
 
 def _padded(values: Tensor) -> Tensor:
@@ -146,23 +156,15 @@ def _gradients(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     return gradient.permute(1, 0, 2).flatten(1).to(device, dtype).contiguous()
 
 
-def _moments(
-    points: Tensor, images: Tensor, harmonics: Tensor, counts: Sequence[int], cutoff: float, out: Tensor
-) -> list[Tensor]:
-    """Moments M_n = w_n S of the images of one species into ``out``, ``[grid, block, radial, lm]``.
-
-    Returns:
-        Height and bells, each of the images that its radial function needs, ``[block, grid, image]``.
-    """
+def _bells(points: Tensor, images: Tensor, counts: Sequence[int], cutoff: float) -> Iterator[Tensor]:
+    """The height, then the bells w_n, each of the images that its radial function needs, ``[block, grid, image]``."""
     height = bell_height(points, images, cutoff)
+    yield height
     bell = height.square().mul_(height)
-    found = [height]
     for radial, count in enumerate(counts):
         if radial > 0:
             bell = bell[..., :count].square()
-        torch.bmm(bell, harmonics[:, :count], out=out[:, :, radial].transpose(0, 1))
-        found.append(bell)
-    return found
+        yield bell
 
 
 def _products(scaled: Tensor, pairs: ChannelPairs) -> Tensor:

@@ -47,10 +47,15 @@ class CompressedPowerSpectrum(Descriptor):
         n_radial: number of radial functions.
         lmax: highest degree, 0 to 4.
 
+    Attributes:
+        kernels: what evaluates batches: ``"torch"``, or ``"triton"`` on a GPU. Nothing but speed depends on it.
+
     Raises:
         ValueError: an element without weights, weights that differ in number or are not finite, two elements with the
             same weights, or what ``PowerSpectrum`` refuses.
     """
+
+    kernels: str = "torch"
 
     def __init__(
         self,
@@ -130,7 +135,7 @@ class CompressedPowerSpectrum(Descriptor):
         points = batch.points
         scale, weights, shifts = self._scale.like(points), self._weights.like(points), self._base.shifts(points)
         found: Tensor = BatchedPowerSpectrumKernel.apply(
-            points, batch.atoms, shifts, scale, weights, self._pairs, batch.groups, self.cutoff
+            points, batch.atoms, shifts, scale, weights, self._pairs, batch.groups, self.cutoff, self.kernels
         )
         return found
 

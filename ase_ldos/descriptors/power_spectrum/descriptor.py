@@ -46,9 +46,14 @@ class PowerSpectrum(Descriptor):
         n_radial: number of radial functions; the narrowest has a width of about r_c / √(6·2^(n_radial − 1)).
         lmax: highest degree, 0 to 4.
 
+    Attributes:
+        kernels: what evaluates batches: ``"torch"``, or ``"triton"`` on a GPU. Nothing but speed depends on it.
+
     Raises:
         ValueError: no or repeated species, cutoff ≤ 0, n_radial outside 1 … 16, lmax outside 0 … 4.
     """
+
+    kernels: str = "torch"
 
     def __init__(self, species: tuple[int, ...], *, cutoff: float = 6.0, n_radial: int = 6, lmax: int = 4) -> None:
         if not species or len(set(species)) != len(species):
@@ -112,7 +117,7 @@ class PowerSpectrum(Descriptor):
         points = batch.points
         scale, shifts = self._scale.like(points), self.shifts(points)
         found: Tensor = BatchedPowerSpectrumKernel.apply(
-            points, batch.atoms, shifts, scale, None, self._pairs, batch.groups, self.cutoff
+            points, batch.atoms, shifts, scale, None, self._pairs, batch.groups, self.cutoff, self.kernels
         )
         return found
 
