@@ -14,6 +14,7 @@ from ase.build import bulk
 from ase.data import atomic_numbers
 from gth_potentials import POTENTIALS, write_gth
 
+from ase_ldos.descriptors.power_spectrum.compressed import CompressedPowerSpectrum
 from ase_ldos.descriptors.power_spectrum.descriptor import PowerSpectrum
 from ase_ldos.descriptors.protocol import PointFeatures
 from ase_ldos.formats.gth import find_potential, write_upf
@@ -107,6 +108,9 @@ def small_model(
     if kind == "se3_transformer":
         sizes = {"lmax": lmax, "channels": 4, "heads": 2, "n_radial": 3, "fields": 4, "point_heads": 2}
         descriptor = SE3Transformer(species, cutoff=cutoff, atom_cutoff=3.6, **sizes, generator=generator).double()
+    elif kind == "compressed_power_spectrum":
+        channels = {symbol: [1.0, 0.5 - place] for place, symbol in enumerate(symbols)}
+        descriptor = CompressedPowerSpectrum(species, channels=channels, cutoff=cutoff, n_radial=3, lmax=lmax)
     else:
         descriptor = PowerSpectrum(species, cutoff=cutoff, n_radial=3, lmax=lmax)
     network = MLP(10, 60, hidden=(16, 16), generator=generator).double()
@@ -133,6 +137,12 @@ def small_model(
     energies = torch.linspace(-5, 12, 60, dtype=torch.float64)
     model = LDOSModel(descriptor, network, energies, metadata, mean=features.mean(dim=0), projection=projection)
     return model.eval().requires_grad_(False)
+
+
+@pytest.fixture
+def compressed_model() -> LDOSModel:
+    """A small model of beryllium and magnesium with the power spectrum of two pseudo-species."""
+    return small_model(("Be", "Mg"), kind="compressed_power_spectrum")
 
 
 @pytest.fixture

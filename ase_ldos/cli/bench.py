@@ -120,7 +120,7 @@ def _table(found: dict[str, Any]) -> str:
         "'at best' is the time of the matrix products, or of a GPU's memory traffic if that is longer, at the measured",
         "rates. One core reached 12 to 13 % of it for the energy of be and al, 17 to 19 % with forces (AVX2).",
         "Far less: other work on the machine (several processes whose threads together are more than the cores take",
-        "many times as long: set OMP_NUM_THREADS to cores / processes), a debug build of torch, or power saving.",
+        "longer: set OMP_NUM_THREADS to cores / processes), a debug build of torch, or power saving.",
     ]
     if found["load"] is not None and found["load"] > 1.5 * _cpus():
         lines.append(f"The load of this machine is {found['load']:.1f} on {_cpus()} cores: others are working here.")

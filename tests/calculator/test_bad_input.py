@@ -110,6 +110,8 @@ def test_too_few_states(be_model: LDOSModel) -> None:
         ({"chunk_size": 0}, "chunk_size is 0; it must be a positive number of grid points"),
         ({"chunk_size": 2.5}, "chunk_size is 2.5; it must be a whole number"),
         ({"dtype": "float16"}, "dtype is 'float16'; it must be float32 or float64"),
+        ({"kernels": "triton"}, "triton"),  # on the CPU, or not installed
+        ({"kernels": "cuda"}, "kernels is 'cuda'; it must be torch or triton"),
         ({"device": "abacus"}, "device 'abacus' cannot be used"),
     ],
 )

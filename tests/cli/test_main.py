@@ -383,3 +383,25 @@ def test_wrong_commands_are_one_sentence(
         assert sentence in refuse(arguments, capsys)
     assert not (tmp_path / "new.safetensors").exists()
     assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"), ({"GOMP_SPINCOUNT": "1000"}, "None")],
+)
+def test_threads_sleep_while_they_wait(given: dict[str, str], expected: str) -> None:
+    """In a process of its own, unless the user has chosen."""
+    chosen = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
+    environment = {name: value for name, value in os.environ.items() if name not in chosen} | given
+    code = (
+        "import os\nfrom ase_ldos.cli.main import main\ntry:\n    main(['--version'])\nexcept SystemExit:\n"
+        "    print(os.environ.get('OMP_WAIT_POLICY'))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert found.stdout.split()[-1] == expected
+
+
+def test_the_library_leaves_the_environment_alone() -> None:
+    before = dict(os.environ)
+    main(["info", "be"])
+    assert dict(os.environ) == before

@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,39 @@ def dynamics(limit: float) -> dict[str, Any]:
     return {"atoms": len(atoms), "steps": len(totals), "s_per_step": per_step, "drift_meV_per_atom": drift}
 
 
+def triton_kernels(limit: float) -> dict[str, Any]:
+    """Times per force step and energy with Triton's kernels against torch's, in turn, and how much they differ."""
+    if find_spec("triton") is None:
+        return {"skipped": "Triton is not installed"}
+    if "fakecuda" in sys.modules:
+        return {"skipped": "Triton's compiler needs a real GPU"}
+    found: dict[str, Any] = {}
+    for n in (2, 8):
+        atoms = beryllium(n)
+        calculators = {name: LDOSCalculator("be", device=str(DEVICE), kernels=name) for name in ("torch", "triton")}
+        times: dict[str, list[float]] = {}
+        results: dict[str, tuple[float, np.ndarray]] = {}
+        begin = time.perf_counter()
+        for turn in range(6):  # the first compiles
+            for name, calculator in calculators.items():
+                for kind in ("energy", "forces"):
+                    calculator.reset()
+                    start = time.perf_counter()
+                    value = calculator.get_property(kind, atoms)
+                    synchronize(DEVICE)
+                    if turn > 0:
+                        times.setdefault(f"{name}_{kind}_s", []).append(time.perf_counter() - start)
+                results[name] = (calculator.results["energy"], value)
+            if turn > 0 and time.perf_counter() - begin > limit / 2:
+                break
+        (energy, forces), (energy_there, forces_there) = results["torch"], results["triton"]
+        found[f"{len(atoms)} atoms"] = {name: min(own) for name, own in times.items()} | {
+            "energy_meV_per_atom": 1000 * (energy_there - energy) / len(atoms),
+            "largest_force_eV_per_A": float(np.abs(forces_there - forces).max()),
+        }
+    return found
+
+
 def training(_: float) -> dict[str, Any]:
     """An epoch of each stage of the training of ``be``, on some of its labels."""
     folder = ROOT / "ase_ldos" / "models" / "be"
@@ -184,7 +218,8 @@ def training(_: float) -> dict[str, Any]:
 PARTS: dict[str, tuple[Callable[[float], dict[str, Any]], float]] = {
     "agreement": (agreement, 0.15),
     "reduced_precision": (reduced_precision, 0.05),
-    "speed": (speed, 0.5),
+    "speed": (speed, 0.45),
+    "triton_kernels": (triton_kernels, 0.05),
     "dynamics": (dynamics, 0.2),
     "training": (training, 0.1),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -56,12 +57,14 @@ def test_prediction(way: str, be_atoms: Atoms, either_model: LDOSModel) -> None:
     assert gpu.fermi_level == pytest.approx(cpu.fermi_level, abs=1e-10)
 
 
-def test_alloy_and_a_species_that_is_not_there(alloy_model: LDOSModel) -> None:
+@pytest.mark.parametrize("kind", ["alloy_model", "compressed_model"])
+def test_alloy_and_a_species_that_is_not_there(kind: str, request: pytest.FixtureRequest) -> None:
+    model: LDOSModel = request.getfixturevalue(kind)
     alloy = bulk("Be", "hcp", a=2.4, c=3.8).repeat((2, 1, 1))
     alloy.rattle(0.05, seed=1)
     for numbers in ([4, 12, 4, 4], [12, 12, 12, 12]):
         alloy.numbers[:] = numbers
-        cpu, gpu = (predict(alloy_model.to(d), alloy, forces=True, stress=True) for d in ("cpu", "cuda"))
+        cpu, gpu = (predict(model.to(d), alloy, forces=True, stress=True) for d in ("cpu", "cuda"))
         for name, value in tensors(cpu).items():
             torch.testing.assert_close(tensors(gpu)[name], value, rtol=0, atol=1e-10, msg=name)
 
@@ -109,6 +112,20 @@ def test_a_second_run_gives_the_very_same_numbers(be_model: LDOSModel) -> None:
     one, other = (predict(model, atoms, forces=True, stress=True, chunk_size=400) for _ in range(2))
     for name, value in tensors(one).items():
         assert torch.equal(tensors(other)[name], value), name
+
+
+@pytest.mark.skipif("fakecuda" in sys.modules, reason="Triton's compiler needs a real GPU")
+def test_kernels_of_triton(be_model: LDOSModel) -> None:
+    pytest.importorskip("triton")
+    atoms = bulk("Be", "hcp", a=2.27, c=3.57).repeat((2, 2, 1))
+    atoms.rattle(0.05, seed=1)
+    results = []
+    for kernels in ("torch", "triton"):
+        calculator = LDOSCalculator(be_model, device="cuda", dtype="float32", kernels=kernels)
+        results.append((calculator.get_property("energy", atoms), calculator.get_property("forces", atoms)))
+    (energy, forces), (energy_there, forces_there) = results
+    assert energy_there == pytest.approx(energy, abs=1e-4 * len(atoms))
+    np.testing.assert_allclose(forces_there, forces, rtol=0, atol=1e-4)
 
 
 @contextmanager

@@ -8,12 +8,17 @@ import pytest
 from ase.build import bulk
 
 from ase_ldos.calculator.calculator import LDOSCalculator
+from ase_ldos.model.ldos_model import LDOSModel
 
 fakecuda = sys.modules.get("fakecuda")
 pytestmark = pytest.mark.skipif(fakecuda is None, reason="launches are counted on the fake device")
 
 #: Atoms, launches, waits, as counted when this was written.
 BOUNDS = [((2, 2, 2), 992, 19), ((8, 8, 8), 1685, 25)]
+
+
+#: The same of a binary alloy and a small model with two pseudo-species.
+COMPRESSED_BOUNDS = [((2, 2, 2), 934, 15), ((8, 8, 8), 1247, 21)]
 
 
 @pytest.mark.parametrize(("repeat", "launches", "waits"), BOUNDS)
@@ -25,6 +30,22 @@ def test_force_step(repeat: tuple[int, int, int], launches: int, waits: int, bun
     atoms.calc = LDOSCalculator(bundled, device="cuda", chunk_size=2**18)
     # what is kept from step to step: tables, the fused scaler
     atoms.calc.get_property("forces", bulk("Be", "hcp", a=2.27, c=3.57))
+    fakecuda.reset(by_line=True)
+    atoms.get_forces()
+    assert fakecuda.launches() <= launches, fakecuda.report()
+    assert fakecuda.waits() <= waits, fakecuda.report()
+
+
+@pytest.mark.parametrize(("repeat", "launches", "waits"), COMPRESSED_BOUNDS)
+def test_force_step_of_pseudo_species(
+    repeat: tuple[int, int, int], launches: int, waits: int, compressed_model: LDOSModel
+) -> None:
+    assert fakecuda is not None
+    atoms = bulk("Be", "hcp", a=2.4, c=3.8).repeat(repeat)
+    atoms.numbers[::2] = 12
+    atoms.rattle(0.05, seed=1)
+    atoms.calc = LDOSCalculator(compressed_model, device="cuda", dtype="float32", chunk_size=2**18)
+    atoms.calc.get_property("forces", atoms[:4])
     fakecuda.reset(by_line=True)
     atoms.get_forces()
     assert fakecuda.launches() <= launches, fakecuda.report()

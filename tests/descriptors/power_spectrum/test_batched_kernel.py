@@ -33,7 +33,10 @@ KINDS = {"elements": PowerSpectrum, "pseudo-species": compressed}
 
 
 def batches(
-    descriptor: PowerSpectrum | CompressedPowerSpectrum, structure: Structure, grid: Grid, dtype: torch.dtype = torch.float64
+    descriptor: PowerSpectrum | CompressedPowerSpectrum,
+    structure: Structure,
+    grid: Grid,
+    dtype: torch.dtype = torch.float64,
 ) -> list[BlockBatch]:
     found = GridBatches(
         structure,
