@@ -96,8 +96,8 @@ class BatchedPowerSpectrumKernel(torch.autograd.Function):
             if weights is not None:
                 moments.unflatten(2, (-1, n_radial)).addcmul_(own[:, :, None], weights[index, :, None, None])
         scaled = torch.bmm(moments.flatten(1, 2)[..., :size], translation).unflatten(1, (-1, channels)).mul_(scale)
-        ctx.save_for_backward(points, atoms, translation, scale, weights, harmonics, scaled, *bells)
-        ctx.pairs, ctx.groups, ctx.cutoff = pairs, groups, cutoff  # type: ignore[attr-defined]
+        ctx.save_for_backward(points, atoms, translation, scale, harmonics, scaled, *bells)
+        ctx.weights, ctx.pairs, ctx.groups, ctx.cutoff = weights, pairs, groups, cutoff  # type: ignore[attr-defined]
         return _products(scaled, pairs)
 
     @staticmethod
@@ -108,10 +108,11 @@ class BatchedPowerSpectrumKernel(torch.autograd.Function):
             raise RuntimeError(
                 "the power spectrum is differentiable once; for create_graph=True call reference of the descriptor"
             )
-        points, atoms, translation, scale, weights, harmonics, scaled, *bells = ctx.saved_tensors  # type: ignore[attr-defined]
-        groups, cutoff = ctx.groups, ctx.cutoff  # type: ignore[attr-defined]
+        points, atoms, translation, scale, harmonics, scaled, *bells = ctx.saved_tensors  # type: ignore[attr-defined]
+        weights, groups, cutoff = ctx.weights, ctx.groups, ctx.cutoff  # type: ignore[attr-defined]
         n_channels, size = scale.shape
-        by_amplitudes = _products_adjoint(scaled, slope, ctx.pairs).mul_(scale).flatten(1, 2)
+        by_amplitudes = _products_adjoint(scaled, slope, ctx.pairs)  # type: ignore[attr-defined]
+        by_amplitudes = by_amplitudes.mul_(scale).flatten(1, 2)
         by_moments = _padded(torch.bmm(by_amplitudes, translation.mT)).unflatten(1, (-1, n_channels))
         gradient = _gradients(size, points.dtype, points.device)
         by_points = None

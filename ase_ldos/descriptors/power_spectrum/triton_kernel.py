@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -146,4 +145,4 @@ def _moments_of_tile(  # type: ignore[no-untyped-def] # noqa: ANN202 - Triton re
     )
 
 
-_moments_kernel = None if triton is None else triton.jit(_moments_of_tile)
+_moments_kernel: Any = None if triton is None else triton.jit(_moments_of_tile)

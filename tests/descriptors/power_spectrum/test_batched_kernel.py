@@ -19,7 +19,6 @@ from ase_ldos.geometry.grid_blocks import iterate_blocks
 from ase_ldos.geometry.image_table import ImageGroup
 from ase_ldos.geometry.structure import Structure
 
-
 #: Weights of two pseudo-species.
 CHANNELS = {"Be": [1.0, -0.6], "Mg": [1.0, 0.8], "Al": [0.3, 0.1]}
 
