@@ -1,9 +1,10 @@
 """What a grid's spacing costs and spares: errors of A and of forces against a fine grid, and CPU time.
 
-Run: OMP_NUM_THREADS=1 python grid_error.py --model be --spacing 0.25 0.29 --finest 0.14. Structures are rattled crystals
-of several volumes. Columns: points per atom; mean and standard deviation over structures of the error of A; largest error
-of a component of a force; CPU time of energy and forces. The mean is a constant that no difference of energies feels,
-the deviation is what is left of it. A table in Markdown. What a grid feels of the atoms' places is in ``egg_box.py``.
+Run: OMP_NUM_THREADS=1 python grid_error.py --model be --spacing 0.25 0.2875 0.305 --structures 4. Structures are
+rattled crystals of several volumes. Columns: points per atom; mean and standard deviation over structures of the error
+of A; largest error of a component of a force; CPU time of energy and forces. The mean is a constant that no difference
+of energies feels, the deviation is what is left of it. A table in Markdown. What a grid feels of the atoms' places is
+in ``egg_box.py``.
 """
 
 from __future__ import annotations

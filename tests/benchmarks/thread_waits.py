@@ -1,7 +1,7 @@
 """Several processes on the cores of one: what spinning threads cost, and what the ways out of it bring.
 
-Run: python thread_waits.py [--processes 2] [--limit 60]. Each process does force steps of 16 beryllium atoms; the columns
-are wall and CPU time per step, means over the processes. A process that is not done after the limit counts as the limit.
+Run: python thread_waits.py [--processes 2] [--limit 60]. Each process does force steps of 16 beryllium atoms; the
+columns are wall and CPU time per step, means over the processes.
 """
 
 from __future__ import annotations

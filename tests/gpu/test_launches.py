@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import pytest
+import torch
 from ase.build import bulk
 
 from ase_ldos.calculator.calculator import LDOSCalculator
+from ase_ldos.geometry.grid import Grid
+from ase_ldos.geometry.grid_batches import BlockBatch
+from ase_ldos.geometry.structure import Structure
 from ase_ldos.model.ldos_model import LDOSModel
+from ase_ldos.model.model_file import load_model
+from ase_ldos.prediction.grid_walk import GridWalk
 
 fakecuda = sys.modules.get("fakecuda")
 pytestmark = pytest.mark.skipif(fakecuda is None, reason="launches are counted on the fake device")
@@ -50,3 +57,22 @@ def test_force_step_of_pseudo_species(
     atoms.get_forces()
     assert fakecuda.launches() <= launches, fakecuda.report()
     assert fakecuda.waits() <= waits, fakecuda.report()
+
+
+def test_a_batch_waits_for_nothing(bundled: str) -> None:
+    """Hidden features of a batch and their derivatives: what a CUDA graph could hold."""
+    assert fakecuda is not None
+    atoms = bulk("Be", "hcp", a=2.27, c=3.57).repeat(2)
+    atoms.rattle(0.05, seed=1)
+    model = load_model(bundled).to("cuda").eval().requires_grad_(False).with_fused_scaler()
+    structure = Structure.from_atoms(atoms)
+    walk = GridWalk(model, structure, Grid.with_spacing(structure.cell, model.metadata.grid_spacing), 2**18)
+    batch = next(walk.blocks())
+    assert isinstance(batch, BlockBatch)
+    moved = replace(batch, points=batch.points.clone().requires_grad_(), atoms=batch.atoms.clone().requires_grad_())
+    for _ in range(2):  # the first makes what is kept
+        fakecuda.reset(by_line=True)
+        hidden = walk.hidden(moved)
+        torch.autograd.grad(hidden, (moved.points, moved.atoms), torch.ones_like(hidden))
+    assert fakecuda.launches() > 0
+    assert fakecuda.waits() == 0, fakecuda.report()

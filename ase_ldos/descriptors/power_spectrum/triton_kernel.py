@@ -70,21 +70,22 @@ def triton_moments(
     points, images, size = points / cutoff, images / cutoff, harmonics.shape[2]
     strides = (*points.stride(), *images.stride(), *harmonics.stride(), out.stride(0), out.stride(1), out.stride(3))
     tiles = (-(-len(points) // _POINTS), len(images))
-    for radial, count in enumerate(counts):
-        _moments_kernel[tiles](
-            points,
-            images,
-            harmonics,
-            out[:, :, radial],
-            len(points),
-            count,
-            size,
-            *strides,
-            RADIAL=radial,
-            POINTS=_POINTS,
-            IMAGES=_IMAGES,
-            WIDTH=max(16, triton.next_power_of_2(size)),
-        )
+    with torch.cuda.device_of(points):  # Triton launches on the current device, which may be another
+        for radial, count in enumerate(counts):
+            _moments_kernel[tiles](
+                points,
+                images,
+                harmonics,
+                out[:, :, radial],
+                len(points),
+                count,
+                size,
+                *strides,
+                RADIAL=radial,
+                POINTS=_POINTS,
+                IMAGES=_IMAGES,
+                WIDTH=max(16, triton.next_power_of_2(size)),
+            )
 
 
 def _moments_of_tile(  # type: ignore[no-untyped-def] # noqa: ANN202 - Triton reads annotations as its own
