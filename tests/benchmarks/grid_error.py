@@ -59,7 +59,7 @@ def main() -> None:
     energies: dict[float, list[float]] = {spacing: [] for spacing in spacings}
     forces: dict[float, list[float]] = {spacing: [] for spacing in spacings}
     seconds: dict[float, list[float]] = {spacing: [] for spacing in spacings}
-    points: dict[float, float] = {}
+    points: dict[float, list[float]] = {spacing: [] for spacing in spacings}
     for atoms in tqdm(structures(model, options.structures, options.rattle), unit="structure"):
         reference, _ = timed(model, atoms, finest)
         for spacing in spacings:
@@ -69,14 +69,14 @@ def main() -> None:
             energies[spacing].append(1000 * (found.free_energy - reference.free_energy) / len(atoms))
             forces[spacing].append(1000 * float((found.forces - reference.forces).abs().max()))
             seconds[spacing].append(clock)
-            points[spacing] = found.density.numel() / len(atoms)
+            points[spacing].append(found.density.numel() / len(atoms))
     print(f"{options.model}, {options.structures} structures, against {finest:.3f} Å\n")
     print("| spacing, Å | points per atom | mean error of A, meV/atom | its deviation | force, meV/Å | CPU s |")
     print("|---|---|---|---|---|---|")
     for spacing in spacings:
         errors = np.array(energies[spacing])
         print(
-            f"| {spacing:.3f} | {points[spacing]:.0f} | {errors.mean():+.3f} | {errors.std():.3f} | "
+            f"| {spacing:.3f} | {np.mean(points[spacing]):.0f} | {errors.mean():+.3f} | {errors.std():.3f} | "
             f"{max(forces[spacing]):.2f} | {np.mean(seconds[spacing]):.2f} |"
         )
 

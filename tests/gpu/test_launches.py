@@ -25,7 +25,7 @@ BOUNDS = [((2, 2, 2), 992, 19), ((8, 8, 8), 1685, 25)]
 
 
 #: The same of a binary alloy and a small model with two pseudo-species.
-COMPRESSED_BOUNDS = [((2, 2, 2), 934, 15), ((8, 8, 8), 1247, 21)]
+COMPRESSED_BOUNDS = [((2, 2, 2), 934, 15), ((4, 4, 4), 934, 15)]
 
 
 @pytest.mark.parametrize(("repeat", "launches", "waits"), BOUNDS)

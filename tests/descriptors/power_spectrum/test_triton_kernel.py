@@ -81,6 +81,25 @@ def test_in_the_interpreter() -> None:
     assert "6 passed" in found.stdout, found.stdout[-500:]
 
 
+@pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
+@pytest.mark.parametrize("radial", [0, 5])
+def test_it_compiles_for_a_gpu_with_ieee_products(radial: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton's compiler needs no GPU; TF32 products would lose what cancels."""
+    triton = pytest.importorskip("triton", reason="Triton comes with torch for CUDA; pip install 'ase-ldos[triton]'")
+    if triton_kernel.interpreted():
+        pytest.skip("the interpreter compiles nothing")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    kernel = triton_kernel._moments_kernel
+    kinds = {name: "constexpr" if name.isupper() else "i32" for name in kernel.arg_names}
+    kinds |= dict.fromkeys(("points", "images", "harmonics", "out"), "*fp32")
+    constants = {"RADIAL": radial, "POINTS": 64, "IMAGES": 32, "WIDTH": 32}
+    source = triton.compiler.ASTSource(kernel, kinds, constexprs=constants)
+    target = triton.backends.compiler.GPUTarget("cuda", 80, 32)
+    code = triton.compile(source, target=target).asm["ptx"]
+    assert "fma.rn.f32" in code
+    assert "tf32" not in code
+
+
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton_kernel, "triton", None)
     with pytest.raises(ValueError, match="triton, which is not installed"):
