@@ -20,7 +20,8 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
-from ase.optimize.optimize import Dynamics
+from ase.md.md import MolecularDynamics
+from ase.optimize.optimize import Optimizer
 
 from ase_ldos.files import PathLike, atomic_write
 
@@ -107,7 +108,7 @@ class RunUntil:
     A value that is not a finite number passes any bound: then the run has already gone wrong.
 
     Args:
-        dynamics: the driver; attach the observer with the interval at which it shall look.
+        dynamics: the driver, an optimiser too; attach the observer with the interval at which it shall look.
         bounds: by name.
         stop: end the run at the first event.
         save: file (extxyz) to which the frame is appended, with energy and forces where they are known; the step, the
@@ -124,7 +125,7 @@ class RunUntil:
 
     def __init__(
         self,
-        dynamics: Dynamics,
+        dynamics: MolecularDynamics | Optimizer,
         bounds: Mapping[str, Bound],
         *,
         stop: bool = True,
