@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -37,21 +38,22 @@ def write_dft_recipe(path: Path, measured: SetupMeasurement) -> None:
         f"convergence = {recipe.convergence:.3g}  # Ry",
         f"grid_spacing = {recipe.grid_spacing:.6g}  # Å",
     ]
+    if recipe.occupations != "smearing":
+        lines.append(f"occupations = {_text(recipe.occupations)}")
+    if any(recipe.kpoint_shift):
+        lines.append(f"kpoint_shift = {_inline(list(recipe.kpoint_shift))}  # 1: by half a step")
+    if recipe.time_limit is not None:
+        lines.append(f"time_limit = {recipe.time_limit:.6g}  # s")
     if recipe.pulay:
         lines.append(f"pulay = {_inline(recipe.pulay)}  # eV")
     if recipe.options:
         lines.append(f"options = {_inline(recipe.options)}")
-    if recipe.ldos is not None:
-        lines += ["", "[ldos]"]
-        for name, unit in (
-            ("sigma", "eV"),
-            ("minimum", "eV"),
-            ("maximum", "eV"),
-            ("spacing", "eV"),
-            ("kspacing", "1/Å"),
-            ("bands_per_atom", ""),
-        ):
-            lines.append(f"{name} = {getattr(recipe.ldos, name):.8g}" + (f"  # {unit}" if unit else ""))
+    for table, sampling in (("ldos", recipe.ldos), ("dos", recipe.dos)):
+        if sampling is not None:
+            lines += ["", f"[{table}]"]
+            for name, value in asdict(sampling).items():
+                unit = {"kspacing": "  # 1/Å", "bands_per_atom": ""}.get(name, "  # eV")
+                lines.append(f"{name} = {value:.8g}{unit}")
     _write(path, lines)
 
 
