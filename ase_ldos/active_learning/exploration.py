@@ -18,6 +18,7 @@ from ase_ldos.descriptors.protocol import PointFeatures
 from ase_ldos.model.extrapolation import ExtrapolationWarning, warning_threshold
 from ase_ldos.simulation.run_until import Bound, RunUntil, check_committee, force_deviations, novelty
 from ase_ldos.simulation.sampling import farthest_points, frame_features
+from ase_ldos.simulation.velocities import draw_momenta
 
 #: Friction of the thermostat, 1/fs.
 FRICTION = 0.01
@@ -138,8 +139,7 @@ def explore(
     rng = np.random.default_rng(seed)
     atoms = _bare(start)
     atoms.calc = committee[0]
-    momenta = rng.normal(size=(len(atoms), 3)) * np.sqrt(units.kB * temperature * atoms.get_masses())[:, None]
-    atoms.set_momenta(momenta - momenta.mean(axis=0))
+    draw_momenta(atoms, temperature, rng)
     dynamics = Langevin(
         atoms, timestep * units.fs, temperature_K=temperature, friction=FRICTION / units.fs, rng=rng, fixcm=False
     )

@@ -228,14 +228,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _draw_velocities(atoms: Atoms, temperature: float, random: np.random.Generator) -> None:
-    """Maxwell and Boltzmann's, the centre of mass at rest, unless the file told velocities."""
+    """Draw momenta, unless the file told velocities."""
     import numpy as np
-    from ase.units import kB
 
-    if atoms.has("momenta") and np.any(atoms.get_momenta()):
-        return
-    momenta = random.normal(size=(len(atoms), 3)) * np.sqrt(temperature * kB * atoms.get_masses())[:, None]
-    atoms.set_momenta(momenta - atoms.get_masses()[:, None] * momenta.sum(axis=0) / atoms.get_masses().sum())
+    from ase_ldos.simulation.velocities import draw_momenta
+
+    if not atoms.has("momenta") or not np.any(atoms.get_momenta()):
+        draw_momenta(atoms, temperature, random)
 
 
 class _Run:

@@ -20,6 +20,7 @@ import numpy as np
 from ase import Atoms
 
 from ase_ldos.files import atomic_write
+from ase_ldos.simulation.velocities import draw_momenta
 from ase_ldos.web.limits import Limits
 from ase_ldos.web.request_fields import take_choice, take_integer, take_number, take_object
 from ase_ldos.web.script import make_script
@@ -214,7 +215,7 @@ def _dynamics(
     workshop.check_grid(atoms, calculator.parameters["grid_spacing"])
     atoms.calc = calculator
     random = np.random.default_rng(seed)
-    _set_temperature(atoms, ions, random)
+    draw_momenta(atoms, ions, random, exact=True)
     dynamics: VelocityVerlet | Langevin
     if thermostat == "langevin":
         friction = 0.01 / units.fs
@@ -412,15 +413,6 @@ def _with_results(atoms: Atoms) -> Atoms:
     if atoms.calc is not None:
         copied.calc = SinglePointCalculator(copied, **{k: np.copy(v) for k, v in atoms.calc.results.items()})
     return copied
-
-
-def _set_temperature(atoms: Atoms, temperature: float, random: np.random.Generator) -> None:
-    """Momenta of exactly this kinetic temperature, the centre of mass at rest."""
-    if len(atoms) < 2 or temperature == 0:
-        return
-    momenta = random.normal(size=(len(atoms), 3)) * np.sqrt(atoms.get_masses())[:, None]
-    atoms.set_momenta(momenta - momenta.mean(axis=0))
-    atoms.set_momenta(atoms.get_momenta() * np.sqrt(temperature / atoms.get_temperature()))
 
 
 def _write_text(path: Path, text: str) -> None:
