@@ -16,8 +16,9 @@ from ase.md.langevin import Langevin
 from ase_ldos.calculator.calculator import LDOSCalculator
 from ase_ldos.descriptors.protocol import PointFeatures
 from ase_ldos.model.extrapolation import ExtrapolationWarning, warning_threshold
+from ase_ldos.simulation.periodic_copy import periodic_copy
 from ase_ldos.simulation.run_until import Bound, RunUntil, check_committee, force_deviations, novelty
-from ase_ldos.simulation.sampling import farthest_points, frame_features
+from ase_ldos.simulation.sampling import pick_frames
 from ase_ldos.simulation.velocities import draw_momenta
 
 #: Friction of the thermostat, 1/fs.
@@ -93,7 +94,7 @@ def without_extrapolation_warnings() -> Iterator[None]:
 
 def inspect(atoms: Atoms, committee: Sequence[LDOSCalculator]) -> Visit:
     """Disagreement (``force_deviations``) and novelty of a structure, the largest of its atoms and, this, of models."""
-    frame = _bare(atoms)
+    frame = periodic_copy(atoms)
     try:
         spread = force_deviations(frame, committee)
         reached = max(
@@ -137,7 +138,7 @@ def explore(
     """
     check_committee(committee)
     rng = np.random.default_rng(seed)
-    atoms = _bare(start)
+    atoms = periodic_copy(start)
     atoms.calc = committee[0]
     draw_momenta(atoms, temperature, rng)
     dynamics = Langevin(
@@ -207,9 +208,5 @@ def choose_frames(
     if len(candidates) <= number:
         return candidates
     # frames of different numbers of atoms have features of the same kind: means and spreads over atoms
-    picked = farthest_points(frame_features([visit.atoms for visit in candidates], descriptor), number)
+    picked = pick_frames([visit.atoms for visit in candidates], number, descriptor)
     return [candidates[place] for place in picked]
-
-
-def _bare(atoms: Atoms) -> Atoms:
-    return Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell.array, pbc=True)

@@ -20,6 +20,7 @@ import numpy as np
 from ase import Atoms
 
 from ase_ldos.files import atomic_write
+from ase_ldos.simulation.periodic_copy import periodic_copy
 from ase_ldos.simulation.velocities import draw_momenta
 from ase_ldos.web.limits import Limits
 from ase_ldos.web.request_fields import take_choice, take_integer, take_number, take_object
@@ -395,7 +396,7 @@ def _read_structure(folder: Path | None) -> Atoms:
         raise ValueError("name a structure: the number of a finished job in `of`")
     atoms = read(folder / "structure.extxyz", format="extxyz")
     assert isinstance(atoms, Atoms)
-    return Atoms(numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=True)
+    return periodic_copy(atoms)
 
 
 def _write_structure(folder: Path, atoms: Atoms) -> None:
