@@ -37,7 +37,7 @@ from ase_ldos.active_learning.settings import LearnSettings
 from ase_ldos.active_learning.setup import DFT_RECIPE, TRAINING_RECIPE
 from ase_ldos.calculator.calculator import LDOSCalculator
 from ase_ldos.dataset.npz import load_snapshots
-from ase_ldos.files import PathLike, atomic_write, read_json, write_json
+from ase_ldos.files import PathLike, atomic_write, read_json, write_json, write_text
 from ase_ldos.labelling.dft_settings import Recipe, load_recipe
 from ase_ldos.labelling.run import label_structures, read_failures
 from ase_ldos.model.ldos_model import LDOSModel
@@ -551,8 +551,7 @@ class _Learning:
         self._spend("report")
         with without_extrapolation_warnings():
             text = report_page(self.out, self.training.name, self.crystals, self.settings, self.state)
-        with atomic_write(self.out / REPORT) as draft:
-            draft.write_text(text, encoding="utf-8")
+        write_text(self.out / REPORT, text)
         self._note()
 
     # ---- small things

@@ -9,7 +9,7 @@ from typing import Any
 
 from ase import Atoms
 
-from ase_ldos.files import atomic_write
+from ase_ldos.files import write_text
 from ase_ldos.formats.pseudopotential import read_pseudopotential
 from ase_ldos.labelling.convergence import SetupMeasurement
 from ase_ldos.labelling.dft_settings import Recipe
@@ -54,7 +54,7 @@ def write_dft_recipe(path: Path, measured: SetupMeasurement) -> None:
             for name, value in asdict(sampling).items():
                 unit = {"kspacing": "  # 1/Å", "bands_per_atom": ""}.get(name, "  # eV")
                 lines.append(f"{name} = {value:.8g}{unit}")
-    _write(path, lines)
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def write_training_recipe(path: Path, name: str, recipe: Recipe, structures: Sequence[Atoms]) -> None:
@@ -124,12 +124,7 @@ def write_training_recipe(path: Path, name: str, recipe: Recipe, structures: Seq
         "patience = 20",
         f"weights = {{ {weights}, energy = 2000.0, forces = 40.0 }}",
     ]
-    _write(path, lines)
-
-
-def _write(path: Path, lines: Sequence[str]) -> None:
-    with atomic_write(path) as draft:
-        draft.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def _inline(value: Any) -> str:  # noqa: ANN401 - what TOML knows

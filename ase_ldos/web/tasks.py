@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ase import Atoms
 
-from ase_ldos.files import atomic_write
+from ase_ldos.files import atomic_write, write_text
 from ase_ldos.simulation.periodic_copy import periodic_copy
 from ase_ldos.simulation.velocities import draw_momenta
 from ase_ldos.web.limits import Limits
@@ -372,8 +372,8 @@ def _write_results(
         }
         with path.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
-    _write_text(folder / "script.py", script)
-    _write_text(folder / "view.json", json.dumps(document, separators=(",", ":")))
+    write_text(folder / "script.py", script)
+    write_text(folder / "view.json", json.dumps(document, separators=(",", ":")))
     files = ["structure.extxyz", "density.cube", "result.npz", "script.py", "view.json", "report.html"]
     return {
         "formula": atoms.get_chemical_formula(),
@@ -414,8 +414,3 @@ def _with_results(atoms: Atoms) -> Atoms:
     if atoms.calc is not None:
         copied.calc = SinglePointCalculator(copied, **{k: np.copy(v) for k, v in atoms.calc.results.items()})
     return copied
-
-
-def _write_text(path: Path, text: str) -> None:
-    with atomic_write(path) as draft:
-        draft.write_text(text, encoding="utf-8")
