@@ -488,18 +488,14 @@ class _Learning:
     def _reached(self, number: int) -> str:
         """Why no more rounds are needed; empty while they are."""
         now = self.state.rounds[number]
-        if not self._meets(now.test):
+        if not self.settings.met_by(now.test):
             return ""
-        if number >= 2 and all(self._meets(item.fresh) for item in self.state.rounds[number - 1 : number + 1]):
+        if number >= 2 and all(self.settings.met_by(item.fresh) for item in self.state.rounds[number - 1 : number + 1]):
             return "new frames were predicted within the asked errors twice in a row"
         before = self.state.rounds[number - 1] if number else None
         if before is not None and before.alarms and not any(before.alarms):
             return f"dynamics of {before.explored_ps:g} ps passed without alarm"
         return ""
-
-    def _meets(self, errors: dict[str, float]) -> bool:
-        goals = {"energy": self.settings.energy, "forces": self.settings.forces, "density": self.settings.density}
-        return bool(errors) and all(errors.get(name, math.inf) <= goal for name, goal in goals.items())
 
     def _last_dynamics(self) -> None:
         """The dynamics that the finished model has to pass, if the budget allows."""
