@@ -76,7 +76,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def _identity(path: Path) -> tuple[int, int] | None:
     """Which file stands at the path now."""
     try:
-        status = os.stat(path)
+        status = Path(path).stat()
     except OSError:
         return None
     return status.st_ino, status.st_mtime_ns
