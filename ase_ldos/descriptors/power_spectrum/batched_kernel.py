@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from ase_ldos.descriptors.device_copies import DeviceCopies
-from ase_ldos.descriptors.power_spectrum.kernel import bell_height
+from ase_ldos.descriptors.power_spectrum.kernel import bell_height, padded
 from ase_ldos.descriptors.power_spectrum.triton_kernel import triton_moments
 from ase_ldos.descriptors.solid_harmonics import degree_slices, gradient_tensor, solid_harmonics
 from ase_ldos.geometry.image_table import ImageGroup
@@ -75,7 +75,7 @@ class BatchedPowerSpectrumKernel(torch.autograd.Function):
     ) -> Tensor:
         channels, size = scale.shape
         n_radial = len(groups[0].counts)
-        harmonics = _padded(solid_harmonics(atoms, round(size**0.5) - 1))
+        harmonics = padded(solid_harmonics(atoms, round(size**0.5) - 1))
         moments = points.new_empty(len(points), len(atoms), channels, harmonics.shape[2])
         if weights is not None:
             moments.zero_()
@@ -113,7 +113,7 @@ class BatchedPowerSpectrumKernel(torch.autograd.Function):
         n_channels, size = scale.shape
         by_amplitudes = _products_adjoint(scaled, slope, ctx.pairs)  # type: ignore[attr-defined]
         by_amplitudes = by_amplitudes.mul_(scale).flatten(1, 2)
-        by_moments = _padded(torch.bmm(by_amplitudes, translation.mT)).unflatten(1, (-1, n_channels))
+        by_moments = padded(torch.bmm(by_amplitudes, translation.mT)).unflatten(1, (-1, n_channels))
         gradient = _gradients(size, points.dtype, points.device)
         by_points = None
         if ctx.needs_input_grad[0]:  # type: ignore[attr-defined]
@@ -143,11 +143,6 @@ class BatchedPowerSpectrumKernel(torch.autograd.Function):
                 pulled = torch.bmm(by_height, torch.cat((images, ones[:, group.rows]), dim=2)).sum(dim=0)
                 by_points += (pulled[:, :3] - points * pulled[:, 3:]) * (2 / cutoff**2)
         return by_points, by_atoms, None, None, None, None, None, None, None
-
-
-def _padded(values: Tensor) -> Tensor:
-    """Zeros behind the last axis up to a multiple of eight numbers, which products of matrices are faster with."""
-    return torch.nn.functional.pad(values, (0, -values.shape[-1] % 8))
 
 
 @cache
