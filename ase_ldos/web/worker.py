@@ -20,7 +20,8 @@ from typing import Any, TextIO
 from ase.calculators.calculator import CalculatorError
 
 from ase_ldos.web.limits import Limits
-from ase_ldos.web.tasks import CancelledError, Progress, Workshop, run_task
+from ase_ldos.web.progress import CancelledError, Progress
+from ase_ldos.web.tasks import Workshop, run_task
 
 log = logging.getLogger(__name__)
 
