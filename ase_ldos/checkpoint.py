@@ -59,9 +59,30 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read what ``write_checkpoint`` wrote; tensors arrive on the CPU.
 
+    A run that goes on may replace the file while it is read: then the new one is read.
+
     Raises:
         ValueError: the file is damaged or no checkpoint.
     """
+    while True:
+        before = _identity(path)
+        try:
+            return _read_checkpoint(path)
+        except ValueError:
+            if _identity(path) == before:
+                raise
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file stands at the path now."""
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
     with reading(path, "a checkpoint of ase-ldos"):
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

@@ -233,10 +233,15 @@ def _in_one_line(error: BaseException, longest: int = 300) -> str:
     return text if len(text) <= longest else f"{text[:longest]} …"
 
 
+def write_text(path: PathLike, text: str) -> None:
+    """Write a file of text in UTF-8; it appears complete or not at all."""
+    with atomic_write(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
 def write_json(path: PathLike, content: dict[str, Any]) -> None:
     """Write a JSON file with sorted keys; it appears complete or not at all."""
-    with atomic_write(path) as draft:
-        draft.write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
+    write_text(path, json.dumps(content, indent=1, sort_keys=True))
 
 
 def read_json(path: PathLike) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def test_bash_blocks_run(bundled: str, tmp_path: Path, monkeypatch: pytest.Monke
     lines = [line for block in blocks("bash") for line in block.splitlines() if "pip install" not in line]
     assert len(lines) >= 2
     for line in (installed, *lines):
-        program, *arguments = shlex.split(line)
+        program, *arguments = shlex.split(line, comments=True)
         assert program == "ase-ldos"
         assert main(arguments) == 0
     assert {path.name for path in tmp_path.iterdir()} >= {"dos.png", "density.png", "density.cube", "ase-ldos-demo"}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import nullcontext
 
 import pytest
 import torch
+from torch_settings import TORCH_SETTINGS
 
 from ase_ldos.torch_state import standard_torch_state
 
@@ -31,29 +31,9 @@ def state() -> tuple[object, ...]:
     )
 
 
-@contextmanager
-def setting(change: Callable[[object], None], value: object, before: object) -> Iterator[None]:
-    change(value)
-    try:
-        yield
-    finally:
-        change(before)
-
-
-CASES: dict[str, Callable[[], AbstractContextManager[object]]] = {
-    "nothing": lambda: torch.enable_grad(),
-    "precision": lambda: setting(torch.set_float32_matmul_precision, "medium", "highest"),
-    "dtype": lambda: setting(torch.set_default_dtype, torch.bfloat16, torch.float32),
-    "device": lambda: torch.device("meta"),
-    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
-    "inference": lambda: torch.inference_mode(),
-    "no grad": lambda: torch.no_grad(),
-}
-
-
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [*TORCH_SETTINGS, "nothing"])
 def test_inside_it_is_torchs_own_and_afterwards_what_it_was(case: str) -> None:
-    with CASES[case]():
+    with TORCH_SETTINGS.get(case, nullcontext)():
         before = state()
         with standard_torch_state():
             assert state() == ("ieee", torch.float32, torch.device("cpu"), False, False, True)
@@ -64,7 +44,7 @@ def test_inside_it_is_torchs_own_and_afterwards_what_it_was(case: str) -> None:
 
 
 def test_an_error_restores_it_too() -> None:
-    with CASES["dtype"]():
+    with TORCH_SETTINGS["default dtype bfloat16"]():
         with pytest.raises(ValueError, match="inside"), standard_torch_state():
             raise ValueError("inside")
         assert torch.get_default_dtype() == torch.bfloat16
@@ -77,7 +57,7 @@ def test_it_may_be_entered_again_and_by_several_threads() -> None:
         with standard_torch_state(), standard_torch_state():
             seen.append(precision())
 
-    with CASES["precision"]():
+    with TORCH_SETTINGS["precision of products"]():
         threads = [threading.Thread(target=work) for _ in range(8)]
         for thread in threads:
             thread.start()

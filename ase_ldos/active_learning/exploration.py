@@ -6,7 +6,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from ase import Atoms, units
@@ -15,8 +15,11 @@ from ase.md.langevin import Langevin
 
 from ase_ldos.calculator.calculator import LDOSCalculator
 from ase_ldos.descriptors.protocol import PointFeatures
-from ase_ldos.model.extrapolation import ExtrapolationWarning
-from ase_ldos.simulation.sampling import farthest_points, frame_features
+from ase_ldos.model.extrapolation import ExtrapolationWarning, warning_threshold
+from ase_ldos.simulation.periodic_copy import periodic_copy
+from ase_ldos.simulation.run_until import Bound, RunUntil, check_committee, force_deviations, novelty
+from ase_ldos.simulation.sampling import pick_frames
+from ase_ldos.simulation.velocities import draw_momenta
 
 #: Friction of the thermostat, 1/fs.
 FRICTION = 0.01
@@ -90,25 +93,17 @@ def without_extrapolation_warnings() -> Iterator[None]:
 
 
 def inspect(atoms: Atoms, committee: Sequence[LDOSCalculator]) -> Visit:
-    """Disagreement and novelty of a structure.
-
-    The disagreement of an atom is sqrt(mean_m |F_m − F̄|²) over the models m.
-    """
-    forces, novelty, frame = [], 0.0, _bare(atoms)
-    for calculator in committee:
-        probe = _bare(atoms)
-        probe.calc = calculator
-        try:
-            forces.append(probe.get_forces())
-            distances = calculator.get_extrapolation(probe)
-            threshold = calculator.model.metadata.extrapolation["threshold"]
-            novelty = max(novelty, float(np.max(distances)) / threshold)
-        except (CalculatorError, ValueError) as error:
-            logger.info("a model gives no forces: %s", error)
-            return Visit(frame, 0.0, float("inf"), float("inf"), 0)
-    stacked = np.array(forces)
-    spread = np.sqrt(np.square(stacked - stacked.mean(axis=0)).sum(axis=2).mean(axis=0))
-    return Visit(frame, 0.0, float(spread.max()), novelty, int(spread.argmax()))
+    """Disagreement (``force_deviations``) and novelty of a structure, the largest of its atoms and, this, of models."""
+    frame = periodic_copy(atoms)
+    try:
+        spread = force_deviations(frame, committee)
+        reached = max(
+            novelty(calculator)(frame) / warning_threshold(calculator.model.metadata) for calculator in committee
+        )
+    except (CalculatorError, ValueError) as error:
+        logger.info("a model gives no forces: %s", error)
+        return Visit(frame, 0.0, float("inf"), float("inf"), 0)
+    return Visit(frame, 0.0, float(spread.max()), reached, int(spread.argmax()))
 
 
 def explore(
@@ -123,13 +118,12 @@ def explore(
     interval: int = 10,
     seed: int = 0,
     budget: Callable[[], bool] = lambda: True,
-    progress: Callable[[float, Visit], None] = lambda _time, _visit: None,
 ) -> Trajectory:
-    """Langevin dynamics with the first model; every few steps all models are asked.
+    """Langevin dynamics with the first model; every few steps, and after the last, all models are asked.
 
     Args:
         start: the structure; it is not changed.
-        committee: calculators.
+        committee: calculators, two or more.
         alarm: where to stop.
         temperature: K.
         pressure: GPa, for the record: the cell is fixed.
@@ -138,47 +132,55 @@ def explore(
         interval: steps between two looks.
         seed: of velocities and thermostat.
         budget: asked at every look whether to go on.
-        progress: told time (fs) and frame at every look.
+
+    Raises:
+        ValueError: fewer than two calculators.
     """
+    check_committee(committee)
     rng = np.random.default_rng(seed)
-    atoms = _bare(start)
+    atoms = periodic_copy(start)
     atoms.calc = committee[0]
-    momenta = rng.normal(size=(len(atoms), 3)) * np.sqrt(units.kB * temperature * atoms.get_masses())[:, None]
-    atoms.set_momenta(momenta - momenta.mean(axis=0))
+    draw_momenta(atoms, temperature, rng)
+    dynamics = Langevin(
+        atoms, timestep * units.fs, temperature_K=temperature, friction=FRICTION / units.fs, rng=rng, fixcm=False
+    )
     visits: list[Visit] = []
-    stopped = ""
+
+    def look() -> None:
+        visits.append(replace(inspect(atoms, committee), time=dynamics.nsteps * timestep))
+
+    bounds = {
+        "disagreement": Bound(lambda _: visits[-1].disagreement, alarm.forces),
+        "novelty": Bound(lambda _: visits[-1].novelty, alarm.novelty),
+        "budget": Bound(lambda _: 0.0 if budget() else np.inf, 0.0),
+    }
+    watch = RunUntil(dynamics, bounds)
+    for observer in (look, watch):  # in this order
+        dynamics.attach(observer, interval)
     with without_extrapolation_warnings():
-        dynamics = Langevin(
-            atoms, timestep * units.fs, temperature_K=temperature, friction=FRICTION / units.fs, rng=rng, fixcm=False
-        )
-        steps = max(1, round(duration / timestep))
         try:
-            for done in dynamics.irun(steps):
-                step = dynamics.nsteps
-                if step % interval and not done:
-                    continue
-                found = inspect(atoms, committee)
-                visit = Visit(found.atoms, step * timestep, found.disagreement, found.novelty, found.atom)
-                visits.append(visit)
-                progress(visit.time, visit)
-                stopped = _reason(visit, alarm)
-                if stopped or not budget():
-                    break
+            dynamics.run(max(1, round(duration / timestep)))
+            if dynamics.nsteps % interval:
+                look()
+                watch()
+            stopped = _reason(visits[-1], watch.events[0].name) if watch.events else ""
         except (CalculatorError, ValueError) as error:
-            time = dynamics.nsteps * timestep
-            stopped = f"the model gives no forces at {time:.0f} fs: {error}"
+            stopped = f"the model gives no forces at {dynamics.nsteps * timestep:.0f} fs: {error}"
     return Trajectory(tuple(visits), temperature, pressure, stopped)
 
 
-def _reason(visit: Visit, alarm: Alarm) -> str:
-    if visit.disagreement > alarm.forces:
+def _reason(visit: Visit, passed: str) -> str:
+    """Why a trajectory stopped at a visit, by the name of the bound; the budget is no alarm."""
+    if passed == "budget":
+        return ""
+    if not np.isfinite(visit.disagreement):
+        return f"at {visit.time:.0f} fs one of the models gives no forces"
+    if passed == "disagreement":
         return (
             f"at {visit.time:.0f} fs the models differ by {1000 * visit.disagreement:.0f} meV/Å in the force on atom "
             f"{visit.atom}"
         )
-    if visit.novelty > alarm.novelty:
-        return f"at {visit.time:.0f} fs an atom is {visit.novelty:.1f} times as far out as the range reaches"
-    return ""
+    return f"at {visit.time:.0f} fs an atom is {visit.novelty:.1f} times as far out as the range reaches"
 
 
 def choose_frames(
@@ -206,9 +208,5 @@ def choose_frames(
     if len(candidates) <= number:
         return candidates
     # frames of different numbers of atoms have features of the same kind: means and spreads over atoms
-    picked = farthest_points(frame_features([visit.atoms for visit in candidates], descriptor), number)
+    picked = pick_frames([visit.atoms for visit in candidates], number, descriptor)
     return [candidates[place] for place in picked]
-
-
-def _bare(atoms: Atoms) -> Atoms:
-    return Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell.array, pbc=True)

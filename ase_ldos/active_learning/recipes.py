@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ase import Atoms
 
-from ase_ldos.files import atomic_write
+from ase_ldos.files import write_text
 from ase_ldos.formats.pseudopotential import read_pseudopotential
 from ase_ldos.labelling.convergence import SetupMeasurement
 from ase_ldos.labelling.dft_settings import Recipe
@@ -37,22 +38,23 @@ def write_dft_recipe(path: Path, measured: SetupMeasurement) -> None:
         f"convergence = {recipe.convergence:.3g}  # Ry",
         f"grid_spacing = {recipe.grid_spacing:.6g}  # Å",
     ]
+    if recipe.occupations != "smearing":
+        lines.append(f"occupations = {_text(recipe.occupations)}")
+    if any(recipe.kpoint_shift):
+        lines.append(f"kpoint_shift = {_inline(list(recipe.kpoint_shift))}  # 1: by half a step")
+    if recipe.time_limit is not None:
+        lines.append(f"time_limit = {recipe.time_limit:.6g}  # s")
     if recipe.pulay:
         lines.append(f"pulay = {_inline(recipe.pulay)}  # eV")
     if recipe.options:
         lines.append(f"options = {_inline(recipe.options)}")
-    if recipe.ldos is not None:
-        lines += ["", "[ldos]"]
-        for name, unit in (
-            ("sigma", "eV"),
-            ("minimum", "eV"),
-            ("maximum", "eV"),
-            ("spacing", "eV"),
-            ("kspacing", "1/Å"),
-            ("bands_per_atom", ""),
-        ):
-            lines.append(f"{name} = {getattr(recipe.ldos, name):.8g}" + (f"  # {unit}" if unit else ""))
-    _write(path, lines)
+    for table, sampling in (("ldos", recipe.ldos), ("dos", recipe.dos)):
+        if sampling is not None:
+            lines += ["", f"[{table}]"]
+            for name, value in asdict(sampling).items():
+                unit = {"kspacing": "  # 1/Å", "bands_per_atom": ""}.get(name, "  # eV")
+                lines.append(f"{name} = {value:.8g}{unit}")
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def write_training_recipe(path: Path, name: str, recipe: Recipe, structures: Sequence[Atoms]) -> None:
@@ -122,12 +124,7 @@ def write_training_recipe(path: Path, name: str, recipe: Recipe, structures: Seq
         "patience = 20",
         f"weights = {{ {weights}, energy = 2000.0, forces = 40.0 }}",
     ]
-    _write(path, lines)
-
-
-def _write(path: Path, lines: Sequence[str]) -> None:
-    with atomic_write(path) as draft:
-        draft.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def _inline(value: Any) -> str:  # noqa: ANN401 - what TOML knows

@@ -25,6 +25,9 @@ from ase_ldos.web.static_page import heading, page, paragraph, pictures, table
 if TYPE_CHECKING:
     from ase_ldos.active_learning.learn import State
 
+#: Of the errors that have goals.
+_UNITS = {"energy": "meV/atom", "forces": "meV/Å", "density": "%"}
+
 
 def report_page(out: Path, name: str, crystals: Sequence[Atoms], settings: LearnSettings, state: State) -> str:
     """The page.
@@ -50,16 +53,11 @@ def report_page(out: Path, name: str, crystals: Sequence[Atoms], settings: Learn
 
 def _summary(settings: LearnSettings, state: State) -> list[str]:
     last = [item for item in state.rounds if item.finished][-1]
-    goals = (
-        ("free energy", "energy", settings.energy, "meV/atom"),
-        ("forces", "forces", settings.forces, "meV/Å"),
-        ("density", "density", settings.density, "%"),
-    )
     rows: list[tuple[object, ...]] = []
-    for label, key, goal, unit in goals:
+    for key, goal in settings.goals.items():
         found = last.test.get(key)
         met = found is not None and found <= goal
-        rows.append((label, found, goal, unit, "met" if met else "not met"))
+        rows.append(("free energy" if key == "energy" else key, found, goal, _UNITS[key], "met" if met else "not met"))
     rows += [
         (label, last.test[key], None, unit, "")
         for label, key, unit in (("stress", "stress", "GPa"), ("DOS", "dos", "%"), ("LDOS", "ldos", "%"))
@@ -100,11 +98,7 @@ def _learning_curve(settings: LearnSettings, state: State) -> list[str]:
         for n, item in enumerate(rounds)
     ]  # fmt: skip
     figures = []
-    for key, unit, goal in (
-        ("energy", "meV/atom", settings.energy),
-        ("forces", "meV/Å", settings.forces),
-        ("density", "%", settings.density),
-    ):
+    for key, goal in settings.goals.items():
         figure = Figure(figsize=(3.9, 3.0), layout="constrained")
         axes = figure.add_subplot()
         axes.semilogy([r.labels for r in rounds], [r.test.get(key, np.nan) for r in rounds], "o-", label="test set")
@@ -112,7 +106,7 @@ def _learning_curve(settings: LearnSettings, state: State) -> list[str]:
         if fresh:
             axes.semilogy([r.labels for r in fresh], [r.fresh[key] for r in fresh], "s:", label="new frames, unlearned")
         axes.axhline(goal, color="0.4", linestyle="--", linewidth=0.8, label="goal")
-        axes.set(xlabel="labels", ylabel=f"{key} ({unit})")
+        axes.set(xlabel="labels", ylabel=f"{key} ({_UNITS[key]})")
         axes.legend(frameon=False, fontsize=7)
         figures.append((figure, f"{key}: root mean square error"))
     note = (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from ase_ldos.toml_settings import NonNegativeInt, PositiveFloat, PositiveInt
@@ -70,6 +72,15 @@ class LearnSettings:
                 raise ValueError(f"{name} is {value}; it must be positive")
         if self.models < 2:
             raise ValueError(f"models is {self.models}; the disagreement of at least 2 chooses structures")
+
+    @property
+    def goals(self) -> dict[str, float]:
+        """The asked errors by the names that measured ones have."""
+        return {"energy": self.energy, "forces": self.forces, "density": self.density}
+
+    def met_by(self, errors: Mapping[str, float]) -> bool:
+        """Whether measured errors, all of them known, are within the goals."""
+        return all(errors.get(name, math.inf) <= goal for name, goal in self.goals.items())
 
     def fixed(self) -> dict[str, object]:
         """What must stay when a learning resumes: goals and limits may change, what was drawn with these may not."""

@@ -13,7 +13,7 @@ from ase import Atoms
 from matplotlib.figure import Figure
 
 from ase_ldos.active_learning.recipes import write_dft_recipe, write_training_recipe
-from ase_ldos.files import PathLike, atomic_write, write_json
+from ase_ldos.files import PathLike, write_json, write_text
 from ase_ldos.formats.gth import find_potential, write_upf
 from ase_ldos.formats.pseudopotential import read_pseudopotential
 from ase_ldos.labelling.convergence import ConvergenceTargets, Series, SetupMeasurement, measure_setup
@@ -82,8 +82,7 @@ def set_up(
     write_dft_recipe(out / DFT_RECIPE, replace(measured, recipe=relative))
     write_training_recipe(out / TRAINING_RECIPE, name, measured.recipe, cells)
     write_json(out / RECORD, measured.as_record())
-    with atomic_write(out / PAGE) as draft:
-        draft.write_text(setup_page(name, measured), encoding="utf-8")
+    write_text(out / PAGE, setup_page(name, measured))
     return measured
 
 

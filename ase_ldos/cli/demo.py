@@ -87,11 +87,11 @@ def make_crystal(n_atoms: int, temperature: float, seed: int) -> Atoms:
     import numpy as np
     from ase.build import bulk
 
+    from ase_ldos.simulation.velocities import draw_momenta
+
     a, c = LATTICE
     atoms = bulk("Be", "hcp", a=a, c=c).repeat(SUPERCELLS[n_atoms])
-    momenta = np.random.default_rng(seed).normal(size=(n_atoms, 3)) * np.sqrt(atoms.get_masses())[:, None]
-    atoms.set_momenta(momenta - momenta.mean(axis=0))
-    atoms.set_momenta(atoms.get_momenta() * np.sqrt(2 * temperature / atoms.get_temperature()))
+    draw_momenta(atoms, 2 * temperature, np.random.default_rng(seed), exact=True)
     return atoms
 
 

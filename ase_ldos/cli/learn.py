@@ -96,9 +96,6 @@ def run(args: argparse.Namespace) -> int:
         bars=True,
     )
     last = [item for item in state.rounds if item.finished][-1:]
-    met = bool(last) and all(
-        last[0].test.get(name, goal + 1) <= goal
-        for name, goal in (("energy", settings.energy), ("forces", settings.forces), ("density", settings.density))
-    )
+    met = bool(last) and settings.met_by(last[0].test)
     print(f"goals {'met' if met else 'not met'}; look at {args.out / REPORT}")
     return 0 if met else 1

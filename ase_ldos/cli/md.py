@@ -228,14 +228,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _draw_velocities(atoms: Atoms, temperature: float, random: np.random.Generator) -> None:
-    """Maxwell and Boltzmann's, the centre of mass at rest, unless the file told velocities."""
+    """Draw momenta, unless the file told velocities."""
     import numpy as np
-    from ase.units import kB
 
-    if atoms.has("momenta") and np.any(atoms.get_momenta()):
-        return
-    momenta = random.normal(size=(len(atoms), 3)) * np.sqrt(temperature * kB * atoms.get_masses())[:, None]
-    atoms.set_momenta(momenta - atoms.get_masses()[:, None] * momenta.sum(axis=0) / atoms.get_masses().sum())
+    from ase_ldos.simulation.velocities import draw_momenta
+
+    if not atoms.has("momenta") or not np.any(atoms.get_momenta()):
+        draw_momenta(atoms, temperature, random)
 
 
 class _Run:
@@ -287,7 +286,7 @@ class _Run:
         Raises:
             ValueError: the run in the folder has other settings.
         """
-        from ase_ldos.files import atomic_write
+        from ase_ldos.files import write_text
 
         path = self.args.out / "settings.json"
         own = {name: value for name, value in vars(self.args).items() if name not in FREE_TO_CHANGE}
@@ -301,8 +300,7 @@ class _Run:
                     f"{self.args.out} holds a run with --{name.replace('_', '-')} {known.get(name)}, not {own[name]}; "
                     "resume it as it was, or name another --out"
                 )
-        with atomic_write(path) as draft:
-            draft.write_text(json.dumps(own, indent=1) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(own, indent=1) + "\n")
 
     def _cut_trajectory(self) -> None:
         """Drop frames later than the saved state, which will come again."""
@@ -398,12 +396,11 @@ def _write_results(args: argparse.Namespace, atoms: Atoms, record: dict[str, lis
     """Table and pictures of the whole run."""
     import numpy as np
 
-    from ase_ldos.files import atomic_write
+    from ase_ldos.files import atomic_write, write_text
     from ase_ldos.simulation.observables import mean_dos, table_lines
     from ase_ldos.simulation.plots import dos_history_figure, mean_dos_figure, run_figure
 
-    with atomic_write(args.out / "table.txt") as draft:
-        draft.write_text("\n".join([*table_lines(record, COLUMNS), ""]), encoding="utf-8")
+    write_text(args.out / "table.txt", "\n".join([*table_lines(record, COLUMNS), ""]))
     energies = np.asarray(atoms.calc.model.energies.cpu())
     times, dos, levels = (np.array(record[name]) for name in ("time", "dos", "fermi_level"))
     mean = mean_dos(energies, dos, levels)

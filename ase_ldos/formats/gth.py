@@ -27,7 +27,7 @@ import numpy as np
 from ase.data import atomic_numbers
 from scipy.special import erf
 
-from ase_ldos.files import atomic_write
+from ase_ldos.files import write_text
 
 #: Where packages put CP2K's file, after the folder that the variable CP2K_DATA_DIR names.
 _CP2K_FOLDERS = ("/usr/share/cp2k", "/usr/local/share/cp2k/data", "/opt/cp2k/data")
@@ -404,8 +404,7 @@ def write_upf(potential: GTHPotential, folder: str | os.PathLike[str]) -> Path:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / potential.file_name
-    with atomic_write(path) as draft:
-        draft.write_text(upf_text(potential), encoding="utf-8")
+    write_text(path, upf_text(potential))
     return path
 
 

@@ -72,7 +72,7 @@ class GridBatches:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        self._ranges, self._points, self._dtype, self._device = ranges, points, dtype, device
+        self._ranges, self._points, self._dtype = ranges, points, dtype
         cell = grid.cell.detach().cpu().double().numpy()
         first = np.array([block.first for block in ranges], dtype=float)
         sizes = np.array([block.shape for block in ranges], dtype=float)

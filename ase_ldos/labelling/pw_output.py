@@ -84,9 +84,10 @@ def read_xml(save: Path) -> dict[str, np.ndarray]:
 def _fermi_level(output: ET.Element, eigenvalues: np.ndarray) -> float:
     """pw.x's, or, of fixed occupations, the middle of the gap between these eigenvalues ``[k, band]``, eV.
 
-    pw.x knows of the empty bands of fixed occupations no more than their energies.
+    For these pw.x writes the edge of the filled bands, or nothing.
     """
-    if output.find("band_structure/fermi_energy") is not None:
+    fixed = output.findtext("band_structure/occupations_kind", "").strip() == "fixed"
+    if not fixed and output.find("band_structure/fermi_energy") is not None:
         return _number(output, "band_structure/fermi_energy") * HARTREE
     filled = round(_number(output, "band_structure/nelec") / 2)
     edges = [float(eigenvalues[:, filled - 1].max())]

@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from ase_ldos.files import PathLike, atomic_write
+from ase_ldos.files import PathLike, write_text
 
 
 def array_script(command: Sequence[str], options: str, jobs: int, folder: PathLike) -> str:
@@ -53,8 +53,7 @@ def submit_array(command: Sequence[str], options: str, jobs: int, folder: PathLi
     script = Path(folder).resolve() / "label.sbatch"
     text = array_script(command, options, jobs, folder)
     script.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(script) as draft:
-        draft.write_text(text, encoding="utf-8")
+    write_text(script, text)
     try:
         done = subprocess.run(["sbatch", "--parsable", str(script)], capture_output=True, text=True, check=False)
     except OSError as error:

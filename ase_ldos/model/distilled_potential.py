@@ -14,7 +14,7 @@ Source of the quadratic form: Wood and Thompson, J. Chem. Phys. 148, 241721 (201
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -146,7 +146,3 @@ class DistilledPotential:
         descriptor = PowerSpectrum(tuple(settings.pop("species")), **settings)
         values = {name: tensors[name].to(torch.float64) for name in TENSORS}
         return cls(descriptor, **values, errors=header["errors"], provenance=header["provenance"])
-
-    def with_errors(self, errors: dict[str, float]) -> DistilledPotential:
-        """The same potential with these errors."""
-        return replace(self, errors=errors)

@@ -83,7 +83,8 @@ class DeviationSums:
         model, grid = evaluator.model, evaluator.grid
         assert model.uncertainty_hidden is not None
         assert model.uncertainty_energies is not None
-        root = model.uncertainty_hidden.double()
+        # what is small is on the CPU, as all of the electrons are
+        root = model.uncertainty_hidden.double().cpu()
         self._energies = model.uncertainty_energies.double().cpu()
         self._sum = hidden_sum[: len(root) - 1] @ root[:-1] + root[-1] * grid.n_points
         level, kT = electrons.fermi_levels[-1], electrons.thermal_energies[-1]
@@ -94,7 +95,7 @@ class DeviationSums:
         self._response, self._place = response, 0
         n_points = sum(block.n_points for block in evaluator.own_ranges)
         self._field = torch.empty(1, n_points, dtype=model.dtype, device=model.device)
-        self.weighted = torch.zeros_like(self._sum)
+        self.weighted = torch.zeros_like(self._sum, device=model.device)
 
     def add(self, block: Block | BlockBatch, hidden: Tensor) -> None:
         """Add a block's points, in the order of the rank's blocks."""
@@ -120,9 +121,9 @@ class DeviationSums:
         constant, number = (self._gradient.by_energy @ self._energies).unbind()
         width, number_width = float(self._sum.norm()) * volume, float((self._number @ self._energies).norm())
         field = gather_fields(self._field, grid, evaluator.ranges, communicator)
-        density = self._sum.new_empty(grid.n_points) if field is None else field[0].double()
+        density = self.weighted.new_empty(grid.n_points) if field is None else field[0].double()
         communicator.broadcast(density)
-        free_energy = torch.outer(constant, self._sum.cpu()) + torch.outer(number, self.weighted.cpu())
+        free_energy = torch.outer(constant, self._sum) + torch.outer(number, self.weighted.cpu())
         structure = evaluator.structure
         knows_forces = "force_error_at_1" in model.metadata.extrapolation
         forces = force_deviation(model.metadata, atom_distances(model, structure)) if knows_forces else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from ase import Atoms
 
+from ase_ldos.simulation.periodic_copy import periodic_copy
 from ase_ldos.simulation.primitive_cell import nearest_distance
 
 #: An atom farther from its site than this, in nearest distances, is no longer a crystal's.
@@ -46,7 +47,7 @@ def cut_out(
     same = np.flatnonzero((np.abs(shifts - shifts.round()).max(axis=1) < 1e-3) & (small.numbers == frame.numbers[atom]))
     if len(same) == 0:
         return None
-    result = Atoms(small.numbers, positions=small.positions, cell=small.cell.array, pbc=True)
+    result = periodic_copy(small)
     around = result.get_distances(int(same[0]), range(len(result)), mic=True, vector=True)
     for i, vector in enumerate(around):
         gaps = (perfect.positions - perfect.positions[atom] - vector) @ np.linalg.inv(cell)

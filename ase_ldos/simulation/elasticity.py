@@ -18,7 +18,9 @@ from ase import Atoms
 from ase.stress import voigt_6_to_full_3x3_strain
 from ase.units import _amu, _e, _hbar
 
-GIGAPASCAL = 160.2176634
+from ase_ldos.simulation.periodic_copy import periodic_copy
+from ase_ldos.units import GIGAPASCAL
+
 _COMPONENTS = ("xx", "yy", "zz", "yz", "xz", "xy")
 
 
@@ -63,13 +65,13 @@ def deformations(atoms: Atoms, *, strain: float = 0.01, displacement: float = 0.
     for i, component in enumerate(_COMPONENTS):
         for sign in (1, -1):
             deformation = voigt_6_to_full_3x3_strain(sign * strain * np.eye(6)[i])
-            cells.append(_named(atoms, f"strain_{component}_{sign:+d}"))
+            cells.append(periodic_copy(atoms, name=f"strain_{component}_{sign:+d}"))
             cells[-1].set_cell(atoms.cell.array @ deformation, scale_atoms=True)
     # the last atom's force constants follow from those of the others: moving all atoms costs nothing
     for atom in range(max(1, len(atoms) - 1)):
         for axis in range(3):
             for sign in (1, -1):
-                cells.append(_named(atoms, f"move_{atom}{'xyz'[axis]}_{sign:+d}"))
+                cells.append(periodic_copy(atoms, name=f"move_{atom}{'xyz'[axis]}_{sign:+d}"))
                 cells[-1].positions[atom, axis] += sign * displacement
     return cells
 
@@ -111,12 +113,6 @@ def elastic_response(atoms: Atoms, results: Mapping[str, Atoms], prefix: str = "
     # a uniform translation has no stiffness: the pseudo-inverse leaves it out
     relaxed = clamped - coupling.T @ np.linalg.pinv(stiffness, rcond=1e-3, hermitian=True) @ coupling / volume
     return ElasticResponse(relaxed * GIGAPASCAL, clamped * GIGAPASCAL, stiffness, _phonons(stiffness, atoms))
-
-
-def _named(atoms: Atoms, name: str) -> Atoms:
-    new = Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=True)
-    new.info["name"] = name
-    return new
 
 
 def _strain_size(deformation: np.ndarray, component: int) -> float:

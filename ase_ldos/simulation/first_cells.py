@@ -14,6 +14,7 @@ import numpy as np
 from ase import Atoms
 from ase.geometry import minkowski_reduce
 
+from ase_ldos.simulation.periodic_copy import periodic_copy
 from ase_ldos.simulation.primitive_cell import nearest_distance
 from ase_ldos.simulation.sampling import rattled, strained
 
@@ -40,7 +41,7 @@ def symmetric_cells(crystals: Sequence[Atoms]) -> list[Atoms]:
     cells = []
     for place, crystal in enumerate(crystals):
         for kind, cell in _deformed(crystal):
-            cells.append(_named(cell, f"n{len(cell)}_c{place}-{kind}"))
+            cells.append(periodic_copy(cell, name=f"n{len(cell)}_c{place}-{kind}"))
     return cells
 
 
@@ -62,7 +63,7 @@ def _deformed(crystal: Atoms) -> Iterator[tuple[str, Atoms]]:
     for axis, direction in (("along", nearest), ("across", across)):
         for size in DISPLACEMENTS:
             for sign in (-1, 1) if axis == "along" else (1,):
-                moved = _bare(cell)
+                moved = periodic_copy(cell)
                 moved.positions[0] += sign * size * distance * direction / np.linalg.norm(direction)
                 yield f"{axis}{sign * 100 * size:+.0f}", moved
 
@@ -122,7 +123,7 @@ def rattled_cells(
                 continue
         else:
             raise ValueError(f"a rattled cell of {crystal.get_chemical_formula()} finds no places for its atoms")
-        cells.append(_named(moved, f"n{len(moved)}_{prefix}-{i:02d}"))
+        cells.append(periodic_copy(moved, name=f"n{len(moved)}_{prefix}-{i:02d}"))
     return cells
 
 
@@ -143,7 +144,7 @@ def surface_cells(crystals: Sequence[Atoms], *, largest: int = 8, vacuum: float 
             layers = max(1, largest // len(one))
             slab = surface(crystal, plane, layers, vacuum=vacuum)
             slab.pbc = True
-            cells.append(_named(slab, f"n{len(slab)}_c{place}-slab{''.join(map(str, plane))}"))
+            cells.append(periodic_copy(slab, name=f"n{len(slab)}_c{place}-slab{''.join(map(str, plane))}"))
     return cells
 
 
@@ -164,7 +165,7 @@ def compact_supercell(crystal: Atoms, multiple: int) -> Atoms:
             x, y, z = np.sort(np.linalg.norm(reduced, axis=1)).round(6).tolist()
             if (x, y, z) > longest:
                 best, longest = cell, (x, y, z)
-    return _bare(best)
+    return periodic_copy(best)
 
 
 def near_cubic_supercell(crystal: Atoms, atoms: int) -> Atoms:
@@ -180,20 +181,10 @@ def near_cubic_supercell(crystal: Atoms, atoms: int) -> Atoms:
         found = float(np.ptp(np.log(lengths * numbers))) + 3 * abs(math.log(size / atoms))
         if found < score:
             best, score = (int(numbers[0]), int(numbers[1]), int(numbers[2])), found
-    return _bare(crystal.repeat(best))
+    return periodic_copy(crystal.repeat(best))
 
 
 def _with_cell(atoms: Atoms, cell: np.ndarray) -> Atoms:
-    new = _bare(atoms)
+    new = periodic_copy(atoms)
     new.set_cell(cell, scale_atoms=True)
-    return new
-
-
-def _bare(atoms: Atoms) -> Atoms:
-    return Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell.array, pbc=True)
-
-
-def _named(atoms: Atoms, name: str) -> Atoms:
-    new = _bare(atoms)
-    new.info["name"] = name
     return new

@@ -20,7 +20,8 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
-from ase.optimize.optimize import Dynamics
+from ase.md.md import MolecularDynamics
+from ase.optimize.optimize import Optimizer
 
 from ase_ldos.files import PathLike, atomic_write
 
@@ -45,23 +46,37 @@ def novelty(calculator: _KnowsItsRange) -> Measure:
     return measure
 
 
-def disagreement(calculators: Sequence[_GivesForces]) -> Measure:
-    """Largest standard deviation of an atom's force over models, √(Σ_xyz var F), eV/Å.
+def check_committee(calculators: Sequence[object]) -> None:
+    """Refuse fewer than two (``ValueError``)."""
+    if len(calculators) < 2:
+        raise ValueError(f"{len(calculators)} calculator has nobody to disagree with; give two or more")
+
+
+def force_deviations(atoms: Atoms, calculators: Sequence[_GivesForces]) -> np.ndarray:
+    """Standard deviation of each atom's force over models, √(Σ_xyz var F), eV/Å, ``[atom]``.
+
+    The variance is that of a sample, as in ``prediction.committee.committee_deviations``: of two models √½ |F₁ − F₂|.
 
     Args:
-        calculators: two or more of ASE's, each of one model; that of the run may be among them.
+        atoms: the structure.
+        calculators: two or more of ASE's, each of one model.
 
     Raises:
         ValueError: fewer than two.
     """
-    if len(calculators) < 2:
-        raise ValueError(f"{len(calculators)} calculator has nobody to disagree with; give two or more")
+    check_committee(calculators)
+    forces = np.array([calculator.get_forces(atoms) for calculator in calculators])
+    return np.asarray(np.sqrt(forces.var(axis=0, ddof=1).sum(axis=1)))
 
-    def measure(atoms: Atoms) -> float:
-        forces = np.array([calculator.get_forces(atoms) for calculator in calculators])
-        return float(np.sqrt(forces.var(axis=0, ddof=1).sum(axis=1).max()))
 
-    return measure
+def disagreement(calculators: Sequence[_GivesForces]) -> Measure:
+    """Largest of the ``force_deviations``, eV/Å; the run's own calculator may be among the calculators.
+
+    Raises:
+        ValueError: fewer than two.
+    """
+    check_committee(calculators)
+    return lambda atoms: float(force_deviations(atoms, calculators).max())
 
 
 @dataclass(frozen=True)
@@ -93,7 +108,7 @@ class RunUntil:
     A value that is not a finite number passes any bound: then the run has already gone wrong.
 
     Args:
-        dynamics: the driver; attach the observer with the interval at which it shall look.
+        dynamics: the driver, an optimiser too; attach the observer with the interval at which it shall look.
         bounds: by name.
         stop: end the run at the first event.
         save: file (extxyz) to which the frame is appended, with energy and forces where they are known; the step, the
@@ -110,7 +125,7 @@ class RunUntil:
 
     def __init__(
         self,
-        dynamics: Dynamics,
+        dynamics: MolecularDynamics | Optimizer,
         bounds: Mapping[str, Bound],
         *,
         stop: bool = True,

@@ -122,24 +122,16 @@ def frame_features(frames: Sequence[Atoms], descriptor: PointFeatures) -> np.nda
     """
     import torch
 
-    from ase_ldos.geometry.neighbours import Images
+    from ase_ldos.geometry.atom_blocks import iterate_atom_blocks
     from ase_ldos.geometry.structure import Structure
 
     rows = []
     for atoms in frames:
-        wrapped = atoms.copy()
-        wrapped.wrap()
-        structure = Structure.from_atoms(wrapped)
-        atom_state = descriptor.encode_atoms(structure)
-        images = Images(structure, descriptor.cutoff + 0.01)
-        values = []
+        structure = Structure.from_atoms(atoms)
         with torch.no_grad():
-            for position in structure.positions:
-                near = images.near(position, descriptor.cutoff)
-                owners = images.atoms[near]
-                around = images.positions[near] - position
-                values.append(descriptor(torch.zeros_like(position)[None], around, atom_state[owners])[0])
-        table = torch.stack(values)
+            atom_state = descriptor.encode_atoms(structure)
+            blocks = iterate_atom_blocks(structure, descriptor.cutoff)
+            table = torch.cat([descriptor(b.points, b.atoms, atom_state[b.owners]) for b in blocks])
         rows.append(torch.cat([table.mean(dim=0), table.std(dim=0, correction=0)]).numpy())
     features = np.array(rows)
     spread = features.std(axis=0)

@@ -9,7 +9,7 @@ import numpy as np
 from ase import Atoms
 
 from ase_ldos.calculator.calculator import LDOSCalculator
-from ase_ldos.files import atomic_write
+from ase_ldos.files import write_text
 from ase_ldos.web.script import make_script
 from ase_ldos.web.standalone import standalone_page
 from ase_ldos.web.view_document import Film, view_document
@@ -48,8 +48,7 @@ def write_report(
     shown = None if film is None else film.document(film_unit)
     kind = "predict" if shown is None else "md"
     document = view_document(atoms, calculator, title=title, kind=kind, film=shown, script=script)
-    with atomic_write(path) as draft:
-        draft.write_text(standalone_page([document]), encoding="utf-8")
+    write_text(path, standalone_page([document]))
 
 
 def film_of_trajectory(

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ase import Atoms
 
-from ase_ldos.files import atomic_write
+from ase_ldos.files import atomic_write, write_text
+from ase_ldos.simulation.periodic_copy import periodic_copy
+from ase_ldos.simulation.velocities import draw_momenta
 from ase_ldos.web.limits import Limits
 from ase_ldos.web.progress import JobClock, Progress
 from ase_ldos.web.request_fields import take_choice, take_integer, take_number, take_object
@@ -228,7 +230,7 @@ def _dynamics(
     clock = workshop.clock(progress, calculator, points, forces=True, predictions=steps + 2)
     atoms.calc = calculator
     random = np.random.default_rng(seed)
-    _set_temperature(atoms, ions, random)
+    draw_momenta(atoms, ions, random, exact=True)
     dynamics: VelocityVerlet | Langevin
     if thermostat == "langevin":
         friction = 0.01 / units.fs
@@ -376,8 +378,8 @@ def _write_results(
         }
         with path.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
-    _write_text(folder / "script.py", script)
-    _write_text(folder / "view.json", json.dumps(document, separators=(",", ":")))
+    write_text(folder / "script.py", script)
+    write_text(folder / "view.json", json.dumps(document, separators=(",", ":")))
     clock("view", 1, 1)
     files = ["structure.extxyz", "density.cube", "result.npz", "script.py", "view.json", "report.html"]
     return {
@@ -408,7 +410,7 @@ def _read_structure(folder: Path | None) -> Atoms:
         raise ValueError("name a structure: the number of a finished job in `of`")
     atoms = read(folder / "structure.extxyz", format="extxyz")
     assert isinstance(atoms, Atoms)
-    return Atoms(numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=True)
+    return periodic_copy(atoms)
 
 
 def _write_structure(folder: Path, atoms: Atoms) -> None:
@@ -426,17 +428,3 @@ def _with_results(atoms: Atoms) -> Atoms:
     if atoms.calc is not None:
         copied.calc = SinglePointCalculator(copied, **{k: np.copy(v) for k, v in atoms.calc.results.items()})
     return copied
-
-
-def _set_temperature(atoms: Atoms, temperature: float, random: np.random.Generator) -> None:
-    """Momenta of exactly this kinetic temperature, the centre of mass at rest."""
-    if len(atoms) < 2 or temperature == 0:
-        return
-    momenta = random.normal(size=(len(atoms), 3)) * np.sqrt(atoms.get_masses())[:, None]
-    atoms.set_momenta(momenta - momenta.mean(axis=0))
-    atoms.set_momenta(atoms.get_momenta() * np.sqrt(temperature / atoms.get_temperature()))
-
-
-def _write_text(path: Path, text: str) -> None:
-    with atomic_write(path) as draft:
-        draft.write_text(text, encoding="utf-8")

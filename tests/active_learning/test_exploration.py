@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import re
 
 import numpy as np
@@ -53,8 +54,8 @@ def test_disagreement_is_the_spread_of_the_forces(committee: list[LDOSCalculator
         atoms = cell()
         atoms.calc = calculator
         forces.append(atoms.get_forces())
-    # of two, each is half their difference away from the mean
-    wanted = np.linalg.norm(forces[0] - forces[1], axis=1) / 2
+    # the sample's deviation of two
+    wanted = np.linalg.norm(forces[0] - forces[1], axis=1) / np.sqrt(2)
     assert found.disagreement == pytest.approx(wanted.max())
     assert found.atom == int(wanted.argmax())
     assert found.disagreement > 1e-4
@@ -89,6 +90,26 @@ def test_an_alarm_stops_it(committee: list[LDOSCalculator], alarm: Alarm, text: 
     found = explore(cell(), committee, alarm, temperature=500, duration=6, timestep=1, interval=2)
     assert len(found.visits) == 1
     assert re.search(text, found.alarm)
+
+
+def test_the_last_step_is_looked_at_whatever_the_interval(committee: list[LDOSCalculator]) -> None:
+    found = explore(cell(), committee, CALM, temperature=500, duration=3, timestep=1, interval=2, seed=3)
+    assert [visit.time for visit in found.visits] == [0, 2, 3]
+
+
+def test_a_model_that_gives_no_forces_stops_it(committee: list[LDOSCalculator]) -> None:
+    """The model of the run accepts closer atoms than the other one."""
+    strict = copy.deepcopy(committee[1].model)
+    strict.metadata = dataclasses.replace(strict.metadata, minimum_distance=3.0)
+    both = [committee[0], LDOSCalculator(strict, device="cpu", grid_spacing=0.5)]
+    found = explore(cell(), both, CALM, temperature=500, duration=3, timestep=1)
+    assert found.alarm == "at 0 fs one of the models gives no forces"
+    assert choose_frames([found], 3, committee[0].model.descriptor, CALM) == []
+
+
+def test_a_committee_of_one_is_refused(committee: list[LDOSCalculator]) -> None:
+    with pytest.raises(ValueError, match="nobody to disagree with"):
+        explore(cell(), committee[:1], CALM, temperature=500, duration=3, timestep=1)
 
 
 def test_the_budget_stops_it_without_alarm(committee: list[LDOSCalculator]) -> None:

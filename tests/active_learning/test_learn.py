@@ -191,6 +191,15 @@ def test_a_budget_ends_it_before_anything_is_trained(folder: Path, teacher: Teac
     assert not (folder / REPORT).exists()
 
 
+def test_goals_are_met_when_all_errors_are_known_and_small() -> None:
+    settings = LearnSettings(energy=4.0, forces=60.0, density=1.0)
+    errors = {"energy": 4.0, "forces": 59.0, "density": 0.5, "stress": 99.0}
+    assert settings.met_by(errors)
+    assert not settings.met_by(errors | {"forces": 61.0})
+    assert not settings.met_by({"energy": 1.0, "forces": 1.0})
+    assert not settings.met_by({})
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

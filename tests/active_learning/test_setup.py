@@ -12,7 +12,7 @@ from ase_ldos.active_learning.recipes import write_dft_recipe, write_training_re
 from ase_ldos.active_learning.setup import collect_pseudopotentials, setup_page
 from ase_ldos.formats.gth import find_potential, write_upf
 from ase_ldos.labelling.convergence import Series, SetupMeasurement
-from ase_ldos.labelling.dft_settings import LDOSRecipe, Recipe, load_recipe
+from ase_ldos.labelling.dft_settings import DOSRecipe, LDOSRecipe, Recipe, load_recipe
 from ase_ldos.labelling.provenance import recipe_table
 from ase_ldos.labelling.selfcheck import DerivativeCheck
 from ase_ldos.training.settings import load_settings
@@ -50,6 +50,19 @@ def test_the_dft_recipe_is_read_back_as_it_was(tmp_path: Path, measured: SetupMe
     assert found.pseudopotential_path("Si").is_file()
     assert found.one_mesh
     assert "# cutoff: 30 Ry\n" in (tmp_path / "dft.toml").read_text()
+
+
+def test_what_an_insulator_needs_is_written_too(tmp_path: Path, measured: SetupMeasurement) -> None:
+    recipe = replace(
+        measured.recipe,
+        occupations="fixed",
+        kpoint_shift=(1, 1, 0),
+        time_limit=900.0,
+        ldos=None,
+        dos=DOSRecipe(0.2, -8.0, 0.1),
+    )
+    write_dft_recipe(tmp_path / "dft.toml", replace(measured, recipe=recipe))
+    assert recipe_table(load_recipe(tmp_path / "dft.toml")) == recipe_table(recipe)
 
 
 def test_the_training_recipe_fits_the_set_up(tmp_path: Path, measured: SetupMeasurement) -> None:

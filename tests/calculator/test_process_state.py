@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 import pytest
@@ -13,29 +11,10 @@ import torch
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.calculator import InputError
+from torch_settings import TORCH_SETTINGS
 
 from ase_ldos.calculator.calculator import LDOSCalculator
 from ase_ldos.model.ldos_model import LDOSModel
-
-
-@contextmanager
-def setting(change: Callable[[object], None], value: object, before: object) -> Iterator[None]:
-    change(value)
-    try:
-        yield
-    finally:
-        change(before)
-
-
-CASES: dict[str, Callable[[], AbstractContextManager[object]]] = {
-    "precision of products": lambda: setting(torch.set_float32_matmul_precision, "medium", "highest"),
-    "default dtype bfloat16": lambda: setting(torch.set_default_dtype, torch.bfloat16, torch.float32),
-    "default dtype float64": lambda: setting(torch.set_default_dtype, torch.float64, torch.float32),
-    "default device": lambda: torch.device("meta"),
-    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
-    "inference mode": lambda: torch.inference_mode(),
-    "no gradients": lambda: torch.no_grad(),
-}
 
 
 def crystal() -> Atoms:
@@ -51,10 +30,10 @@ def results(model: LDOSModel) -> dict[str, np.ndarray]:
     return {name: np.asarray(value) for name, value in found.items()} | {"ldos": atoms.calc.get_ldos()}
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", TORCH_SETTINGS)
 def test_results_do_not_depend_on_the_process(case: str, either_model: LDOSModel) -> None:
     expected = results(either_model)
-    with CASES[case]():
+    with TORCH_SETTINGS[case]():
         found = results(either_model)
     for name, value in expected.items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)

@@ -5,17 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from ase.build import bulk
+from predicted_labels import predicted_snapshot, rattled_beryllium
 
 from ase_ldos.cli.main import main
-from ase_ldos.dataset.npz import Snapshot, save_snapshot
-from ase_ldos.geometry.structure import Structure
+from ase_ldos.dataset.npz import save_snapshot
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.model.model_file import load_model, save_model
-from ase_ldos.prediction.predict import predict, predict_ldos
 from ase_ldos.training import loop
 from ase_ldos.training.train import TrainedModel, train_model
 
@@ -64,29 +61,7 @@ DESCRIPTORS = {
 def folder(be_model: LDOSModel, tmp_path: Path) -> Path:
     """Four snapshots that a model predicted, with LDOS."""
     for seed in range(4):
-        atoms = bulk("Be", "hcp", a=2.25, c=3.55)
-        atoms.rattle(0.08, seed=seed)
-        structure = Structure.from_atoms(atoms)
-        shape = (4, 4, 6)
-        found = predict(be_model, structure, forces=True, stress=True, grid_shape=shape)
-        assert found.forces is not None
-        assert found.stress is not None
-        snapshot = Snapshot(
-            name=f"be_{seed}",
-            numbers=atoms.numbers,
-            cell=atoms.cell[:],
-            positions=atoms.positions,
-            density=found.density.numpy(),
-            free_energy=found.free_energy,
-            forces=found.forces.numpy(),
-            stress=found.stress.numpy(),
-            electronic_temperature=3000.0,
-            energies=be_model.energies.numpy(),
-            ldos=predict_ldos(be_model, structure, shape).numpy().astype(np.float32),
-            ldos_scale=1.0,
-            ldos_sigma=0.3,
-            dos=found.dos.numpy(),
-        )
+        snapshot = predicted_snapshot(f"be_{seed}", rattled_beryllium(seed), be_model, grid_shape=(4, 4, 6))
         save_snapshot(tmp_path / f"be_{seed}.npz", snapshot)
     return tmp_path
 

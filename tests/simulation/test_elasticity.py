@@ -11,7 +11,8 @@ from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 from ase.optimize import BFGS
 
-from ase_ldos.simulation.elasticity import GIGAPASCAL, deformations, elastic_response
+from ase_ldos.simulation.elasticity import deformations, elastic_response
+from ase_ldos.units import GIGAPASCAL
 
 
 def results(atoms: Atoms, calculator: Calculator, **steps: float) -> dict[str, Atoms]:

@@ -17,7 +17,7 @@ from ase_ldos.prediction.predict import predict
 from ase_ldos.training.alignment import fit_level_constants
 from ase_ldos.training.learned_features import fixed_scaler
 from ase_ldos.training.losses import ModelWithOffsets, _squared_errors, evaluate_snapshot
-from ase_ldos.training.precompute import prepare_snapshot
+from ase_ldos.training.precompute import TrainingSnapshot, prepare_snapshot
 
 
 def snapshot(n_be: int, n_mg: int, volume: float, **labels: object) -> Snapshot:
@@ -94,29 +94,37 @@ def test_training_sees_what_predict_says(make_model: Callable[..., LDOSModel]) -
     assert top + shift == pytest.approx(4.0, abs=0.3)
 
 
-def test_electrons_below_the_level(make_model: Callable[..., LDOSModel]) -> None:
-    """N at DFT's level: of DFT's own DOS it is the label, of the model's it has the gradient of the weights."""
-    model = make_model()
+#: Of the DOS of ``prepared_beryllium``, eV.
+ENERGIES = np.linspace(-9, 16, 251)
+
+
+def prepared_beryllium(model: LDOSModel, dos: np.ndarray, level: float) -> TrainingSnapshot:
+    """A crystal with a DOS and a Fermi level (eV) as labels."""
     atoms = bulk("Be", "hcp", a=2.27, c=3.57)
-    energies = np.linspace(-9, 16, 251)
-    # four electrons below a gap about 2 eV, and bands above it
-    bands = [(-1.0, 4.0), (5.0, 12.0)]
-    dos = sum(n / (0.5 * np.sqrt(2 * np.pi)) * np.exp(-0.5 * ((energies - e) / 0.5) ** 2) for e, n in bands)
     item = Snapshot(
         *("x_0", atoms.numbers, atoms.cell.array, atoms.positions),
-        energies=energies,
+        energies=ENERGIES,
         dos=dos,
         ldos_sigma=0.2,
-        fermi_level=3.1,
+        fermi_level=level,
         electronic_temperature=1000.0,
     )
-    prepared = prepare_snapshot(
+    return prepare_snapshot(
         *(item, model.descriptor.fixed, fixed_scaler(model), {4: 2.0}),
         energies=model.energies.numpy(),
         broadening=0.3,
         spacing=model.metadata.grid_spacing,
         jacobian=None,
     )
+
+
+def test_electrons_below_the_level(make_model: Callable[..., LDOSModel]) -> None:
+    """N at DFT's level: of DFT's own DOS it is the label, of the model's it has the gradient of the weights."""
+    model = make_model()
+    # four electrons below a gap about 2 eV, and bands above it
+    bands = [(-1.0, 4.0), (5.0, 12.0)]
+    dos = sum(n / (0.5 * np.sqrt(2 * np.pi)) * np.exp(-0.5 * ((ENERGIES - e) / 0.5) ** 2) for e, n in bands)
+    prepared = prepared_beryllium(model, dos, 3.1)
     labels = prepared.labels
     assert labels.electrons == pytest.approx(4.0, abs=1e-3)
     assert labels.level_weights is not None
@@ -131,24 +139,8 @@ def test_electrons_below_the_level(make_model: Callable[..., LDOSModel]) -> None
 
 def test_metals_keep_their_fermi_level(make_model: Callable[..., LDOSModel]) -> None:
     model = make_model()
-    atoms = bulk("Be", "hcp", a=2.27, c=3.57)
-    energies = np.linspace(-9, 16, 251)
-    dos = np.where(energies > -4.0, 0.5, 0.0)
-    item = Snapshot(
-        *("x_0", atoms.numbers, atoms.cell.array, atoms.positions),
-        energies=energies,
-        dos=dos,
-        ldos_sigma=0.2,
-        fermi_level=4.2,
-        electronic_temperature=1000.0,
-    )
-    prepared = prepare_snapshot(
-        *(item, model.descriptor.fixed, fixed_scaler(model), {4: 2.0}),
-        energies=model.energies.numpy(),
-        broadening=0.3,
-        spacing=model.metadata.grid_spacing,
-        jacobian=None,
-    )
+    dos = np.where(ENERGIES > -4.0, 0.5, 0.0)
+    prepared = prepared_beryllium(model, dos, 4.2)
     assert prepared.labels.electrons == pytest.approx(0.5 * 8.2, abs=0.06)
 
 

@@ -6,17 +6,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
+from predicted_labels import predicted_snapshot
 
 from ase_ldos.dataset.npz import Snapshot, save_snapshot
-from ase_ldos.geometry.structure import Structure
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.model.model_file import load_model
-from ase_ldos.prediction.predict import predict, predict_ldos
+from ase_ldos.prediction.predict import predict
 from ase_ldos.training.settings import TrainingData, TrainingSettings, load_data, load_settings
 from ase_ldos.training.train import train_model, train_stages
 
@@ -72,26 +71,8 @@ def labelled(make_model: Callable[..., LDOSModel]) -> Callable[[tuple[str, ...],
     teacher = make_model(("Be", "Mg", "Al"), lmax=1)
 
     def make(symbols: tuple[str, ...], seed: int) -> Snapshot:
-        structure = Structure.from_atoms(crystal(symbols, seed))
-        found = predict(teacher, structure, forces=True, stress=True)
-        assert found.forces is not None
-        assert found.stress is not None
-        return Snapshot(
-            name=f"{''.join(symbols)}_{seed}",
-            numbers=structure.numbers.numpy(),
-            cell=structure.cell.numpy(),
-            positions=structure.positions.numpy(),
-            energies=found.energy_grid.numpy(),
-            ldos=predict_ldos(teacher, structure).numpy().astype(np.float32),
-            ldos_scale=1.0,
-            ldos_sigma=0.1,
-            dos=found.dos.numpy(),
-            density=found.density.numpy(),
-            free_energy=found.free_energy,
-            forces=found.forces.numpy(),
-            stress=found.stress.numpy(),
-            electronic_temperature=3000.0,
-        )
+        name = f"{''.join(symbols)}_{seed}"
+        return predicted_snapshot(name, crystal(symbols, seed), teacher, sigma=0.1)
 
     return make
 

@@ -12,16 +12,16 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
+from predicted_labels import labelled
 from safetensors.torch import load_file
 
 from ase_ldos.calculator.calculator import LDOSCalculator
 from ase_ldos.cli.main import main
 from ase_ldos.dataset.npz import Snapshot, save_snapshot
-from ase_ldos.geometry.structure import Structure
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.networks.mlp import MLP
 from ase_ldos.networks.se3_transformer.network import SE3Transformer
-from ase_ldos.prediction.predict import predict, predict_ldos
+from ase_ldos.prediction.predict import predict
 from ase_ldos.training.learned_features import complete_inputs, fixed_scaler, whole_scaler
 from ase_ldos.training.losses import LDOSLoss, LDOSPoints, LossWeights, ModelWithOffsets, evaluate_snapshot
 from ase_ldos.training.precompute import Scaler, TrainingSnapshot, fit_scaler, prepare_snapshot, voigt
@@ -62,32 +62,6 @@ NETWORK = (
 SPECTRUM = ", spectrum_radial = 3, spectrum_lmax = 2"
 ALONE = 'kind = "power_spectrum", cutoff = 4.2, n_radial = 3, lmax = 2'
 SIZES: dict[str, Any] = {"channels": 4, "heads": 2, "n_radial": 3, "fields": 4, "moments": 1, "point_heads": 2}
-
-
-def labelled(model: LDOSModel, seed: int) -> Snapshot:
-    """A snapshot whose labels are what ``model`` predicts."""
-    atoms = bulk("Be", "hcp", a=2.25, c=3.55)
-    atoms.rattle(0.08, seed=seed)
-    structure = Structure.from_atoms(atoms)
-    found = predict(model, structure, forces=True, stress=True)
-    assert found.forces is not None
-    assert found.stress is not None
-    return Snapshot(
-        name=f"be_{seed:02d}",
-        numbers=atoms.numbers,
-        cell=atoms.cell[:],
-        positions=atoms.positions,
-        density=found.density.numpy(),
-        free_energy=found.free_energy,
-        forces=found.forces.numpy(),
-        stress=found.stress.numpy(),
-        electronic_temperature=3000.0,
-        energies=model.energies.numpy(),
-        ldos=predict_ldos(model, structure).numpy().astype(np.float32),
-        ldos_scale=1.0,
-        ldos_sigma=0.3,
-        dos=found.dos.numpy(),
-    )
 
 
 def graph_model(be_model: LDOSModel, spectrum: bool) -> LDOSModel:

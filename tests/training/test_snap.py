@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
-from ase import Atoms
-from ase.build import bulk
+from predicted_labels import predicted_snapshot, rattled_beryllium
 from torch import Tensor
 
-from ase_ldos.dataset.npz import Snapshot, save_snapshot
+from ase_ldos.dataset.npz import save_snapshot
 from ase_ldos.descriptors.power_spectrum.descriptor import PowerSpectrum
 from ase_ldos.descriptors.protocol import autograd_jacobian
 from ase_ldos.descriptors.snap.descriptor import SNAP
@@ -18,7 +16,6 @@ from ase_ldos.geometry.grid import Grid
 from ase_ldos.geometry.grid_blocks import Block, iterate_blocks
 from ase_ldos.geometry.structure import Structure
 from ase_ldos.model.ldos_model import LDOSModel
-from ase_ldos.prediction.predict import predict, predict_ldos
 from ase_ldos.training.settings import load_data, load_settings
 from ase_ldos.training.train import train_stages
 
@@ -47,12 +44,6 @@ weights = { forces = 20.0, ldos_points = 100 }
 """
 
 
-def rattled(seed: int) -> Atoms:
-    atoms = bulk("Be", "hcp", a=2.25, c=3.55)
-    atoms.rattle(0.08, seed=seed)
-    return atoms
-
-
 def one_block(structure: Structure, cutoff: float) -> Block:
     grid = Grid(structure.cell, (2, 3, 2))
     (block,) = iterate_blocks(structure, grid, cutoff)
@@ -67,7 +58,7 @@ class Reference(PowerSpectrum):
 
 
 def test_the_autograd_jacobian_is_the_closed_form_of_the_power_spectrum() -> None:
-    structure = Structure.from_atoms(rattled(1))
+    structure = Structure.from_atoms(rattled_beryllium(1))
     closed, reference = (kind((4,), cutoff=3.6, n_radial=2, lmax=2) for kind in (PowerSpectrum, Reference))
     block = one_block(structure, closed.cutoff)
     state = closed.encode_atoms(structure)[block.owners]
@@ -80,7 +71,7 @@ def test_the_autograd_jacobian_is_the_closed_form_of_the_power_spectrum() -> Non
 
 def test_the_jacobian_of_snap_is_its_finite_difference() -> None:
     """In positions, with all images of an atom moving, and in strain, with grid and atoms deformed together."""
-    structure, snap, h = Structure.from_atoms(rattled(1)), SNAP((4,), twojmax=2, cutoff=3.6), 1e-5
+    structure, snap, h = Structure.from_atoms(rattled_beryllium(1)), SNAP((4,), twojmax=2, cutoff=3.6), 1e-5
     block = one_block(structure, snap.cutoff)
     state = snap.encode_atoms(structure)[block.owners]
     jacobian = snap.jacobian(block, state, len(structure))
@@ -102,36 +93,13 @@ def test_the_jacobian_of_snap_is_its_finite_difference() -> None:
         torch.testing.assert_close(jacobian[:, 6 + place], (values[0] - values[1]) / (2 * h), rtol=1e-5, atol=1e-6)
 
 
-def labelled(model: LDOSModel, seed: int) -> Snapshot:
-    """A snapshot whose labels are what ``model`` predicts."""
-    atoms = rattled(seed)
-    structure = Structure.from_atoms(atoms)
-    grid = Grid.with_spacing(structure.cell, 0.7)
-    found = predict(model, structure, forces=True, stress=True, grid_shape=grid.shape)
-    assert found.forces is not None
-    assert found.stress is not None
-    return Snapshot(
-        name=f"be_{seed:02d}",
-        numbers=atoms.numbers,
-        cell=atoms.cell[:],
-        positions=atoms.positions,
-        density=found.density.numpy(),
-        free_energy=found.free_energy,
-        forces=found.forces.numpy(),
-        stress=found.stress.numpy(),
-        electronic_temperature=3000.0,
-        energies=model.energies.numpy(),
-        ldos=predict_ldos(model, structure, grid.shape).numpy().astype(np.float32),
-        ldos_scale=1.0,
-        ldos_sigma=0.3,
-    )
-
-
 def test_a_short_training_of_snap_lowers_the_error_of_the_forces(be_model: LDOSModel, tmp_path: Path) -> None:
     """Two cells to learn from, one held back."""
     (tmp_path / "data").mkdir()
     for seed in range(3):
-        snapshot = labelled(be_model, seed)
+        atoms = rattled_beryllium(seed)
+        shape = Grid.with_spacing(Structure.from_atoms(atoms).cell, 0.7).shape
+        snapshot = predicted_snapshot(f"be_{seed:02d}", atoms, be_model, grid_shape=shape)
         save_snapshot(tmp_path / "data" / f"{snapshot.name}.npz", snapshot)
     (tmp_path / "snap.toml").write_text(SETTINGS)
     settings = load_settings(tmp_path / "snap.toml")

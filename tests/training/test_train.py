@@ -15,8 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ase import Atoms
-from ase.build import bulk
+from predicted_labels import labelled
 
 from ase_ldos.checkpoint import read_checkpoint
 from ase_ldos.cli.main import main
@@ -27,12 +26,10 @@ from ase_ldos.dataset.provenance import content_hash, write_record
 from ase_ldos.descriptors.power_spectrum.descriptor import PowerSpectrum
 from ase_ldos.formats.pseudopotential import read_pseudopotential
 from ase_ldos.geometry.grid import Grid
-from ase_ldos.geometry.structure import Structure
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.model.model_file import load_model, save_model
 from ase_ldos.networks.mlp import MLP
 from ase_ldos.physics.core_charge import CoreCharge
-from ase_ldos.prediction.predict import predict, predict_ldos
 from ase_ldos.training.losses import (
     LDOSLoss,
     LDOSPoints,
@@ -80,40 +77,6 @@ learning_rate = 3e-3
 validate_every = 2
 weights = { ldos_points = 200 }
 """
-
-
-def rattled(seed: int) -> Atoms:
-    atoms = bulk("Be", "hcp", a=2.25, c=3.55)
-    atoms.rattle(0.08, seed=seed)
-    return atoms
-
-
-def labelled(model: LDOSModel, seed: int, *, with_ldos: bool = True) -> Snapshot:
-    """A snapshot whose labels are what ``model`` predicts."""
-    atoms = rattled(seed)
-    structure = Structure.from_atoms(atoms)
-    found = predict(model, structure, forces=True, stress=True)
-    assert found.forces is not None
-    assert found.stress is not None
-    ldos = {
-        "energies": model.energies.numpy(),
-        "ldos": predict_ldos(model, structure).numpy().astype(np.float32),
-        "ldos_scale": 1.0,
-        "ldos_sigma": 0.3,
-        "dos": found.dos.numpy(),
-    }
-    return Snapshot(
-        name=f"be_{seed:02d}",
-        numbers=atoms.numbers,
-        cell=atoms.cell[:],
-        positions=atoms.positions,
-        density=found.density.numpy(),
-        free_energy=found.free_energy,
-        forces=found.forces.numpy(),
-        stress=found.stress.numpy(),
-        electronic_temperature=3000.0,
-        **(ldos if with_ldos else {}),
-    )
 
 
 def prepared(model: LDOSModel, snapshot: Snapshot, jacobian: torch.dtype = torch.float64) -> TrainingSnapshot:

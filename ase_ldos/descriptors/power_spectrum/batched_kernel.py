@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from ase_ldos.descriptors.power_spectrum.kernel import bell_height
+from ase_ldos.descriptors.power_spectrum.kernel import bell_height, padded
 from ase_ldos.descriptors.solid_harmonics import degree_slices, gradient_tensor, solid_harmonics
 from ase_ldos.geometry.image_table import ImageGroup
 
@@ -44,7 +44,7 @@ class BatchedPowerSpectrumKernel(torch.autograd.Function):
     ) -> Tensor:
         channels, size = scale.shape
         n_radial = channels // len(groups)
-        harmonics = _padded(solid_harmonics(atoms, round(size**0.5) - 1))
+        harmonics = padded(solid_harmonics(atoms, round(size**0.5) - 1))
         moments = points.new_empty(len(points), len(atoms), channels, harmonics.shape[2])
         bells: list[Tensor] = []
         keep = any(ctx.needs_input_grad)  # type: ignore[attr-defined]
@@ -75,7 +75,7 @@ class BatchedPowerSpectrumKernel(torch.autograd.Function):
         groups, cutoff = ctx.groups, ctx.cutoff  # type: ignore[attr-defined]
         n_channels, size = scale.shape
         by_amplitudes = _products_adjoint(scaled, slope).mul_(scale).flatten(1, 2)
-        by_moments = _padded(torch.bmm(by_amplitudes, translation.mT)).unflatten(1, (-1, n_channels))
+        by_moments = padded(torch.bmm(by_amplitudes, translation.mT)).unflatten(1, (-1, n_channels))
         gradient = _gradients(size, points.dtype, points.device)
         by_points = None
         if ctx.needs_input_grad[0]:  # type: ignore[attr-defined]
@@ -100,11 +100,6 @@ class BatchedPowerSpectrumKernel(torch.autograd.Function):
                 pulled = torch.bmm(by_height, torch.cat((images, ones[:, group.rows]), dim=2)).sum(dim=0)
                 by_points += (pulled[:, :3] - points * pulled[:, 3:]) * (2 / cutoff**2)
         return by_points, by_atoms, None, None, None, None
-
-
-def _padded(values: Tensor) -> Tensor:
-    """Zeros behind the last axis up to a multiple of eight numbers, which products of matrices are faster with."""
-    return torch.nn.functional.pad(values, (0, -values.shape[-1] % 8))
 
 
 @cache
