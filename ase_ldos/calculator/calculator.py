@@ -39,6 +39,7 @@ from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.model.metadata import ModelMetadata
 from ase_ldos.prediction.committee import sampled_force_deviations
 from ase_ldos.prediction.deviations import Uncertainty
+from ase_ldos.prediction.grid_pass import BlockObserver
 from ase_ldos.prediction.grid_walk import default_points
 from ase_ldos.prediction.local_density import atomic_dos, local_density
 from ase_ldos.prediction.memory import is_out_of_memory, largest_fitting_block
@@ -85,7 +86,8 @@ class LDOSCalculator(NoBands, Calculator):
 
     Attributes:
         communicator: ranks that share the work, see ``ase_ldos.calculator.parallel``.
-        progress: show bars in calculations that take long.
+        progress: show bars in calculations that take long; or a function that is told of each block of grid points
+            that is done, see ``predict``.
         uncertainty: give standard deviations with each calculation, in ``prediction.uncertainty``.
 
     Raises:
@@ -111,7 +113,8 @@ class LDOSCalculator(NoBands, Calculator):
         remove_net_force: bool = False,
         kernels: str = "torch",
     ) -> None:
-        self.communicator, self.progress, self.uncertainty = Communicator(), False, False
+        self.communicator, self.uncertainty = Communicator(), False
+        self.progress: bool | BlockObserver = False
         self._prediction: Prediction | None = None
         self._wants_stress = False
         self._grid = GridKeeper()
@@ -358,7 +361,7 @@ class LDOSCalculator(NoBands, Calculator):
             sampled = replace(request, uncertainty=False, forces=True)
 
             def sample() -> Tensor:
-                return sampled_force_deviations(self._model, sampled, force_samples, progress=self.progress)
+                return sampled_force_deviations(self._model, sampled, force_samples, progress=self.progress is True)
 
             return replace(found, forces=self._within_memory(sample, sampled))
 

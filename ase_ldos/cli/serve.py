@@ -22,8 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine)")
     parser.add_argument("--port", type=int, default=8425, help="0 takes any that is free (default: 8425)")
-    parser.add_argument("--token", help="that users must know (default: a new one at every start)")
-    parser.add_argument(
+    tokens = parser.add_mutually_exclusive_group()
+    tokens.add_argument("--token", help="that users must know (default: a new one at every start)")
+    tokens.add_argument(
+        "--token-file", type=Path, metavar="FILE", help="that holds the token: a command's options are seen by others"
+    )
+    tokens.add_argument(
         "--no-token", action="store_true", help="let everybody in; only behind a proxy that asks for passwords itself"
     )
     parser.add_argument(
@@ -71,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     if args.workers < 1 or (args.threads is not None and args.threads < 1):
         raise ValueError("workers and threads must be at least 1")
     models = _models(args.model)
-    token = None if args.no_token else (args.token or secrets.token_urlsafe(24))
+    token = _token(args)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     with ExitStack() as stack:
         listener = stack.enter_context(_listen(args.host, args.port))
@@ -110,6 +114,23 @@ def _ends_by_signal(handler: Callable[[int, FrameType | None], None]) -> Iterato
     finally:
         for number, old in before.items():
             signal.signal(number, old)
+
+
+def _token(args: argparse.Namespace) -> str | None:
+    """What users must know; None if that is nothing.
+
+    Raises:
+        ValueError: an empty file.
+        OSError: the file cannot be read.
+    """
+    if args.no_token:
+        return None
+    if args.token_file is None:
+        return args.token or secrets.token_urlsafe(24)
+    token: str = args.token_file.read_text(encoding="utf-8").strip()
+    if not token:
+        raise ValueError(f"the file {args.token_file} is empty; it must hold the token")
+    return token
 
 
 def _limits(args: argparse.Namespace) -> Limits:
@@ -168,7 +189,8 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _print_address(args: argparse.Namespace, port: int, token: str | None) -> None:
     name = f"[{args.host}]" if ":" in args.host else args.host
-    query = "" if token is None else f"?token={token}"
+    # who gives the token by a file does not want to read it on the screen
+    query = "" if token is None or args.token_file is not None else f"?token={token}"
     print(f"ase-ldos is served at\n\n    http://{name}:{port}/{query}\n")
     print(f"On a remote machine, first:  ssh -L {port}:localhost:{port} USER@MACHINE")
     print("Everybody who has this address sees all runs. Ctrl-C ends the server.", flush=True)

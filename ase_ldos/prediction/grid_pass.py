@@ -11,7 +11,7 @@ There are two densities where the electrons are of another temperature than the 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -31,6 +31,10 @@ from ase_ldos.prediction.grid_walk import GridWalk
 from ase_ldos.prediction.request import PredictionRequest
 from ase_ldos.units import BOLTZMANN
 
+#: Is told of each block of a walk over the grid: the walk's name, how many blocks are done, and of how many. What it
+#: raises ends the prediction.
+BlockObserver = Callable[[str, int, int], None]
+
 
 def hidden_bytes(model: LDOSModel, grid: Grid) -> int:
     """Memory of the hidden features of all points of a grid."""
@@ -45,7 +49,7 @@ class GridEvaluator:
         request: structure, grid, size of the blocks, electronic temperature.
         communicator: shares the blocks.
         checkpoint: keeps the sums.
-        progress: show a progress bar with the remaining time.
+        progress: show a progress bar with the remaining time, or tell this of each block, on rank 0.
 
     Attributes:
         walk: over the grid.
@@ -62,11 +66,12 @@ class GridEvaluator:
         *,
         communicator: Communicator,
         checkpoint: PredictionCheckpoint,
-        progress: bool = False,
+        progress: bool | BlockObserver = False,
     ) -> None:
         self.model, self.request, self.structure, self.grid = model, request, request.structure, request.grid
         self.communicator, self.checkpoint = communicator, checkpoint
-        self.progress = progress and communicator.is_root
+        self._shows_bar = progress is True and communicator.is_root
+        self._observer = progress if callable(progress) and communicator.is_root else None
         self.walk = GridWalk(model, request.structure, request.grid, request.chunk_size)
         self.ranges, self.atom_state = self.walk.ranges, self.walk.atom_state
         self.own_ranges = communicator.partition(self.ranges)
@@ -87,11 +92,15 @@ class GridEvaluator:
         ranges = self.own_ranges if ranges is None else ranges
         if done >= len(ranges):
             return
-        with tqdm(desc=name, total=len(ranges), initial=done, unit="block", delay=2, disable=not self.progress) as bar:
+        with tqdm(
+            desc=name, total=len(ranges), initial=done, unit="block", delay=2, disable=not self._shows_bar
+        ) as bar:
             for block in self.walk.blocks(ranges, done):
                 done += block.n_blocks
                 yield done, block
                 bar.update(block.n_blocks)
+                if self._observer is not None:
+                    self._observer(name, done, len(ranges))
 
     def hidden(self, block: Block | BlockBatch, out: Tensor | None = None) -> Tensor:
         """Hidden features of a block's points, ``[grid, hidden]``."""

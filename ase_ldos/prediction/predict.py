@@ -28,7 +28,7 @@ from ase_ldos.prediction.checkpointing import PredictionCheckpoint
 from ase_ldos.prediction.deviations import DeviationSums, Uncertainty
 from ase_ldos.prediction.free_energy_gradient import Electrons, find_gradient
 from ase_ldos.prediction.gather import gather_fields
-from ase_ldos.prediction.grid_pass import GridEvaluator, choose_strategy
+from ase_ldos.prediction.grid_pass import BlockObserver, GridEvaluator, choose_strategy
 from ase_ldos.prediction.grid_walk import GridWalk
 from ase_ldos.prediction.request import PredictionRequest, Thresholds, check_structure
 from ase_ldos.torch_state import standard_torch_state
@@ -85,7 +85,7 @@ def predict(
     uncertainty: bool = False,
     communicator: Communicator | None = None,
     checkpoint: Path | None = None,
-    progress: bool = False,
+    progress: bool | BlockObserver = False,
 ) -> Prediction:
     """Predict energies, Fermi level, DOS and density of a structure, and forces and stress if wanted.
 
@@ -104,7 +104,8 @@ def predict(
         communicator: ranks that share the grid; each calls this with the same arguments and gets the same result.
         checkpoint: folder from which an interrupted calculation resumes, to the same numbers; it is not removed at the
             end.
-        progress: show progress bars with the remaining time.
+        progress: show progress bars with the remaining time, or a function that is told of each block of each walk
+            over the grid, on rank 0: name, blocks that are done, of how many. What it raises ends the prediction.
 
     Raises:
         ValueError: atoms that the model is not for, uncertainty from a model that is not calibrated, an electronic
@@ -135,7 +136,7 @@ def fulfil_request(
     *,
     communicator: Communicator | None = None,
     checkpoint: Path | None = None,
-    progress: bool = False,
+    progress: bool | BlockObserver = False,
 ) -> Prediction:
     """The prediction of a request, on the model's device; arguments and errors as of ``predict``."""
     communicator = Communicator() if communicator is None else communicator

@@ -191,7 +191,11 @@ def _build(spec: Mapping[str, Any], limits: Limits) -> Atoms:
 
 
 def default_constants(element: str, lattice: str) -> tuple[float, float]:
-    """Lattice constants a and c, Å: those of a bundled model, of ASE's reference state, or from the atom's size."""
+    """Lattice constants a and c, Å: those of a bundled model or of ASE's reference state.
+
+    Of another lattice than these the volume per atom is theirs, which metals hardly change; without any known lattice
+    of the element it is that of touching atoms.
+    """
     known = LATTICE_CONSTANTS.get((element, lattice))
     if known is not None:
         return known
@@ -199,8 +203,18 @@ def default_constants(element: str, lattice: str) -> tuple[float, float]:
     if state.get("symmetry") == lattice and "a" in state:
         a = float(state["a"])
         return a, a * float(state.get("c/a") or np.sqrt(8 / 3))
-    neighbours = {"hcp": 1.0, "fcc": np.sqrt(2), "bcc": 2 / np.sqrt(3), "sc": 1.0, "diamond": 4 / np.sqrt(3)}
-    a = float(2 * covalent_radii[atomic_numbers[element]] * neighbours[lattice])
+    # volume per atom of each lattice in units of a³, hcp with the ideal c/a
+    parts = {"hcp": 1 / np.sqrt(2), "fcc": 1 / 4, "bcc": 1 / 2, "sc": 1.0, "diamond": 1 / 8}
+    a, c = next((found for (name, _), found in LATTICE_CONSTANTS.items() if name == element), (0.0, 0.0))
+    own = next((other for name, other in LATTICE_CONSTANTS if name == element), str(state.get("symmetry")))
+    if a == 0.0 and own in parts and "a" in state:
+        a = float(state["a"])
+        c = a * float(state.get("c/a") or np.sqrt(8 / 3))
+    if a == 0.0:
+        volume = (2 * float(covalent_radii[atomic_numbers[element]])) ** 3 / np.sqrt(2)
+    else:
+        volume = np.sqrt(3) / 4 * a**2 * c if own == "hcp" else parts[own] * a**3
+    a = float((volume / parts[lattice]) ** (1 / 3))
     return a, a * float(np.sqrt(8 / 3))
 
 

@@ -8,10 +8,9 @@ torch is imported where it is used: the worker that only reads structures does w
 from __future__ import annotations
 
 import json
-import threading
-import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from ase_ldos.files import atomic_write, write_text
 from ase_ldos.simulation.periodic_copy import periodic_copy
 from ase_ldos.simulation.velocities import draw_momenta
 from ase_ldos.web.limits import Limits
+from ase_ldos.web.progress import JobClock, Progress
 from ase_ldos.web.request_fields import take_choice, take_integer, take_number, take_object
 from ase_ldos.web.script import make_script
 from ase_ldos.web.structures import make_structure
@@ -32,36 +32,9 @@ if TYPE_CHECKING:
 
 #: Pictures of a film, at most.
 PICTURES = 100
-#: Seconds per grid point on one core, of energy alone and with forces: a first guess, replaced by what was measured.
-_FIRST_GUESS = {False: 1.5e-5, True: 6e-5}
-
-
-class CancelledError(Exception):
-    """The user has cancelled the job."""
-
-
-@dataclass
-class Progress:
-    """Tells the server how far a job is, and finds out whether it is still wanted.
-
-    Attributes:
-        tell: gets the part that is done (0 to 1), what is being done, and the remaining time, s, or None.
-        is_cancelled: whether the user has cancelled.
-    """
-
-    tell: Callable[[float, str, float | None], None]
-    is_cancelled: Callable[[], bool]
-
-    def step(self, done: int, of: int, text: str, started: float) -> None:
-        """One of many equal steps is done.
-
-        Raises:
-            CancelledError: the job is not wanted any more.
-        """
-        if self.is_cancelled():
-            raise CancelledError
-        remaining = (time.monotonic() - started) / max(done, 1) * (of - done)
-        self.tell(done / max(of, 1), text, remaining)
+#: Seconds per grid point on one core of the stages of a job; a first guess, replaced by what was measured. Only their
+#: ratios count. What the page draws grows with its own grid, up to ``BIN_POINTS``.
+FIRST_GUESS = {"density of states": 6e-6, "uncertainty": 6e-6, "forces": 15e-6, "view": 30e-6, "window": 6e-6}
 
 
 @dataclass
@@ -72,13 +45,13 @@ class Workshop:
         limits: of the server.
         models: name → bundled name or path of the file.
         calculators: those made so far.
-        rates: seconds per grid point that predictions took, without and with forces.
+        pace: model and stage → seconds per grid point that it took the last time.
     """
 
     limits: Limits
     models: dict[str, str]
     calculators: dict[str, LDOSCalculator] = field(default_factory=dict)
-    rates: dict[tuple[str, bool], float] = field(default_factory=dict)
+    pace: dict[tuple[str, str], float] = field(default_factory=dict)
 
     def calculator(self, request: Mapping[str, Any]) -> LDOSCalculator:
         """A calculator as the request wants it.
@@ -102,6 +75,41 @@ class Workshop:
         calculator.fix_grid(None)
         calculator.uncertainty = False
         return calculator
+
+    def clock(
+        self,
+        progress: Progress,
+        calculator: LDOSCalculator,
+        points: int,
+        *,
+        forces: bool,
+        last: str = "view",
+        predictions: int = 1,
+    ) -> JobClock:
+        """For the remaining time of a job, from what such jobs took.
+
+        Args:
+            progress: of the job.
+            calculator: as it will predict.
+            points: of the grid.
+            forces: whether they are predicted.
+            last: stage after the predictions.
+            predictions: at most.
+        """
+        model = calculator.parameters["model"]
+
+        def expected(stage: str) -> float:
+            return self.pace.get((model, stage), FIRST_GUESS[stage]) * _points_of(stage, points)
+
+        # with forces, error bars come in the same walk
+        second = ["forces"] if forces else ["uncertainty"] * calculator.uncertainty
+        stages = {name: expected(name) for name in ("density of states", *second)}
+        return JobClock(progress, stages, last={last: expected(last)}, predictions=predictions)
+
+    def learn(self, clock: JobClock, calculator: LDOSCalculator, points: int) -> None:
+        """Keep what the stages of a finished job took."""
+        for stage, seconds in clock.measured.items():
+            self.pace[calculator.parameters["model"], stage] = seconds / _points_of(stage, points)
 
     def check_grid(self, atoms: Atoms, spacing: float) -> int:
         """Number of grid points of a prediction.
@@ -168,9 +176,12 @@ def _predict(
     points = workshop.check_grid(atoms, calculator.parameters["grid_spacing"])
     properties = ["energy", "forces", "stress"] if wants_forces else ["energy"]
     calculator.uncertainty = bool(calculator.model.metadata.uncertainty)
-    _predict_with_clock(workshop, calculator, atoms, properties, points, progress)
+    clock = workshop.clock(progress, calculator, points, forces=wants_forces)
+    _predict_with_clock(calculator, atoms, properties, clock)
     settings = _common_settings(request) | {"forces": wants_forces}
-    return _write_results(folder, atoms, calculator, "predict", settings, progress)
+    result = _write_results(folder, atoms, calculator, "predict", settings, clock)
+    workshop.learn(clock, calculator, points)
+    return result
 
 
 def _relax(
@@ -184,19 +195,21 @@ def _relax(
     steps = take_integer(request, "steps", 50, 1, workshop.limits.steps)
     moves_cell = bool(request.get("cell", False))
     calculator = workshop.calculator(request)
-    workshop.check_grid(atoms, calculator.parameters["grid_spacing"])
+    points = workshop.check_grid(atoms, calculator.parameters["grid_spacing"])
+    clock = workshop.clock(progress, calculator, points, forces=True, predictions=steps + 2)
     atoms.calc = calculator
-    recorder = _Recorder(atoms, calculator, steps, 1.0, progress, "relaxing")
+    recorder = _Recorder(atoms, calculator, steps, 1.0, clock, "relaxing: step {} of at most {}")
     # ASE's filters stand in for atoms, but are not declared to
     optimizer = BFGS(FrechetCellFilter(atoms) if moves_cell else atoms, logfile=None)  # type: ignore[arg-type]
     optimizer.attach(lambda: recorder.look(optimizer.nsteps))
-    converged = bool(optimizer.run(fmax=fmax, steps=steps))
-    calculator.calculate(atoms, ["energy", "forces", "stress"])
+    with recorder.watches():
+        converged = bool(optimizer.run(fmax=fmax, steps=steps))
+        calculator.calculate(atoms, ["energy", "forces", "stress"])
     remarks = [] if converged else [f"Not at rest after {steps} steps: forces stay above {fmax:g} eV/Å."]
     settings = _common_settings(request) | {"fmax": fmax, "steps": steps, "cell": moves_cell}
     recorder.write(folder)
     film = recorder.film.document("step")
-    return _write_results(folder, atoms, calculator, "relax", settings, progress, film=film, remarks=remarks)
+    return _write_results(folder, atoms, calculator, "relax", settings, clock, film=film, remarks=remarks)
 
 
 def _dynamics(
@@ -213,7 +226,8 @@ def _dynamics(
     thermostat = take_choice(request, "thermostat", "none", ("none", "langevin"))
     seed = take_integer(request, "seed", 1, 0, 2**31 - 1)
     calculator = workshop.calculator(request)
-    workshop.check_grid(atoms, calculator.parameters["grid_spacing"])
+    points = workshop.check_grid(atoms, calculator.parameters["grid_spacing"])
+    clock = workshop.clock(progress, calculator, points, forces=True, predictions=steps + 2)
     atoms.calc = calculator
     random = np.random.default_rng(seed)
     draw_momenta(atoms, ions, random, exact=True)
@@ -223,10 +237,11 @@ def _dynamics(
         dynamics = Langevin(atoms, timestep * units.fs, temperature_K=ions, friction=friction, rng=random)
     else:
         dynamics = VelocityVerlet(atoms, timestep * units.fs)
-    recorder = _Recorder(atoms, calculator, steps, timestep, progress, "dynamics")
+    recorder = _Recorder(atoms, calculator, steps, timestep, clock, "dynamics: step {} of {}")
     dynamics.attach(lambda: recorder.look(dynamics.nsteps))
-    dynamics.run(steps)
-    calculator.calculate(atoms, ["energy", "forces", "stress"])
+    with recorder.watches():
+        dynamics.run(steps)
+        calculator.calculate(atoms, ["energy", "forces", "stress"])
     recorder.write(folder)
     settings = _common_settings(request) | {
         "steps": steps,
@@ -235,7 +250,7 @@ def _dynamics(
         "thermostat": thermostat,
         "seed": seed,
     }
-    return _write_results(folder, atoms, calculator, "md", settings, progress, film=recorder.film.document("fs"))
+    return _write_results(folder, atoms, calculator, "md", settings, clock, film=recorder.film.document("fs"))
 
 
 def _window(
@@ -249,9 +264,12 @@ def _window(
     atoms = _read_structure(source)
     calculator = workshop.calculator(request)
     points = workshop.check_grid(atoms, calculator.parameters["grid_spacing"])
-    _predict_with_clock(workshop, calculator, atoms, ["energy"], points, progress)
-    progress.tell(0.5, "states of the window", None)
+    clock = workshop.clock(progress, calculator, points, forces=False, last="window")
+    _predict_with_clock(calculator, atoms, ["energy"], clock)
+    clock.begin_last("states of the window")
     states = calculator.get_local_density((low, high))
+    clock("window", 1, 1)
+    workshop.learn(clock, calculator, points)
     write_cube(folder / "window.cube", atoms, states, comment=f"states/bohr^3 from {low:g} to {high:g} eV, by ase-ldos")
     return {"formula": atoms.get_chemical_formula(), "n_atoms": len(atoms), "files": ["window.cube"]}
 
@@ -275,24 +293,34 @@ class _Recorder:
         calculator: LDOSCalculator,
         steps: int,
         timestep: float,
-        progress: Progress,
+        clock: JobClock,
         text: str,
     ) -> None:
         from ase_ldos.web.view_document import Film
 
         self.film = Film(calculator)
-        self._atoms, self._steps, self._timestep = atoms, steps, timestep
-        self._progress, self._text = progress, text
+        self._atoms, self._calculator = atoms, calculator
+        self._steps, self._timestep = steps, timestep
+        self._clock, self._text = clock, text
         self._every = max(1, -(-(steps + 1) // PICTURES))
         self._frames: list[Atoms] = []
-        self._started = time.monotonic()
 
     def look(self, step: int) -> None:
         """After a step."""
-        self._progress.step(step, self._steps, f"{self._text}: step {step} of {self._steps}", self._started)
+        self._clock.next_prediction(step + 1, self._text.format(step, self._steps))
         if step % self._every == 0:
             self.film.add(self._atoms, step * self._timestep)
             self._frames.append(_with_results(self._atoms))
+
+    @contextmanager
+    def watches(self) -> Iterator[None]:
+        """The clock is told of the blocks of each prediction, so that a step of minutes can be followed, and ended."""
+        self._clock.next_prediction(0, self._text.format(0, self._steps))
+        self._calculator.progress = self._clock
+        try:
+            yield
+        finally:
+            self._calculator.progress = False
 
     def write(self, folder: Path) -> None:
         """The trajectory of the pictures."""
@@ -302,35 +330,15 @@ class _Recorder:
             write(path, self._frames, format="extxyz")
 
 
-def _predict_with_clock(
-    workshop: Workshop,
-    calculator: LDOSCalculator,
-    atoms: Atoms,
-    properties: list[str],
-    points: int,
-    progress: Progress,
-) -> None:
-    """Predict while a clock tells the progress that is expected from earlier predictions."""
-    key = (calculator.parameters["model"], "forces" in properties)
-    expected = workshop.rates.get(key, _FIRST_GUESS[key[1]]) * points
-    started, done = time.monotonic(), threading.Event()
-
-    def tick() -> None:
-        while not done.wait(0.4):
-            passed = time.monotonic() - started
-            part = min(0.95, passed / (expected + 0.5))
-            progress.tell(part, f"predicting on {points:,} grid points", max(0.0, expected - passed) or None)
-
-    clock = threading.Thread(target=tick, daemon=True)
-    clock.start()
+def _predict_with_clock(calculator: LDOSCalculator, atoms: Atoms, properties: list[str], clock: JobClock) -> None:
+    """Predict while the clock is told of each block of grid points."""
+    calculator.progress = clock
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the warning of extrapolation is told in the document
             calculator.calculate(atoms, properties)
     finally:
-        done.set()
-        clock.join()
-    workshop.rates[key] = (time.monotonic() - started) / points
+        calculator.progress = False
 
 
 def _write_results(
@@ -339,7 +347,7 @@ def _write_results(
     calculator: LDOSCalculator,
     kind: str,
     settings: dict[str, Any],
-    progress: Progress,
+    clock: JobClock,
     *,
     film: dict[str, Any] | None = None,
     remarks: list[str] | None = None,
@@ -348,9 +356,7 @@ def _write_results(
     from ase_ldos.formats.cube import write_cube
     from ase_ldos.web.view_document import view_document
 
-    if progress.is_cancelled():
-        raise CancelledError
-    progress.tell(0.96, "preparing the view and the files", None)
+    clock.begin_last("preparing the view and the files")
     prediction = calculator.prediction
     script = make_script(kind, settings["model"], settings)
     document = view_document(atoms, calculator, kind=kind, film=film, script=script, remarks=remarks)
@@ -374,6 +380,7 @@ def _write_results(
             np.savez_compressed(file, allow_pickle=False, **arrays)
     write_text(folder / "script.py", script)
     write_text(folder / "view.json", json.dumps(document, separators=(",", ":")))
+    clock("view", 1, 1)
     files = ["structure.extxyz", "density.cube", "result.npz", "script.py", "view.json", "report.html"]
     return {
         "formula": atoms.get_chemical_formula(),
@@ -383,6 +390,13 @@ def _write_results(
         "settings": settings,
         "files": files + (["trajectory.extxyz"] if film else []),
     }
+
+
+def _points_of(stage: str, points: int) -> int:
+    """How many points a stage handles on a grid of so many."""
+    from ase_ldos.web.view_document import BIN_POINTS
+
+    return min(points, BIN_POINTS) if stage == "view" else points
 
 
 def _common_settings(request: Mapping[str, Any]) -> dict[str, Any]:

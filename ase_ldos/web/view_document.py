@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
@@ -38,6 +39,8 @@ DRAWN_SPACING = 0.15
 BIN_WIDTH, BINS = 0.25, 100
 #: Up to so many atoms the DOS is told by atom, and by species.
 ATOMIC_DOS_ATOMS, SPECIES_DOS_ATOMS = 64, 512
+#: Of the model's metadata: part of the errors on held-back structures within one standard deviation.
+_WITHIN = "within_one_"
 
 
 def view_document(
@@ -111,7 +114,7 @@ def view_document(
         "forces": encode_floats(calculator.results["forces"]) if "forces" in calculator.results else None,
         "stress": calculator.results["stress"].tolist() if "stress" in calculator.results else None,
         "extrapolation": _extrapolation(atoms, calculator),
-        "deviations": _deviations(prediction.uncertainty),
+        "deviations": _deviations(prediction.uncertainty, metadata.uncertainty),
         "density": encode_field(shown, 16),
         "bins": _energy_bins(atoms, calculator),
         "film": film,
@@ -228,8 +231,8 @@ def _dos_parts(atoms: Atoms, calculator: LDOSCalculator) -> dict[str, Any]:
     return parts
 
 
-def _deviations(found: Uncertainty | None) -> dict[str, Any] | None:
-    """Standard deviations, where the prediction has them; of forces one for each atom."""
+def _deviations(found: Uncertainty | None, calibration: Mapping[str, float]) -> dict[str, Any] | None:
+    """Standard deviations, where the prediction has them; of forces one for each atom; how often they were kept to."""
     if found is None:
         return None
     forces = None if found.forces is None else found.forces.square().mean(dim=1).sqrt()
@@ -238,6 +241,7 @@ def _deviations(found: Uncertainty | None) -> dict[str, Any] | None:
         "fermi_level": found.fermi_level,
         "dos": found.dos.cpu().tolist(),
         "forces": None if forces is None else encode_floats(forces.cpu().numpy()),
+        "within": {name.removeprefix(_WITHIN): part for name, part in calibration.items() if name.startswith(_WITHIN)},
     }
 
 

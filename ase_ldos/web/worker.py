@@ -20,7 +20,8 @@ from typing import Any, TextIO
 from ase.calculators.calculator import CalculatorError
 
 from ase_ldos.web.limits import Limits
-from ase_ldos.web.tasks import CancelledError, Progress, Workshop, run_task
+from ase_ldos.web.progress import CancelledError, Progress
+from ase_ldos.web.tasks import Workshop, run_task
 
 log = logging.getLogger(__name__)
 
@@ -60,11 +61,13 @@ class _Teller:
 def _answer(job: dict[str, Any], workshop: Workshop, tell: _Teller, cancelled: set[str]) -> dict[str, Any]:
     """Do the job; errors become sentences."""
     number = job["job"]
-    last = [0.0]
+    last_time, last_stage = 0.0, ""
 
     def report(part: float, text: str, remaining: float | None) -> None:
-        if time.monotonic() - last[0] > 0.2 or part in (0.0, 1.0):
-            last[0] = time.monotonic()
+        nonlocal last_time, last_stage
+        stage = text.partition(":")[0]
+        if time.monotonic() - last_time > 0.2 or part in (0.0, 1.0) or stage != last_stage:
+            last_time, last_stage = time.monotonic(), stage
             tell({"event": "progress", "job": number, "part": part, "text": text, "remaining": remaining})
 
     progress = Progress(report, lambda: number in cancelled)

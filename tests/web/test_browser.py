@@ -180,17 +180,36 @@ def result(served: Page, poscar: str, bundled: str) -> Page:
     return served
 
 
+def test_the_token_is_typed_where_the_address_has_none(page: Page, server: Any) -> None:
+    page.driver.execute_cdp_cmd("Network.clearBrowserCookies", {})
+    page.driver.get(server.url)
+    page.find("input[name=token]").send_keys("wrong" + Keys.ENTER)
+    page.wait(lambda: "not the token" in page.text("[role=alert]"))
+    page.find("input[name=token]").send_keys(server.token + Keys.ENTER)
+    page.wait(lambda: page.find_all("#drop"))
+    assert page.driver.current_url == f"{server.url}/"
+
+
 def test_a_dropped_file_runs_and_is_shown(result: Page, server: Any, poscar: str, bundled: str) -> None:
     assert "Be2: 2 atoms" in result.text("#structure-status")
     calculator = LDOSCalculator(bundled)
     (result.downloads / "p").write_text(poscar)
     energy = calculator.get_potential_energy(read(result.downloads / "p", format="vasp"))
     assert f"−{abs(energy):.3f}" in result.text(".summary")
-    assert "band energy" in result.text("table")
+    assert "band energy" in result.text(".card[aria-label=Numbers] table")
     calculator.get_property("energy", read(result.downloads / "p", format="vasp"))
     deviation = calculator.get_uncertainty()
     assert f"± {deviation.fermi_level:.3f} eV" in result.text(".summary")
-    assert "68 % of the errors" in result.text(".summary")
+    assert "one standard deviation" in result.text(".bars")
+    assert not result.find_all(".bars-beyond")
+    # the band about the DOS, between the nodes too
+    energies, _, total, above, below = result.driver.execute_script("return window.aseLdosView.dos.plot.data")
+    nodes = calculator.prediction.energy_grid.numpy()
+    dos, width = calculator.prediction.dos.numpy(), deviation.dos.numpy()
+    np.testing.assert_allclose(total, np.interp(energies, nodes, dos), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(above, np.interp(energies, nodes, dos + width), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(below, np.interp(energies, nodes, dos - width), rtol=1e-5, atol=1e-5)
+    assert "± σ of total" in result.text(".dos-plot .u-legend")
     assert result.problems() == []
     assert result.addresses() == {server.url}
     result.keep_screenshot("result-wide")
@@ -298,7 +317,8 @@ def test_two_runs_are_compared(result: Page, bundled: str) -> None:
     pick.find_elements(By.TAG_NAME, "option")[1].click()
     result.wait(lambda: "difference" in result.text(".result .status") or "minus" in result.text(".result .status"))
     assert "difference" in result.text(".card[aria-label=Numbers]")
-    assert len(result.find_all(".u-legend .u-series")) == 3  # occupied, and two runs
+    rows = [row for row in result.find_all(".dos-plot .u-legend .u-series") if row.is_displayed()]
+    assert len(rows) == 5  # occupied, two runs, and the error bars of each
     assert result.problems() == []
     result.keep_screenshot("compare")
 
@@ -354,6 +374,7 @@ def test_atoms_new_to_the_model_are_warned_of_in_words(served: Page, bundled: st
     served.wait(lambda: served.find_all(".result .warning") or len(served.find_all("#jobs .problem")) > before)
     text = served.text(".result .warning")
     assert "unlike any" in text
+    assert "Error bars may be too small" in served.text(".result .bars-beyond")
     served.keep_screenshot("warning")
 
 
@@ -411,6 +432,7 @@ def test_a_report_works_from_a_file_without_any_server(
     frames = [atoms.copy() for _ in range(3)]
     for step, frame in enumerate(frames):
         frame.positions[0, 2] += 0.05 * step
+    calculator.uncertainty = True
     last, film = film_of_trajectory(frames, calculator)
     documents = [
         view_document(last, calculator, title="moved </script><b>", film=film.document("step"), script="print(1)"),
@@ -421,6 +443,7 @@ def test_a_report_works_from_a_file_without_any_server(
     page.wait(page.is_shown)
     assert page.text("h1") == "moved </script><b>"
     assert len(page.find_all("canvas.dos-map")) == 1
+    assert "± σ of total" in page.text(".dos-plot .u-legend")
     plot = page.find(".u-over")
     ActionChains(page.driver).move_to_element(plot).click_and_hold().move_by_offset(40, 0).release().perform()
     assert "states between" in page.text(".result .status")

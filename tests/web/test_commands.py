@@ -35,6 +35,8 @@ def test_help_loads_neither_torch_nor_the_server(command: str) -> None:
         (["--max-minutes", "nan"], "max-minutes is nan"),
         (["--model", "no-such-file.safetensors"], "no-such-file"),
         (["--model", "be"], "two models of the name"),
+        (["--token-file", "no-such-token"], "no-such-token"),
+        (["--token-file", "/dev/null"], "must hold the token"),
     ],
 )
 def test_wrong_options_are_refused_in_one_sentence(

@@ -15,7 +15,7 @@ from ase.io import write
 
 from ase_ldos.simulation.stacking import polytype
 from ase_ldos.web.limits import Limits
-from ase_ldos.web.structures import EXAMPLES, FAULTS, FORMATS, make_structure
+from ase_ldos.web.structures import EXAMPLES, FAULTS, FORMATS, LATTICES, default_constants, make_structure
 
 LIMITS = Limits(atoms=200)
 
@@ -139,3 +139,15 @@ def test_a_flat_cell_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.xyz").write_text(f'1\nLattice="{lattice}" Properties=species:S:1:pos:R:3\nBe 0 0 0\n')
     with pytest.raises(ValueError, match="volume"):
         make_structure(as_upload(tmp_path / "a.xyz", "a.xyz"), LIMITS)
+
+
+def test_lattices_of_an_element_have_the_volume_of_the_known_one() -> None:
+    for element, known in (("Al", "fcc"), ("Be", "hcp"), ("Na", "bcc")):
+        volumes = []
+        for lattice in LATTICES:
+            a, c = default_constants(element, lattice)
+            made = bulk(element, lattice, a=a, **({"c": c} if lattice == "hcp" else {}))
+            volumes.append(made.get_volume() / len(made))
+            if lattice == known:
+                expected = volumes[-1]
+        np.testing.assert_allclose(volumes, expected, rtol=1e-6)

@@ -1,7 +1,8 @@
-// The density of states with its occupied part and the Fermi level; dragging chooses a window of energies.
+// The density of states with its error bars, its occupied part and the Fermi level; dragging chooses a window of energies.
 
 import { cssColor, element } from "./elements.js";
 
+const BAND_OPACITY = "73"; // of 255, in hexadecimal
 const BOLTZMANN = 8.617333262e-5; // eV/K
 
 /** Fermi-Dirac occupation. */
@@ -19,19 +20,26 @@ export class DosPlot {
     window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.last && this.draw(this.last));
   }
 
-  /** curves: [{name, energies, values}], the first filled up to its Fermi level. */
+  /** curves: [{name, energies, values, deviations}], the first filled up to its Fermi level; deviations (optional) as a band. */
   draw({ curves, fermiLevel, temperature }) {
     this.last = { curves, fermiLevel, temperature };
     const energies = refined(curves[0].energies);
     const series = curves.map((curve) => energies.map((e) => interpolate(curve.energies, curve.values, e)));
     const occupied = energies.map((e, i) => series[0][i] * occupation(e, fermiLevel, temperature));
     const colors = ["--accent", "--second", "--third", "--fourth", "--fifth"];
+    const banded = curves.map((_, i) => i).filter((i) => curves[i].deviations);
+    const edges = banded.flatMap((i) => {
+      const widths = energies.map((e) => interpolate(curves[i].energies, curves[i].deviations, e));
+      return [1, -1].map((sign) => series[i].map((value, k) => value + sign * widths[k]));
+    });
+    const bandColor = (i) => `${cssColor(colors[i % colors.length])}${BAND_OPACITY}`;
     const axis = { stroke: cssColor("--text"), grid: { stroke: cssColor("--line"), width: 1 }, ticks: { stroke: cssColor("--line") } };
     if (this.plot) this.plot.destroy();
     this.plot = new window.uPlot(
       {
         ...this.#size(),
-        legend: { show: curves.length > 1, live: false },
+        legend: { show: series.length + edges.length > 1, live: false, markers: { fill: (_, i) => (i === 1 ? cssColor("--fill") : i < 2 + curves.length ? null : bandColor(banded[(i - 2 - curves.length) >> 1])) } },
+        bands: banded.map((i, k) => ({ series: [2 + curves.length + 2 * k, 3 + curves.length + 2 * k], fill: bandColor(i) })),
         cursor: { drag: { x: true, y: false, setScale: false }, y: false },
         scales: { x: { time: false } },
         axes: [
@@ -42,6 +50,11 @@ export class DosPlot {
           {},
           { label: "occupied", fill: cssColor("--fill"), stroke: "transparent", points: { show: false } },
           ...curves.map((curve, i) => ({ label: curve.name, stroke: cssColor(colors[i % colors.length]), width: 1.6, points: { show: false } })),
+          ...banded.flatMap((i) => {
+            const edge = { stroke: bandColor(i), width: 1, points: { show: false } };
+            // one row of the legend for both edges
+            return [{ ...edge, label: `± σ of ${curves[i].name}` }, { ...edge, label: "", class: "second-edge" }];
+          }),
         ],
         hooks: {
           setSelect: [(plot) => this.#onSelect(plot)],
@@ -49,10 +62,11 @@ export class DosPlot {
           ready: [() => this.window && setTimeout(() => this.select(...this.window))],
         },
       },
-      [energies, occupied, ...series],
+      [energies, occupied, ...series, ...edges],
       this.frame,
     );
-    this.frame.setAttribute("aria-label", `Density of states; Fermi level at ${fermiLevel.toFixed(3)} eV. Drag to choose a window of energies, or type its ends below.`);
+    const widest = banded.includes(0) ? `; standard deviation up to ${Math.max(...curves[0].deviations).toFixed(3)} 1/eV` : "";
+    this.frame.setAttribute("aria-label", `Density of states; Fermi level at ${fermiLevel.toFixed(3)} eV${widest}. Drag to choose a window of energies, or type its ends below.`);
   }
 
   /** Show a window as selected, without calling back; nulls for none. */

@@ -67,7 +67,7 @@ export function show(value, digits = 5) {
   if (typeof value !== "number") return value;
   const size = Math.abs(value);
   const text = size !== 0 && (size < 1e-5 || size >= 1e6) ? value.toExponential(2) : value.toFixed(size >= 1000 ? 3 : digits);
-  return text.replace("-", "−");
+  return text.replaceAll("-", "−");
 }
 
 export function cssColor(name) {

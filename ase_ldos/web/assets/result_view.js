@@ -234,7 +234,19 @@ export class ResultView {
     ];
     const facts = element("dl", { class: "facts" });
     for (const [name, value] of rowsOf) facts.append(element("div", {}, element("dt", {}, name), element("dd", {}, value)));
-    return element("header", { class: "summary" }, element("h2", {}, d.title), facts, this.#warning(), bar && element("p", { class: "hint" }, "± are standard deviations: 68 % of the errors on structures held back from training were smaller."), ...d.remarks.map((text) => element("p", { class: "notice" }, text)));
+    return element("header", { class: "summary" }, element("h2", {}, d.title), facts, this.#warning(), ...this.#barWords(), ...d.remarks.map((text) => element("p", { class: "notice" }, text)));
+  }
+
+  /** What the error bars mean, and where they mean less. */
+  #barWords() {
+    const { document: d } = this.result;
+    if (!d.deviations) return [];
+    const names = { free_energy: "free energy", fermi_level: "Fermi level", dos: "DOS", density: "density", forces: "forces" };
+    const known = Object.entries(d.deviations.within || {}).filter(([name]) => names[name]);
+    const found = known.length ? ` So many of the errors on structures held back from training, each left out of the calibration in its turn, were smaller: ${known.map(([name, part]) => `${names[name]} ${show(100 * part, 0)} %`).join(", ")}.` : "";
+    const words = [element("p", { class: "hint bars" }, `± and the band about the DOS are one standard deviation; a Gaussian has 68 % of its errors within it.${found}`)];
+    if (d.extrapolation && d.extrapolation.warning) words.push(element("p", { class: "warning bars-beyond" }, element("strong", {}, "Error bars may be too small. "), "They were calibrated on structures like those of the training; for atoms unlike them the errors may be larger."));
+    return words;
   }
 
   #warning() {
@@ -338,11 +350,12 @@ export class ResultView {
     const energies = d.dos.energies;
     const values = this.frame === null ? d.dos.total : Array.from(item(film.dos, this.frame).data);
     const fermiLevel = this.frame === null ? d.fermi_level : film.fermi_level[this.frame];
-    const curves = [{ name: this.other ? d.title : "total", energies, values }];
+    const deviations = this.frame === null && d.deviations ? d.deviations.dos : null;
+    const curves = [{ name: this.other ? d.title : "total", energies, values, deviations }];
     const [kind, name] = this.partInput.value.split(" ");
     if (kind === "species") curves.push({ name, energies, values: d.dos.by_species[name] });
     if (kind === "atom") curves.push({ name: `atom ${name}`, energies, values: Array.from(item(byAtom, Number(name)).data) });
-    if (this.other) curves.push({ name: this.other.document.title, energies: this.other.document.dos.energies, values: this.other.document.dos.total });
+    if (this.other) curves.push({ name: this.other.document.title, energies: this.other.document.dos.energies, values: this.other.document.dos.total, deviations: this.other.document.deviations && this.other.document.deviations.dos });
     this.dos.draw({ curves, fermiLevel, temperature: d.parameters.electronic_temperature });
   }
 
@@ -442,9 +455,16 @@ export class ResultView {
   #downloads() {
     const { document: d } = this.result;
     const xyz = button("Structure (extxyz)", () => saveAs(`${d.formula}.extxyz`, this.extxyz(), "chemical/x-xyz"));
-    const csv = button("DOS (CSV)", () => saveAs(`${d.formula}-dos.csv`, ["energy_eV,dos_per_eV", ...d.dos.energies.map((e, i) => `${e},${d.dos.total[i]}`)].join("\n"), "text/csv"));
+    const csv = button("DOS (CSV)", () => saveAs(`${d.formula}-dos.csv`, this.dosTable(), "text/csv"));
     const script = d.script ? button("Python script", () => saveAs("ase_ldos_script.py", d.script, "text/x-python")) : null;
     return element("section", { class: "card downloads", "aria-label": "Downloads" }, element("h3", {}, "Downloads"), element("div", { class: "buttons" }, ...(this.options.downloads || [xyz, script]), csv));
+  }
+
+  /** The DOS, with its standard deviation if there is one, as CSV. */
+  dosTable() {
+    const { dos, deviations } = this.result.document;
+    const columns = { energy_eV: dos.energies, dos_per_eV: dos.total, ...(deviations && { deviation_per_eV: deviations.dos }) };
+    return [Object.keys(columns).join(","), ...dos.energies.map((_, i) => Object.values(columns).map((column) => column[i]).join(","))].join("\n");
   }
 
   /** The structure, with forces if there are any, as extended XYZ. */
