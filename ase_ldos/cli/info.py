@@ -31,8 +31,8 @@ _WITHIN = {
     "within_one_forces": "forces",
 }
 _FERMI_LEVEL_NOTE = (
-    "The Fermi level's error contains that of the labels: DFT's own moves by tenths of an eV from a\n"
-    "coarse mesh of k-points to a dense one."
+    "Where few states lie about it the Fermi level moves by tenths of an eV for some hundredths of an electron,\n"
+    "and DFT's own with its mesh of k-points; the electrons below DFT's level tell more."
 )
 
 
