@@ -27,7 +27,7 @@ def write_dft_recipe(path: Path, measured: SetupMeasurement) -> None:
     lines = ["# Measured by `ase-ldos setup`; the tables are in setup.html."]
     for series in measured.series:
         met = "" if series.met else "; the target is not met"
-        lines.append(f"# {series.name}: {series.chosen:g} {series.unit}{met}")
+        lines.append(f"# {series.headline}{met}")
     lines += [
         f"pseudopotentials = {_inline(recipe.pseudopotentials)}",
         f"pseudo_dir = {_text(recipe.pseudo_dir)}",

@@ -117,8 +117,11 @@ def setup_page(name: str, measured: SetupMeasurement) -> str:
     recipe, check = measured.recipe, measured.check
     parts = [
         paragraph(
-            f"Cutoff {recipe.cutoff:g} Ry, k-points every {recipe.kspacing:g} 1/Å, {recipe.bands_per_atom:g} bands per "
-            f"atom, electrons at {recipe.electronic_temperature:g} K, grid {recipe.grid_spacing:g} Å"
+            f"Cutoff {recipe.cutoff:g} Ry, k-points every {recipe.kspacing:g} 1/Å"
+            + (", shifted by half a step" if any(recipe.kpoint_shift) else "")
+            + f", {recipe.bands_per_atom:g} bands per atom, "
+            + ("fixed occupations" if recipe.occupations == "fixed" else "Fermi-Dirac occupations")
+            + f" at {recipe.electronic_temperature:g} K, grid {recipe.grid_spacing:g} Å"
             + (
                 ""
                 if recipe.ldos is None
@@ -128,7 +131,7 @@ def setup_page(name: str, measured: SetupMeasurement) -> str:
         )
     ]
     for series in measured.series:
-        parts.append(heading(f"{series.name}: {series.chosen:g} {series.unit}"))
+        parts.append(heading(series.headline))
         if not series.met:
             parts.append(paragraph("The target is not met by anything that was tried.", kind="bad"))
         chosen = next((n for n, row in enumerate(series.rows) if row[0] == series.chosen), None)

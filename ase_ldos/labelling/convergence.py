@@ -1,9 +1,17 @@
-"""A DFT set-up from measurements: cutoff, k-mesh, bands and energy window, width of the LDOS, real-space grid.
+"""A DFT set-up from measurements: cutoff, k-mesh, bands, occupations, energy window, width of the LDOS, real grid.
 
 Each series rises until two members in a row agree within the targets; the first of the two is taken. Compared are
 what a model learns: differences of free energies between cells (at rest, compressed, expanded, distorted) and a force
 or a deviatoric stress, not total energies, whose errors are the same everywhere. Every calculation is kept, so that an
 interrupted measurement resumes.
+
+**k-mesh.** Its cells include two primitive cells side by side, at rest, whose energy is twice that of one: a mesh that
+is good by a symmetry of the primitive cell alone (a shifted one in an fcc lattice is) fails there, and labels have
+supercells. A mesh moved by half a step is taken where it meets the targets, against the finest centred one, with fewer
+k-points than the centred mesh that does; the next finer one must meet them too.
+
+**Occupations** are fixed where every measured cell and a rattled one have a gap of ``FIXED_MARGIN`` times the least
+with which a label is accepted (10 kT), for dynamics narrows a gap further; else Fermi-Dirac.
 """
 
 from __future__ import annotations
@@ -24,15 +32,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ase_ldos.dataset.npz import load_snapshot, save_snapshot
-from ase_ldos.dataset.snapshot import Snapshot, least_highest_band
+from ase_ldos.dataset.snapshot import Snapshot, band_gap, least_highest_band
 from ase_ldos.files import PathLike, read_json, write_json
 from ase_ldos.formats.pseudopotential import Pseudopotential, read_pseudopotential
 from ase_ldos.geometry.fourier_resampling import resample
 from ase_ldos.labelling.dft_settings import LDOSRecipe, Recipe
 from ase_ldos.labelling.provenance import recipe_table
-from ase_ldos.labelling.pw import calculate, check_setup, kpoint_mesh
+from ase_ldos.labelling.pw import FIXED_GAP, calculate, check_setup, kpoint_mesh
 from ase_ldos.labelling.pw_output import sample_dos
 from ase_ldos.labelling.selfcheck import DerivativeCheck, check_derivatives, energy_defect
+from ase_ldos.simulation.first_cells import CLOSEST, RATTLE, compact_supercell
+from ase_ldos.simulation.primitive_cell import nearest_distance
+from ase_ldos.simulation.sampling import rattled
 from ase_ldos.units import BOLTZMANN, GIGAPASCAL
 
 if TYPE_CHECKING:
@@ -57,6 +68,10 @@ _FINE_SPACING = 0.16
 #: Volumes between which energies are compared.
 _VOLUME_CHANGE = 0.06
 _DISPLACEMENT, _SHEAR = 0.1, 0.03
+#: The other k-mesh that is tried: half a step along each reciprocal vector.
+SHIFT = (1, 1, 1)
+#: Fixed occupations are taken where gaps are so many times the least that a label with them must have.
+FIXED_MARGIN = 2.0
 
 logger = logging.getLogger(__name__)
 
@@ -98,9 +113,10 @@ class Series:
         columns: names of the numbers of a row, with units; the first is what was varied.
         rows: one for each value that was tried.
         bounds: target by column.
-        chosen: the value that was taken.
+        chosen: the value that was taken, or that of the row that was.
         met: whether the targets are met; if not, the last value was taken.
         note: a sentence about it.
+        outcome: what was decided, where that is not ``chosen``.
     """
 
     name: str
@@ -111,6 +127,12 @@ class Series:
     chosen: float
     met: bool
     note: str = ""
+    outcome: str = ""
+
+    @property
+    def headline(self) -> str:
+        """What was varied and what was taken."""
+        return f"{self.name}: {self.outcome or f'{self.chosen:g} {self.unit}'}"
 
 
 @dataclass(frozen=True)
@@ -233,15 +255,32 @@ def measure_setup(
     measure = _Measure(runs, cells, targets, progress, clock)
     cutoff = measure.rising("cutoff", "Ry", CUTOFFS, lambda value: replace(recipe, cutoff=value))
     recipe = replace(recipe, cutoff=cutoff.chosen)
-    spacings = _distinct_meshes(KSPACINGS, cells)
-    of_spacing = lambda value: replace(recipe, kspacing=value)  # noqa: E731
-    mesh = measure.rising("k-spacing", "1/Å", spacings, of_spacing, with_dos=True)
-    recipe = replace(recipe, kspacing=mesh.chosen)
+    mesh_cells = dict(cells)
+    for place in range(len(structures)):
+        mesh_cells[f"{place}-doubled"] = compact_supercell(cells[f"{place}-rest"], 2)
+    spacings = _distinct_meshes(KSPACINGS, mesh_cells)
+    with_cutoff = recipe
+
+    def of_mesh(value: float, shift: Sequence[int] = (0, 0, 0)) -> Recipe:
+        return replace(with_cutoff, kspacing=value, kpoint_shift=shift)
+
+    measure = replace(measure, cells=mesh_cells)
+    mesh = measure.rising("k-spacing", "1/Å", spacings, of_mesh, with_dos=True)
+    shifted = measure.shifted(mesh, lambda value: of_mesh(value, SHIFT), of_mesh)
+    centred = replace(recipe, kspacing=min(row[0] for row in mesh.rows))
+    if shifted.chosen > mesh.chosen:
+        recipe = replace(recipe, kspacing=shifted.chosen, kpoint_shift=SHIFT)
+        gap_rows = [of_mesh(row[0], SHIFT) for row in shifted.rows]
+    else:
+        recipe = replace(recipe, kspacing=mesh.chosen)
+        gap_rows = [of_mesh(row[0]) for row in mesh.rows]
     bands, window, recipe = _bands(recipe, runs, cells, targets, progress)
     clock.note()
+    gap, recipe = _occupations(recipe, gap_rows, runs, cells, progress)
+    clock.note()
     found = runs.get(cells, recipe)
-    finer = min((row[0] for row in mesh.rows), default=recipe.kspacing)
-    dense = runs.get(cells, replace(recipe, kspacing=finer)) if finer < recipe.kspacing else found
+    centred = replace(centred, bands_per_atom=recipe.bands_per_atom, occupations=recipe.occupations)
+    dense = runs.get(cells, centred)
     width = _width(found, dense, electronic_temperature, targets, progress)
     grid = _grid(found, pseudos, targets, progress)
     clock.note()
@@ -270,7 +309,8 @@ def measure_setup(
     if abs(checked.pressure) > 0.02:
         recipe = replace(recipe, pulay={symbol: round(checked.pulay, 4) for symbol in symbols})
         progress(f"  Pulay stress {checked.pressure:+.2f} GPa at {recipe.cutoff:g} Ry: {checked.pulay:.4f} eV per atom")
-    return SetupMeasurement(recipe, (cutoff, mesh, bands, width, grid), checked, electrons, clock.total)
+    series = (cutoff, mesh, shifted, gap, bands, width, grid)
+    return SetupMeasurement(recipe, series, checked, electrons, clock.total)
 
 
 class _Clock:
@@ -375,25 +415,69 @@ class _Measure:
             if len(known) == 1:
                 self.progress(f"{name} {value:g} {unit}")
                 continue
-            energy, force, stress, dos = _differences(known[-2], known[-1])
-            self.progress(
-                f"{name} {value:g} {unit}: against {known[-2].value:g} differences of A by {energy:.2f} meV/atom, "
-                f"force {force:.1f} meV/Å"
-                + (f", stress {stress:.2f} GPa" if stress else "")
-                + (f", DOS {dos:.1f} %" if with_dos else "")
-            )
-            good = energy <= targets.energy and force <= targets.force and stress <= targets.stress
-            if good and (dos <= targets.dos or not with_dos):
+            differences = _differences(known[-2], known[-1])
+            what = f"{name} {value:g} {unit}: against {known[-2].value:g}"
+            self.progress(f"{what} {_told(differences, with_dos)}")
+            if self.meets(differences, with_dos):
                 chosen, met = known[-2].value, True
                 break
         self.progress(
             f"  {name}: {chosen:g} {unit}" + ("" if met else ", the last that was tried; the targets are not met")
         )
-        width = len(columns) if with_dos else len(columns) - 1
+        width = len(columns) if with_dos else len(columns) - 1  # the DOS is the last
         rows = tuple((item.value, item.energy, *_differences(item, known[-1]))[:width] for item in known)
         kept = {column: bounds[column] for column in columns[2:width]}
         return Series(
             name, unit, columns[:width], rows, kept, chosen, met, f"differences to {known[-1].value:g} {unit}"
+        )
+
+    def meets(self, differences: tuple[float, float, float, float], with_dos: bool) -> bool:
+        """Whether differences are within the targets."""
+        targets = self.targets
+        bounds = (targets.energy, targets.force, targets.stress, targets.dos if with_dos else math.inf)
+        return all(value <= bound for value, bound in zip(differences, bounds, strict=True))
+
+    def shifted(
+        self, centred: Series, recipe_of: Callable[[float], Recipe], centred_of: Callable[[float], Recipe]
+    ) -> Series:
+        """Try meshes moved by half a step that are coarser than the centred one; the first that meets the targets.
+
+        Args:
+            centred: the series of centred meshes, whose finest all are compared with.
+            recipe_of: the set-up of a spacing, shifted.
+            centred_of: the same, centred.
+        """
+        finest = min(row[0] for row in centred.rows)
+        reference = _observe(finest, self.runs.get(self.cells, centred_of(finest)))
+        rows: list[tuple[float, ...]] = []
+        chosen, before = centred.chosen, math.inf
+        for value in (row[0] for row in centred.rows if row[0] >= centred.chosen):
+            if value == centred.chosen and not before < math.inf:
+                break  # no coarser one is good that this one could confirm
+            item = _observe(value, self.runs.get(self.cells, recipe_of(value)))
+            self.clock.note()
+            differences = _differences(item, reference)
+            rows.append((value, item.energy, *differences))
+            self.progress(f"shifted, k-spacing {value:g} 1/Å: {_told(differences, with_dos=True)}")
+            good = self.meets(differences, with_dos=True)
+            if good and before < math.inf:
+                chosen = before
+                break
+            before = value if good else math.inf
+        outcome = f"taken, at {chosen:g} 1/Å" if chosen > centred.chosen else "not taken"
+        self.progress(f"  k-mesh shifted by half a step: {outcome}")
+        note = f"differences to {finest:g} 1/Å, not shifted"
+        name = "k-mesh shifted by half a step"
+        return Series(
+            name,
+            "1/Å",
+            centred.columns,
+            tuple(rows),
+            centred.bounds,
+            chosen,
+            True,
+            note,
+            outcome,
         )
 
 
@@ -419,6 +503,13 @@ def _differences(item: _Observed, last: _Observed) -> tuple[float, float, float,
     energy = 1000 * float(np.abs(item.differences - last.differences).max())
     ripple = max(_ripple(item.found[name], last.found[name], COMPARED_SIGMA) for name in item.found)
     return energy, 1000 * abs(item.force - last.force), abs(item.stress - last.stress), ripple
+
+
+def _told(differences: tuple[float, float, float, float], with_dos: bool) -> str:
+    energy, force, stress, dos = differences
+    parts = [f"differences of A by {energy:.2f} meV/atom", f"force {force:.1f} meV/Å"]
+    parts += [f"stress {stress:.2f} GPa"] * bool(stress) + [f"DOS {dos:.1f} %"] * with_dos
+    return ", ".join(parts)
 
 
 def _ripple(snapshot: Snapshot, better: Snapshot, sigma: float) -> float:
@@ -464,6 +555,64 @@ def _bands(
     met = known >= wanted
     series = Series("bands", "per atom", columns, tuple(rows), {}, recipe.bands_per_atom, met)
     return series, (lowest, min(known, wanted + margin)), recipe
+
+
+def _occupations(
+    recipe: Recipe,
+    meshes: Sequence[Recipe],
+    runs: _Calculations,
+    cells: Mapping[str, Atoms],
+    progress: Callable[[str], None],
+) -> tuple[Series, Recipe]:
+    """Fixed occupations where the gap of every cell leaves them right, rattled ones among them; else a temperature.
+
+    Args:
+        recipe: the set-up so far.
+        meshes: set-ups whose gaps go into the table; their calculations are there.
+        runs: for the rattled cells.
+        cells: that were measured.
+        progress: told of the outcome.
+    """
+    needed = FIXED_MARGIN * FIXED_GAP * BOLTZMANN * recipe.electronic_temperature
+    rows = []
+    for mesh in meshes:
+        gaps = {name: _gap(snapshot) for name, snapshot in runs.get(cells, mesh).items()}
+        rows.append(
+            (
+                mesh.kspacing,
+                min(gap for name, gap in gaps.items() if name.endswith("-rest")),
+                min(gaps.values()),
+                needed,
+            )
+        )
+    smallest = min(map(_gap, runs.get(cells, recipe).values()))
+    if smallest >= needed:
+        at_rest = {name: cell for name, cell in cells.items() if name.endswith("-rest")}
+        rattles = {name.replace("-rest", "-rattled"): _rattled(cell) for name, cell in at_rest.items()}
+        smallest = min(map(_gap, runs.get(rattles, recipe).values()))
+        what = "a rattled cell"
+    else:
+        what = "the measured cells"
+    kind = "fixed" if smallest >= needed else "smearing"
+    note = f"the smallest gap of {what} is {smallest:.2f} eV; occupations are fixed from {needed:.2f} eV on"
+    progress(f"occupations: {kind}; {note}")
+    columns = ("k-spacing (1/Å)", "gap at rest (eV)", "smallest gap (eV)", "needed for fixed occupations (eV)")
+    series = Series("occupations", "", columns, tuple(rows), {}, recipe.kspacing, True, note, kind)
+    return series, replace(recipe, occupations=kind)
+
+
+def _gap(snapshot: Snapshot) -> float:
+    assert snapshot.eigenvalues is not None
+    assert snapshot.n_electrons is not None
+    return band_gap(snapshot.eigenvalues, snapshot.n_electrons)
+
+
+def _rattled(rest: Atoms) -> Atoms:
+    """The worst of what first cells will be, at least four atoms."""
+    cell = rest if len(rest) >= 4 else compact_supercell(rest, math.ceil(4 / len(rest)))
+    distance = nearest_distance(rest)
+    rng = np.random.default_rng(0)
+    return rattled(cell, RATTLE[1] * distance, rng, minimum_distance=CLOSEST * distance)
 
 
 def _width(
