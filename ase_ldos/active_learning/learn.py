@@ -66,6 +66,10 @@ STATE, REPORT = "state.json", "report.html"
 VALIDATION_EVERY = 6
 #: Inputs of the network by the number of labels, (labels, inputs); never more than the recipe's n_components.
 INPUTS = ((0, 32), (40, 48), (100, 64), (250, 96))
+#: DFT's elastic constants and phonons are calculated of primitive cells of so many atoms n at most, by 6 (n + 1) cells.
+LARGEST_REFERENCE = 4
+#: The last dynamics keeps its part of the budget free if it needs no more than this.
+LARGEST_RESERVE = 0.4
 #: A trajectory stops where the models' standard deviation of a force is this many times the asked error of forces.
 ALARM = 5.7
 
@@ -180,6 +184,7 @@ class _Learning:
         (out / "structures").mkdir(exist_ok=True)
         self.state = self._load_state()
         self._clock, self._kind = _cpu_seconds(), "other"
+        self._reserve = 0.0
 
     # ---- the loop
 
@@ -188,6 +193,8 @@ class _Learning:
         self.state.verdict = ""
         self._first_structures()
         self._label("test", self.out / "labels-test")
+        if self.settings.reference:  # cheap by their symmetry; at the end no budget might be left for them
+            self._label("reference", self.out / "labels-reference", with_ldos=False)
         number = 0
         while True:
             if number == len(self.state.rounds):
@@ -200,9 +207,11 @@ class _Learning:
             if not current.finished:
                 self._train(number)
                 self._measure(number)
+            if not self._reserve:
+                self._reserve = self._dynamics_cpu(LDOSCalculator(self.out / f"{self.training.name}.safetensors"))
             if number:
                 self.progress(self._line(number))
-            reason = self._reached(number)
+            reason = self._reached(number) or self._no_room(number)
             if reason or number + 1 >= self.settings.rounds:
                 break
             self._explore(number)
@@ -214,19 +223,15 @@ class _Learning:
         self.conclude(reason or f"{self.settings.rounds} rounds are done")
 
     def conclude(self, reason: str) -> None:
-        """Reference cells, last dynamics and report, as far as the budget goes."""
+        """Last dynamics and report, as far as the budget goes."""
         self.state.verdict = reason
         self._save()
         self.progress(f"learning ends: {reason}")
         if not any(item.finished for item in self.state.rounds):
             return
-        if self.settings.reference:
-            try:
-                self._label("reference", self.out / "labels-reference", with_ldos=False)
-            except BudgetSpent:
-                self.progress("the budget leaves no room for DFT's elastic constants")
         self._last_dynamics()
-        self._write_report()
+        for line in self._write_report():
+            self.progress(line)
         self.progress(f"wrote {self.out / (self.training.name + '.safetensors')} and {self.out / REPORT}")
 
     # ---- structures
@@ -243,9 +248,11 @@ class _Learning:
         if chosen.surfaces:
             cells += surface_cells(self.crystals, largest=chosen.cell_atoms)
         reference = []
-        if chosen.reference and len(self.crystals) == 1:
-            for cell in deformations(self.crystals[0]):
-                cell.info["name"] = "d0_" + cell.info["name"].replace("_", "-")
+        for place, crystal in enumerate(self.crystals if chosen.reference else ()):
+            if len(crystal) > LARGEST_REFERENCE:
+                continue
+            for cell in deformations(crystal):
+                cell.info["name"] = f"d{place}_" + cell.info["name"].replace("_", "-")
                 reference.append(cell)
         for name, structures in (("test", test), ("round-0", cells), ("reference", reference)):
             path = self._structures(name)
@@ -508,12 +515,7 @@ class _Learning:
         committee = self._committee(last)
         cell = near_cubic_supercell(_under_pressure(self.crystals[0], committee[0], 0.0), chosen.final_atoms)
         step = chosen.timestep or default_timestep(cell)
-        before = _cpu_seconds()
-        with without_extrapolation_warnings():
-            committee[0].get_forces(cell)
-        per_step = _cpu_seconds() - before
-        steps = 1000 * chosen.final_ps / step
-        needed = 1.3 * per_step * steps / 3600
+        needed = self._dynamics_cpu(committee[0]) / 3600
         left = chosen.cpu_hours - self.state.total_cpu / 3600
         plan = {"round": last, "ps": chosen.final_ps, "atoms": len(cell), "temperature": chosen.final_temperature}
         if needed > left:
@@ -541,14 +543,25 @@ class _Learning:
         self.progress(f"last dynamics of {len(cell)} atoms at {chosen.final_temperature:g} K: {time:.0f} fs, {outcome}")
         self._save()
 
-    def _write_report(self) -> None:
-        from ase_ldos.active_learning.report import report_page
+    def _dynamics_cpu(self, calculator: LDOSCalculator) -> float:
+        """CPU seconds that the last dynamics will take, by one step of it."""
+        cell = near_cubic_supercell(self.crystals[0], self.settings.final_atoms)
+        with without_extrapolation_warnings():
+            before = _cpu_seconds()
+            calculator.get_forces(cell)
+            per_step = _cpu_seconds() - before
+        return 1.2 * per_step * 1000 * self.settings.final_ps / (self.settings.timestep or default_timestep(cell))
+
+    def _write_report(self) -> list[str]:
+        """Write the page; what it says of model and DFT in lines."""
+        from ase_ldos.active_learning.report import make_report
 
         self._spend("report")
         with without_extrapolation_warnings():
-            text = report_page(self.out, self.training.name, self.crystals, self.settings, self.state)
-        write_text(self.out / REPORT, text)
+            report = make_report(self.out, self.training.name, self.crystals, self.settings, self.state)
+        write_text(self.out / REPORT, report.page)
         self._note()
+        return report.lines
 
     # ---- small things
 
@@ -587,13 +600,27 @@ class _Learning:
         self._clock = now
         self._save()
 
-    def _within_budget(self) -> bool:
+    def _left(self) -> float:
+        """CPU seconds that learning may still spend: those of the last dynamics are kept, if they are not too many."""
         self._note()
-        return self.state.total_cpu < 3600 * self.settings.cpu_hours
+        budget = 3600 * self.settings.cpu_hours
+        kept = self._reserve if self._reserve <= LARGEST_RESERVE * budget else 0.0
+        return budget - kept - self.state.total_cpu
+
+    def _within_budget(self) -> bool:
+        return self._left() > 0
+
+    def _no_room(self, number: int) -> str:
+        """Why no other round is begun: it would end among labels that nobody learns; empty if it fits."""
+        hours = [item.cpu_hours for item in self.state.rounds[: number + 1]]
+        if number == 0 or self._left() >= 3600 * (hours[-1] - hours[-2]):
+            return ""
+        return f"{self.settings.cpu_hours:g} CPU hours leave no room for another round beside the last dynamics"
 
     def _check_budget(self) -> None:
         if not self._within_budget():
-            raise BudgetSpent(f"{self.settings.cpu_hours:g} CPU hours are spent")
+            kept = "" if self.state.total_cpu >= 3600 * self.settings.cpu_hours else ", but for the last dynamics"
+            raise BudgetSpent(f"{self.settings.cpu_hours:g} CPU hours are spent{kept}")
 
     def _save(self) -> None:
         write_json(self.out / STATE, asdict(self.state))
