@@ -64,8 +64,11 @@ from ase_ldos.training.train import train_model
 STATE, REPORT = "state.json", "report.html"
 #: Of the labels of a round every so-many-th is held back to choose the best weights.
 VALIDATION_EVERY = 6
-#: Inputs of the network by the number of labels, (labels, inputs); never more than the recipe's n_components.
-INPUTS = ((0, 32), (40, 48), (100, 64), (250, 96))
+#: Inputs of the network by the number of labels, (labels, inputs); never more than the recipe's n_components. With more
+#: inputs than before training begins anew, so there are few steps, none where most of a usual budget is spent.
+INPUTS = ((0, 32), (40, 64), (250, 96))
+#: No round of less than this part of a full one is begun.
+SMALLEST_ROUND = 0.35
 #: DFT's elastic constants and phonons are calculated of primitive cells of so many atoms n at most, by 6 (n + 1) cells.
 LARGEST_REFERENCE = 4
 #: The last dynamics keeps its part of the budget free if it needs no more than this.
@@ -81,6 +84,7 @@ class Round:
     """What a round gave.
 
     Attributes:
+        size: part of the full number of labels and steps; less than 1 where the budget had no room for more.
         labels: learned from, in all.
         failed: structures that DFT gave up on, in all.
         fresh: errors of the round before on this round's labels, before they were learned.
@@ -92,6 +96,7 @@ class Round:
         cpu_hours: spent when it ended.
     """
 
+    size: float = 1.0
     labels: int = 0
     failed: int = 0
     fresh: dict[str, float] = field(default_factory=dict)
@@ -197,7 +202,7 @@ class _Learning:
             self._label("reference", self.out / "labels-reference", with_ldos=False)
         number = 0
         while True:
-            if number == len(self.state.rounds):
+            if number == 0 and not self.state.rounds:
                 self.state.rounds.append(Round())
             current = self.state.rounds[number]
             self._label(f"round-{number}", self.out / "labels")
@@ -211,11 +216,12 @@ class _Learning:
                 self._reserve = self._dynamics_cpu(LDOSCalculator(self.out / f"{self.training.name}.safetensors"))
             if number:
                 self.progress(self._line(number))
-            reason = self._reached(number) or self._no_room(number)
+            reason = self._reached(number) or self._plan(number + 1)
             if reason or number + 1 >= self.settings.rounds:
                 break
             self._explore(number)
             if not self._next_structures(number):
+                self.state.rounds.pop()
                 reason = "no frame of the dynamics is in dispute"
                 break
             self._write_report()
@@ -270,7 +276,8 @@ class _Learning:
         trajectories = self._explored(number)
         descriptor = self._committee(number)[0].model.descriptor
         alarm = Alarm(self.state.rounds[number].disagreement / 1000)
-        visits = choose_frames(trajectories, min(self.settings.per_round, left), descriptor, alarm)
+        wanted = max(1, round(self.settings.per_round * self.state.rounds[number + 1].size))
+        visits = choose_frames(trajectories, min(wanted, left), descriptor, alarm)
         frames = [frame for visit in visits if (frame := self._small_enough(visit)) is not None]
         for place, frame in enumerate(frames):
             frame.info = {"name": f"n{len(frame)}_r{number + 1}-{place:02d}"}
@@ -337,7 +344,8 @@ class _Learning:
                 continue
             self._check_budget()
             start = self._start(number, member, n_inputs)
-            settings = self._training_settings(names, n_inputs, member, start is not None)
+            size = self.state.rounds[number].size
+            settings = self._training_settings(names, n_inputs, member, start is not None, size)
             how = "on from the last round's" if start is not None else "from scratch"
             self.progress(f"training model {member + 1} of {self.settings.models} {how}, {len(names)} labels")
             trained = train_model(
@@ -354,11 +362,13 @@ class _Learning:
         same = before.network.n_inputs == n_inputs or self.init_from is not None
         return before if same else None
 
-    def _training_settings(self, names: Sequence[str], n_inputs: int, member: int, goes_on: bool) -> TrainingSettings:
+    def _training_settings(
+        self, names: Sequence[str], n_inputs: int, member: int, goes_on: bool, size: float
+    ) -> TrainingSettings:
         """The recipe with names, seed and lengths of this training."""
         held_back = [name for name in self.state.validation if name in names]
         n_training = len(names) - len(held_back)
-        wanted = self.settings.training_steps / (2 if goes_on else 1)
+        wanted = size * self.settings.training_steps / (2 if goes_on else 1)
         stages = list(self.training.stages)
         given = sum(stage.epochs for stage in stages if isinstance(stage, SnapshotStage))
         scaled: list[LDOSStage | SnapshotStage] = []
@@ -610,12 +620,22 @@ class _Learning:
     def _within_budget(self) -> bool:
         return self._left() > 0
 
-    def _no_room(self, number: int) -> str:
-        """Why no other round is begun: it would end among labels that nobody learns; empty if it fits."""
-        hours = [item.cpu_hours for item in self.state.rounds[: number + 1]]
-        if number == 0 or self._left() >= 3600 * (hours[-1] - hours[-2]):
+    def _plan(self, number: int) -> str:
+        """Begin a round that the budget has room for, by what the last one cost; else say why there is none.
+
+        A round too large would end among labels that nobody learns, and one that is left out leaves CPU time unused.
+        """
+        rounds = self.state.rounds
+        if number < len(rounds) or number >= self.settings.rounds:
             return ""
-        return f"{self.settings.cpu_hours:g} CPU hours leave no room for another round beside the last dynamics"
+        size = 1.0
+        if number > 1:  # the first one is no measure: its models are trained from scratch
+            cost = 3600 * (rounds[-1].cpu_hours - rounds[-2].cpu_hours) / rounds[-1].size
+            size = min(1.0, 0.95 * self._left() / max(cost, 1e-9))
+        if size < SMALLEST_ROUND:
+            return f"{self.settings.cpu_hours:g} CPU hours leave no room for another round beside the last dynamics"
+        rounds.append(Round(size=size))
+        return ""
 
     def _check_budget(self) -> None:
         if not self._within_budget():

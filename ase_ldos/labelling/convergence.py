@@ -5,10 +5,10 @@ what a model learns: differences of free energies between cells (at rest, compre
 or a deviatoric stress, not total energies, whose errors are the same everywhere. Every calculation is kept, so that an
 interrupted measurement resumes.
 
-**k-mesh.** Its cells include two primitive cells side by side, at rest, whose energy is twice that of one: a mesh that
-is good by a symmetry of the primitive cell alone (a shifted one in an fcc lattice is) fails there, and labels have
-supercells. A mesh moved by half a step is taken where it meets the targets, against the finest centred one, with fewer
-k-points than the centred mesh that does; the next finer one must meet them too.
+**k-mesh.** Its cells include two primitive cells side by side, at rest, whose energy is twice that of one: labels have
+supercells, and a mesh that is good by a symmetry of the primitive cell alone fails there. Meshes with a point at the
+centre and those moved by half a step are tried side by side, from coarse to fine, and the kind that converges first is
+taken; the centred one where both do.
 
 **Occupations** are fixed where every measured cell and a rattled one have a gap of ``FIXED_MARGIN`` times the least
 with which a label is accepted (10 kT), for dynamics narrows a gap further; else Fermi-Dirac.
@@ -26,6 +26,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +94,7 @@ class ConvergenceTargets:
     force: float = 8.0
     stress: float = 0.1
     grid_energy: float = 0.5
-    dos: float = 5.0
+    dos: float = 10.0
     above: float = 4.0
 
     def __post_init__(self) -> None:
@@ -261,26 +262,18 @@ def measure_setup(
     spacings = _distinct_meshes(KSPACINGS, mesh_cells)
     with_cutoff = recipe
 
-    def of_mesh(value: float, shift: Sequence[int] = (0, 0, 0)) -> Recipe:
+    def of_mesh(value: float, shift: Sequence[int]) -> Recipe:
         return replace(with_cutoff, kspacing=value, kpoint_shift=shift)
 
-    measure = replace(measure, cells=mesh_cells)
-    mesh = measure.rising("k-spacing", "1/Å", spacings, of_mesh, with_dos=True)
-    shifted = measure.shifted(mesh, lambda value: of_mesh(value, SHIFT), of_mesh)
-    centred = replace(recipe, kspacing=min(row[0] for row in mesh.rows))
-    if shifted.chosen > mesh.chosen:
-        recipe = replace(recipe, kspacing=shifted.chosen, kpoint_shift=SHIFT)
-        gap_rows = [of_mesh(row[0], SHIFT) for row in shifted.rows]
-    else:
-        recipe = replace(recipe, kspacing=mesh.chosen)
-        gap_rows = [of_mesh(row[0]) for row in mesh.rows]
+    centred, shifted = replace(measure, cells=mesh_cells).meshes(spacings, of_mesh)
+    taken, shift = (shifted, SHIFT) if centred.outcome else (centred, (0, 0, 0))
+    recipe = of_mesh(taken.chosen, shift)
     bands, window, recipe = _bands(recipe, runs, cells, targets, progress)
     clock.note()
-    gap, recipe = _occupations(recipe, gap_rows, runs, cells, progress)
+    gap, recipe = _occupations(recipe, [of_mesh(row[0], shift) for row in taken.rows], runs, cells, progress)
     clock.note()
     found = runs.get(cells, recipe)
-    centred = replace(centred, bands_per_atom=recipe.bands_per_atom, occupations=recipe.occupations)
-    dense = runs.get(cells, centred)
+    dense = runs.get(cells, replace(recipe, kspacing=taken.rows[-1][0]))
     width = _width(found, dense, electronic_temperature, targets, progress)
     grid = _grid(found, pseudos, targets, progress)
     clock.note()
@@ -309,7 +302,7 @@ def measure_setup(
     if abs(checked.pressure) > 0.02:
         recipe = replace(recipe, pulay={symbol: round(checked.pulay, 4) for symbol in symbols})
         progress(f"  Pulay stress {checked.pressure:+.2f} GPa at {recipe.cutoff:g} Ry: {checked.pulay:.4f} eV per atom")
-    series = (cutoff, mesh, shifted, gap, bands, width, grid)
+    series = (cutoff, centred, shifted, gap, bands, width, grid)
     return SetupMeasurement(recipe, series, checked, electrons, clock.total)
 
 
@@ -359,7 +352,7 @@ def _observables(found: Mapping[str, Snapshot]) -> tuple[np.ndarray, float, floa
     energies, force, stress = [], 0.0, 0.0
     for name, snapshot in found.items():
         rest = found[name.split("-")[0] + "-rest"]
-        energies.append((float(snapshot.free_energy or 0) - float(rest.free_energy or 0)) / len(snapshot))
+        energies.append(float(snapshot.free_energy or 0) / len(snapshot) - float(rest.free_energy or 0) / len(rest))
         if name.endswith("distorted"):
             if len(snapshot) > 1:
                 force = max(force, float(np.linalg.norm(np.asarray(snapshot.forces)[0])))
@@ -385,8 +378,6 @@ class _Measure:
         unit: str,
         values: Sequence[float],
         recipe_of: Callable[[float], Recipe],
-        *,
-        with_dos: bool = False,
     ) -> Series:
         """Try values until two in a row agree; the first of them is taken.
 
@@ -395,90 +386,85 @@ class _Measure:
             unit: of it.
             values: to try, each better than the last.
             recipe_of: the set-up of a value.
-            with_dos: whether the DOS must agree too.
         """
-        targets, known = self.targets, list[_Observed]()
-        columns = (
-            f"{name} ({unit})",
-            "A (meV/atom)",
-            "difference of A (meV/atom)",
-            "force (meV/Å)",
-            "stress (GPa)",
-            f"DOS, σ {COMPARED_SIGMA:g} eV (%)",
-        )
-        bounds = dict(zip(columns[2:], (targets.energy, targets.force, targets.stress, targets.dos)))
+        known = list[_Observed]()
         chosen, met = values[-1], False
         for value in values:
-            found = self.runs.get(self.cells, recipe_of(value))
-            self.clock.note()
-            known.append(_observe(value, found))
-            if len(known) == 1:
-                self.progress(f"{name} {value:g} {unit}")
-                continue
-            differences = _differences(known[-2], known[-1])
-            what = f"{name} {value:g} {unit}: against {known[-2].value:g}"
-            self.progress(f"{what} {_told(differences, with_dos)}")
-            if self.meets(differences, with_dos):
+            if self.agrees(known, value, recipe_of(value), f"{name} {value:g} {unit}", with_dos=False):
                 chosen, met = known[-2].value, True
                 break
         self.progress(
             f"  {name}: {chosen:g} {unit}" + ("" if met else ", the last that was tried; the targets are not met")
         )
-        width = len(columns) if with_dos else len(columns) - 1  # the DOS is the last
-        rows = tuple((item.value, item.energy, *_differences(item, known[-1]))[:width] for item in known)
-        kept = {column: bounds[column] for column in columns[2:width]}
-        return Series(
-            name, unit, columns[:width], rows, kept, chosen, met, f"differences to {known[-1].value:g} {unit}"
-        )
+        return self.series(name, unit, known, chosen, met)
 
-    def meets(self, differences: tuple[float, float, float, float], with_dos: bool) -> bool:
-        """Whether differences are within the targets."""
-        targets = self.targets
-        bounds = (targets.energy, targets.force, targets.stress, targets.dos if with_dos else math.inf)
-        return all(value <= bound for value, bound in zip(differences, bounds, strict=True))
-
-    def shifted(
-        self, centred: Series, recipe_of: Callable[[float], Recipe], centred_of: Callable[[float], Recipe]
-    ) -> Series:
-        """Try meshes moved by half a step that are coarser than the centred one; the first that meets the targets.
+    def meshes(self, values: Sequence[float], recipe_of: Callable[[float, Sequence[int]], Recipe]) -> list[Series]:
+        """Try centred and shifted meshes side by side until two in a row of one kind agree; the first is taken.
 
         Args:
-            centred: the series of centred meshes, whose finest all are compared with.
-            recipe_of: the set-up of a spacing, shifted.
-            centred_of: the same, centred.
+            values: spacings to try, each finer than the last.
+            recipe_of: the set-up of a spacing and a shift.
+
+        Returns:
+            The series of centred and of shifted meshes; ``outcome`` is empty in that which is taken.
         """
-        finest = min(row[0] for row in centred.rows)
-        reference = _observe(finest, self.runs.get(self.cells, centred_of(finest)))
-        rows: list[tuple[float, ...]] = []
-        chosen, before = centred.chosen, math.inf
-        for value in (row[0] for row in centred.rows if row[0] >= centred.chosen):
-            if value == centred.chosen and not before < math.inf:
-                break  # no coarser one is good that this one could confirm
-            item = _observe(value, self.runs.get(self.cells, recipe_of(value)))
-            self.clock.note()
-            differences = _differences(item, reference)
-            rows.append((value, item.energy, *differences))
-            self.progress(f"shifted, k-spacing {value:g} 1/Å: {_told(differences, with_dos=True)}")
-            good = self.meets(differences, with_dos=True)
-            if good and before < math.inf:
-                chosen = before
+        names = {(0, 0, 0): "k-spacing", SHIFT: "k-spacing, mesh shifted by half a step"}
+        known: dict[tuple[int, int, int], list[_Observed]] = {shift: [] for shift in names}
+        taken, chosen, met = (0, 0, 0), values[-1], False
+        for value, (shift, items) in product(values, known.items()):
+            what = f"{names[shift]} {value:g} 1/Å"
+            if self.agrees(items, value, recipe_of(value, shift), what, with_dos=True):
+                taken, chosen, met = shift, items[-2].value, True
                 break
-            before = value if good else math.inf
-        outcome = f"taken, at {chosen:g} 1/Å" if chosen > centred.chosen else "not taken"
-        self.progress(f"  k-mesh shifted by half a step: {outcome}")
-        note = f"differences to {finest:g} 1/Å, not shifted"
-        name = "k-mesh shifted by half a step"
-        return Series(
-            name,
-            "1/Å",
-            centred.columns,
-            tuple(rows),
-            centred.bounds,
-            chosen,
-            True,
-            note,
-            outcome,
-        )
+        told = "" if met else ", the last that was tried; the targets are not met"
+        self.progress(f"  {names[taken]}: {chosen:g} 1/Å{told}")
+        found = []
+        for shift, items in known.items():
+            outcome = "" if shift == taken else "not taken"
+            own = chosen if shift == taken else items[-1].value
+            found.append(self.series(names[shift], "1/Å", items, own, met or shift != taken, outcome, with_dos=True))
+        return found
+
+    def agrees(self, known: list[_Observed], value: float, recipe: Recipe, what: str, *, with_dos: bool) -> bool:
+        """Observe a value and add it to those known; whether it agrees with the last of them within the targets."""
+        known.append(_observe(value, self.runs.get(self.cells, recipe)))
+        self.clock.note()
+        if len(known) == 1:
+            self.progress(what)
+            return False
+        energy, force, stress, dos = differences = _differences(known[-2], known[-1])
+        parts = [f"differences of A by {energy:.2f} meV/atom", f"force {force:.1f} meV/Å"]
+        parts += [f"stress {stress:.2f} GPa"] * bool(stress) + [f"DOS {dos:.1f} %"] * with_dos
+        self.progress(f"{what}: against {known[-2].value:g} {', '.join(parts)}")
+        targets = self.targets
+        bounds = (targets.energy, targets.force, targets.stress, targets.dos if with_dos else math.inf)
+        return all(found <= bound for found, bound in zip(differences, bounds, strict=True))
+
+    def series(
+        self,
+        name: str,
+        unit: str,
+        known: Sequence[_Observed],
+        chosen: float,
+        met: bool,
+        outcome: str = "",
+        *,
+        with_dos: bool = False,
+    ) -> Series:
+        """What was observed as a table of differences to the last one."""
+        targets = self.targets
+        bounds = {
+            "difference of A (meV/atom)": targets.energy,
+            "force (meV/Å)": targets.force,
+            "stress (GPa)": targets.stress,
+            f"DOS, σ {COMPARED_SIGMA:g} eV (%)": targets.dos,
+        }
+        if not with_dos:
+            bounds.popitem()
+        columns = (f"{name} ({unit})", "A (meV/atom)", *bounds)
+        rows = tuple((item.value, item.energy, *_differences(item, known[-1]))[: len(columns)] for item in known)
+        note = f"differences to {known[-1].value:g} {unit}"
+        return Series(name, unit, columns, rows, bounds, chosen, met, note, outcome)
 
 
 @dataclass(frozen=True, eq=False)
@@ -503,13 +489,6 @@ def _differences(item: _Observed, last: _Observed) -> tuple[float, float, float,
     energy = 1000 * float(np.abs(item.differences - last.differences).max())
     ripple = max(_ripple(item.found[name], last.found[name], COMPARED_SIGMA) for name in item.found)
     return energy, 1000 * abs(item.force - last.force), abs(item.stress - last.stress), ripple
-
-
-def _told(differences: tuple[float, float, float, float], with_dos: bool) -> str:
-    energy, force, stress, dos = differences
-    parts = [f"differences of A by {energy:.2f} meV/atom", f"force {force:.1f} meV/Å"]
-    parts += [f"stress {stress:.2f} GPa"] * bool(stress) + [f"DOS {dos:.1f} %"] * with_dos
-    return ", ".join(parts)
 
 
 def _ripple(snapshot: Snapshot, better: Snapshot, sigma: float) -> float:

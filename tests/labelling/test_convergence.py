@@ -137,23 +137,23 @@ def test_every_choice_meets_its_target_and_the_one_before_does_not(tmp_path: Pat
     assert found.electrons == {"Be": 2.0}
 
 
-def test_a_shifted_mesh_is_taken_where_it_does_with_fewer_points(tmp_path: Path, program: Program) -> None:
+def test_the_kind_of_mesh_that_converges_first_is_taken(tmp_path: Path, program: Program) -> None:
     program.shifted = program.doubled = 0.02
     found = measure(tmp_path, energy=0.5, force=2.0, dos=300.0)
-    mesh, shifted = found.series[1:3]
+    centred, shifted = found.series[1:3]
     assert found.recipe.kpoint_shift == (1, 1, 1)
-    assert found.recipe.kspacing == shifted.chosen > mesh.chosen
-    assert shifted.headline == f"k-mesh shifted by half a step: taken, at {shifted.chosen:g} 1/Å"
+    assert found.recipe.kspacing == shifted.chosen == shifted.rows[-2][0]
+    assert (centred.outcome, shifted.outcome) == ("not taken", "")
+    assert centred.headline == "k-spacing: not taken"
     assert found.recipe.ldos is not None
     assert found.recipe.ldos.kspacing == shifted.chosen
-    # the next finer one was asked too, and both agree with the finest centred one
-    assert [row[0] for row in shifted.rows][-2:][0] == shifted.chosen
-    assert all(row[2] <= 0.5 for row in shifted.rows[-2:])
-    # two primitive cells side by side tell that the mesh owes it to the symmetry of one
+    # no finer mesh of either kind was tried
+    assert [row[0] for row in centred.rows] == [row[0] for row in shifted.rows]
+    # two primitive cells side by side tell of a mesh that owes it to the symmetry of one
     program.doubled = 1.0
     other = measure(tmp_path / "other", energy=0.5, force=2.0, dos=300.0)
     assert other.recipe.kpoint_shift == (0, 0, 0)
-    assert other.recipe.kspacing == mesh.chosen
+    assert other.recipe.kspacing < shifted.chosen
     assert other.series[2].headline.endswith("not taken")
 
 

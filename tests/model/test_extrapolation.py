@@ -105,7 +105,7 @@ def test_labels_that_the_model_meets_exactly_tell_no_force_error(
     be_model: LDOSModel, caplog: pytest.LogCaptureFixture
 ) -> None:
     def taught(item: Snapshot) -> Snapshot:
-        found = predict(be_model, item.structure, forces=True, grid_shape=(4, 4, 6))
+        found = predict(be_model, item.structure, forces=True, grid_shape=(4, 4, 6), electronic_temperature=300.0)
         assert found.forces is not None
         return replace(item, forces=found.forces.numpy(), density=found.density.numpy(), electronic_temperature=300.0)
 
