@@ -71,6 +71,8 @@ _VOLUME_CHANGE = 0.06
 _DISPLACEMENT, _SHEAR = 0.1, 0.03
 #: The other k-mesh that is tried: half a step along each reciprocal vector.
 SHIFT = (1, 1, 1)
+#: What a series says of whose kind another one converged first.
+NOT_TAKEN = "not taken"
 #: Fixed occupations are taken where gaps are so many times the least that a label with them must have.
 FIXED_MARGIN = 2.0
 
@@ -129,6 +131,11 @@ class Series:
     met: bool
     note: str = ""
     outcome: str = ""
+
+    @property
+    def taken(self) -> bool:
+        """Whether one of its values is in the set-up."""
+        return self.outcome != NOT_TAKEN
 
     @property
     def headline(self) -> str:
@@ -266,7 +273,7 @@ def measure_setup(
         return replace(with_cutoff, kspacing=value, kpoint_shift=shift)
 
     centred, shifted = replace(measure, cells=mesh_cells).meshes(spacings, of_mesh)
-    taken, shift = (shifted, SHIFT) if centred.outcome else (centred, (0, 0, 0))
+    taken, shift = (centred, (0, 0, 0)) if centred.taken else (shifted, SHIFT)
     recipe = of_mesh(taken.chosen, shift)
     bands, window, recipe = _bands(recipe, runs, cells, targets, progress)
     clock.note()
@@ -420,7 +427,7 @@ class _Measure:
         self.progress(f"  {names[taken]}: {chosen:g} 1/Å{told}")
         found = []
         for shift, items in known.items():
-            outcome = "" if shift == taken else "not taken"
+            outcome = "" if shift == taken else NOT_TAKEN
             own = chosen if shift == taken else items[-1].value
             found.append(self.series(names[shift], "1/Å", items, own, met or shift != taken, outcome, with_dos=True))
         return found
