@@ -64,8 +64,17 @@ from ase_ldos.training.train import train_model
 STATE, REPORT = "state.json", "report.html"
 #: Of the labels of a round every so-many-th is held back to choose the best weights.
 VALIDATION_EVERY = 6
-#: Inputs of the network by the number of labels, (labels, inputs); never more than the recipe's n_components.
-INPUTS = ((0, 32), (40, 48), (100, 64), (250, 96))
+#: Inputs of the network by the number of labels, (labels, inputs); never more than the recipe's n_components. With more
+#: inputs than before training begins anew, so there are few steps, none where most of a usual budget is spent.
+INPUTS = ((0, 32), (40, 64), (250, 96))
+#: No round of less than this part of a full one is begun.
+SMALLEST_ROUND = 0.35
+#: DFT's elastic constants and phonons are calculated of primitive cells of so many atoms n at most, by 6 (n + 1) cells.
+LARGEST_REFERENCE = 4
+#: The last dynamics keeps its part of the budget free if it needs no more than this.
+LARGEST_RESERVE = 0.4
+#: It is begun with so many times less.
+LENIENCE = 1.2
 #: A trajectory stops where the models' standard deviation of a force is this many times the asked error of forces.
 ALARM = 5.7
 
@@ -77,6 +86,7 @@ class Round:
     """What a round gave.
 
     Attributes:
+        size: part of the full number of labels and steps; less than 1 where the budget had no room for more.
         labels: learned from, in all.
         failed: structures that DFT gave up on, in all.
         fresh: errors of the round before on this round's labels, before they were learned.
@@ -88,6 +98,7 @@ class Round:
         cpu_hours: spent when it ended.
     """
 
+    size: float = 1.0
     labels: int = 0
     failed: int = 0
     fresh: dict[str, float] = field(default_factory=dict)
@@ -180,6 +191,7 @@ class _Learning:
         (out / "structures").mkdir(exist_ok=True)
         self.state = self._load_state()
         self._clock, self._kind = _cpu_seconds(), "other"
+        self._reserve = 0.0
 
     # ---- the loop
 
@@ -188,9 +200,11 @@ class _Learning:
         self.state.verdict = ""
         self._first_structures()
         self._label("test", self.out / "labels-test")
+        if self.settings.reference:  # cheap by their symmetry; at the end no budget might be left for them
+            self._label("reference", self.out / "labels-reference", with_ldos=False)
         number = 0
         while True:
-            if number == len(self.state.rounds):
+            if number == 0 and not self.state.rounds:
                 self.state.rounds.append(Round())
             current = self.state.rounds[number]
             self._label(f"round-{number}", self.out / "labels")
@@ -200,13 +214,16 @@ class _Learning:
             if not current.finished:
                 self._train(number)
                 self._measure(number)
+            if not self._reserve:
+                self._reserve = self._dynamics_cpu(LDOSCalculator(self.out / f"{self.training.name}.safetensors"))
             if number:
                 self.progress(self._line(number))
-            reason = self._reached(number)
+            reason = self._reached(number) or self._plan(number + 1)
             if reason or number + 1 >= self.settings.rounds:
                 break
             self._explore(number)
             if not self._next_structures(number):
+                self.state.rounds.pop()
                 reason = "no frame of the dynamics is in dispute"
                 break
             self._write_report()
@@ -214,19 +231,15 @@ class _Learning:
         self.conclude(reason or f"{self.settings.rounds} rounds are done")
 
     def conclude(self, reason: str) -> None:
-        """Reference cells, last dynamics and report, as far as the budget goes."""
+        """Last dynamics and report, as far as the budget goes."""
         self.state.verdict = reason
         self._save()
         self.progress(f"learning ends: {reason}")
         if not any(item.finished for item in self.state.rounds):
             return
-        if self.settings.reference:
-            try:
-                self._label("reference", self.out / "labels-reference", with_ldos=False)
-            except BudgetSpent:
-                self.progress("the budget leaves no room for DFT's elastic constants")
         self._last_dynamics()
-        self._write_report()
+        for line in self._write_report():
+            self.progress(line)
         self.progress(f"wrote {self.out / (self.training.name + '.safetensors')} and {self.out / REPORT}")
 
     # ---- structures
@@ -243,9 +256,11 @@ class _Learning:
         if chosen.surfaces:
             cells += surface_cells(self.crystals, largest=chosen.cell_atoms)
         reference = []
-        if chosen.reference and len(self.crystals) == 1:
-            for cell in deformations(self.crystals[0]):
-                cell.info["name"] = "d0_" + cell.info["name"].replace("_", "-")
+        for place, crystal in enumerate(self.crystals if chosen.reference else ()):
+            if len(crystal) > LARGEST_REFERENCE:
+                continue
+            for cell in deformations(crystal):
+                cell.info["name"] = f"d{place}_" + cell.info["name"].replace("_", "-")
                 reference.append(cell)
         for name, structures in (("test", test), ("round-0", cells), ("reference", reference)):
             path = self._structures(name)
@@ -263,7 +278,8 @@ class _Learning:
         trajectories = self._explored(number)
         descriptor = self._committee(number)[0].model.descriptor
         alarm = Alarm(self.state.rounds[number].disagreement / 1000)
-        visits = choose_frames(trajectories, min(self.settings.per_round, left), descriptor, alarm)
+        wanted = max(1, round(self.settings.per_round * self.state.rounds[number + 1].size))
+        visits = choose_frames(trajectories, min(wanted, left), descriptor, alarm)
         frames = [frame for visit in visits if (frame := self._small_enough(visit)) is not None]
         for place, frame in enumerate(frames):
             frame.info = {"name": f"n{len(frame)}_r{number + 1}-{place:02d}"}
@@ -330,7 +346,8 @@ class _Learning:
                 continue
             self._check_budget()
             start = self._start(number, member, n_inputs)
-            settings = self._training_settings(names, n_inputs, member, start is not None)
+            size = self.state.rounds[number].size
+            settings = self._training_settings(names, n_inputs, member, start is not None, size)
             how = "on from the last round's" if start is not None else "from scratch"
             self.progress(f"training model {member + 1} of {self.settings.models} {how}, {len(names)} labels")
             trained = train_model(
@@ -347,11 +364,13 @@ class _Learning:
         same = before.network.n_inputs == n_inputs or self.init_from is not None
         return before if same else None
 
-    def _training_settings(self, names: Sequence[str], n_inputs: int, member: int, goes_on: bool) -> TrainingSettings:
+    def _training_settings(
+        self, names: Sequence[str], n_inputs: int, member: int, goes_on: bool, size: float
+    ) -> TrainingSettings:
         """The recipe with names, seed and lengths of this training."""
         held_back = [name for name in self.state.validation if name in names]
         n_training = len(names) - len(held_back)
-        wanted = self.settings.training_steps / (2 if goes_on else 1)
+        wanted = size * self.settings.training_steps / (2 if goes_on else 1)
         stages = list(self.training.stages)
         given = sum(stage.epochs for stage in stages if isinstance(stage, SnapshotStage))
         scaled: list[LDOSStage | SnapshotStage] = []
@@ -508,15 +527,10 @@ class _Learning:
         committee = self._committee(last)
         cell = near_cubic_supercell(_under_pressure(self.crystals[0], committee[0], 0.0), chosen.final_atoms)
         step = chosen.timestep or default_timestep(cell)
-        before = _cpu_seconds()
-        with without_extrapolation_warnings():
-            committee[0].get_forces(cell)
-        per_step = _cpu_seconds() - before
-        steps = 1000 * chosen.final_ps / step
-        needed = 1.3 * per_step * steps / 3600
+        needed = (self._reserve or self._dynamics_cpu(committee[0])) / 3600
         left = chosen.cpu_hours - self.state.total_cpu / 3600
         plan = {"round": last, "ps": chosen.final_ps, "atoms": len(cell), "temperature": chosen.final_temperature}
-        if needed > left:
+        if needed > LENIENCE * left:  # what was kept for it may have been touched by the last training
             self.state.dynamics = plan | {"needed_cpu_hours": needed}
             self.progress(
                 f"the last dynamics of {len(cell)} atoms needs {needed:.1f} CPU hours; {max(left, 0):.1f} are left"
@@ -541,14 +555,28 @@ class _Learning:
         self.progress(f"last dynamics of {len(cell)} atoms at {chosen.final_temperature:g} K: {time:.0f} fs, {outcome}")
         self._save()
 
-    def _write_report(self) -> None:
-        from ase_ldos.active_learning.report import report_page
+    def _dynamics_cpu(self, calculator: LDOSCalculator) -> float:
+        """CPU seconds that the last dynamics will take, by one step of it."""
+        cell = near_cubic_supercell(self.crystals[0], self.settings.final_atoms)
+        with without_extrapolation_warnings():
+            calculator.get_forces(cell)
+            cell.positions[0, 0] += 1e-3  # what a first call prepares is not done again
+            before = _cpu_seconds()
+            calculator.get_forces(cell)
+            per_step = _cpu_seconds() - before
+        # a look at every twentieth step asks all models and the range
+        return 1.2 * per_step * 1000 * self.settings.final_ps / (self.settings.timestep or default_timestep(cell))
+
+    def _write_report(self) -> list[str]:
+        """Write the page; what it says of model and DFT in lines."""
+        from ase_ldos.active_learning.report import make_report
 
         self._spend("report")
         with without_extrapolation_warnings():
-            text = report_page(self.out, self.training.name, self.crystals, self.settings, self.state)
-        write_text(self.out / REPORT, text)
+            report = make_report(self.out, self.training.name, self.crystals, self.settings, self.state)
+        write_text(self.out / REPORT, report.page)
         self._note()
+        return report.lines
 
     # ---- small things
 
@@ -587,13 +615,37 @@ class _Learning:
         self._clock = now
         self._save()
 
-    def _within_budget(self) -> bool:
+    def _left(self) -> float:
+        """CPU seconds that learning may still spend: those of the last dynamics are kept, if they are not too many."""
         self._note()
-        return self.state.total_cpu < 3600 * self.settings.cpu_hours
+        budget = 3600 * self.settings.cpu_hours
+        kept = self._reserve if self._reserve <= LARGEST_RESERVE * budget else 0.0
+        return budget - kept - self.state.total_cpu
+
+    def _within_budget(self) -> bool:
+        return self._left() > 0
+
+    def _plan(self, number: int) -> str:
+        """Begin a round that the budget has room for, by what the last one cost; else say why there is none.
+
+        A round too large would end among labels that nobody learns, and one that is left out leaves CPU time unused.
+        """
+        rounds = self.state.rounds
+        if number < len(rounds) or number >= self.settings.rounds:
+            return ""
+        size = 1.0
+        if number > 1:  # the first one is no measure: its models are trained from scratch
+            cost = 3600 * (rounds[-1].cpu_hours - rounds[-2].cpu_hours) / rounds[-1].size
+            size = min(1.0, 0.95 * self._left() / max(cost, 1e-9))
+        if size < SMALLEST_ROUND:
+            return f"{self.settings.cpu_hours:g} CPU hours leave no room for another round beside the last dynamics"
+        rounds.append(Round(size=size))
+        return ""
 
     def _check_budget(self) -> None:
         if not self._within_budget():
-            raise BudgetSpent(f"{self.settings.cpu_hours:g} CPU hours are spent")
+            kept = "" if self.state.total_cpu >= 3600 * self.settings.cpu_hours else ", but for the last dynamics"
+            raise BudgetSpent(f"{self.settings.cpu_hours:g} CPU hours are spent{kept}")
 
     def _save(self) -> None:
         write_json(self.out / STATE, asdict(self.state))

@@ -27,7 +27,7 @@ def write_dft_recipe(path: Path, measured: SetupMeasurement) -> None:
     lines = ["# Measured by `ase-ldos setup`; the tables are in setup.html."]
     for series in measured.series:
         met = "" if series.met else "; the target is not met"
-        lines.append(f"# {series.name}: {series.chosen:g} {series.unit}{met}")
+        lines.append(f"# {series.headline}{met}")
     lines += [
         f"pseudopotentials = {_inline(recipe.pseudopotentials)}",
         f"pseudo_dir = {_text(recipe.pseudo_dir)}",
@@ -77,7 +77,7 @@ def write_training_recipe(path: Path, name: str, recipe: Recipe, structures: Seq
     reach = min(max(DESCRIPTOR_REACH * distance, SHORTEST_REACH), LONGEST_REACH)
     ldos = recipe.ldos
     cores = {s: str(recipe.pseudopotential_path(s).resolve()) for s in symbols if pseudos[s].core is not None}
-    weights = "ldos = 10.0, dos = 10.0, density = 300.0, stress = 5000.0"
+    weights = "ldos = 10.0, dos = 10.0, density = 300.0, stress = 5000.0, electrons = 10000.0"
     lines = [
         "# Written by `ase-ldos setup`; `ase-ldos learn` takes model, weights and rates from here and sets names and",
         "# lengths by the labels that it has.",

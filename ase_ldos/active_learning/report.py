@@ -5,10 +5,12 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from ase import Atoms
 from ase.eos import EquationOfState
 from matplotlib.figure import Figure
@@ -18,6 +20,8 @@ from ase_ldos.calculator.calculator import LDOSCalculator
 from ase_ldos.dataset.npz import load_snapshots
 from ase_ldos.dataset.snapshot import Snapshot
 from ase_ldos.labelling.reference_labels import labelled_atoms
+from ase_ldos.physics.gap import Gap, find_gap
+from ase_ldos.prediction.quantities import prediction_gap
 from ase_ldos.simulation.elasticity import ElasticResponse, deformations, elastic_response
 from ase_ldos.units import GIGAPASCAL
 from ase_ldos.web.static_page import heading, page, paragraph, pictures, table
@@ -29,8 +33,22 @@ if TYPE_CHECKING:
 _UNITS = {"energy": "meV/atom", "forces": "meV/Å", "density": "%"}
 
 
-def report_page(out: Path, name: str, crystals: Sequence[Atoms], settings: LearnSettings, state: State) -> str:
-    """The page.
+@dataclass
+class Report:
+    """What the report says.
+
+    Attributes:
+        page: the HTML file.
+        lines: how the model and DFT compare in what was not fitted as such: equation of state, elastic constants,
+            phonons, gap, error bars.
+    """
+
+    page: str
+    lines: list[str]
+
+
+def make_report(out: Path, name: str, crystals: Sequence[Atoms], settings: LearnSettings, state: State) -> Report:
+    """The report of a learning.
 
     Args:
         out: folder of the learning.
@@ -42,13 +60,17 @@ def report_page(out: Path, name: str, crystals: Sequence[Atoms], settings: Learn
     calculator = LDOSCalculator(out / f"{name}.safetensors")
     test, labels = _snapshots(out / "labels-test"), _snapshots(out / "labels")
     reference = _snapshots(out / "labels-reference")
-    parts = [*_summary(settings, state), *_learning_curve(settings, state), *_parity(calculator, test)]
-    parts += _equation_of_state(calculator, crystals, labels)
-    parts += _elasticity(calculator, crystals, reference)
-    parts += _dos(calculator, crystals, labels)
+    lines: list[str] = []
+    parts = [*_summary(settings, state), *_learning_curve(settings, state)]
+    parts += _test_set(calculator, test, lines)
+    parts += _equation_of_state(calculator, crystals, labels, lines)
+    for place, crystal in enumerate(crystals):
+        own = [s for s in reference if s.name.startswith(f"d{place}_")]
+        parts += _elasticity(calculator, crystal, own, lines)
+    parts += _dos(calculator, crystals, labels, lines)
     parts += _range(calculator, settings, labels)
     parts += _cost(state, len(labels), len(test), len(reference))
-    return page(f"{name}: a model learned from {len(labels)} structures", parts)
+    return Report(page(f"{name}: a model learned from {len(labels)} structures", parts), lines)
 
 
 def _summary(settings: LearnSettings, state: State) -> list[str]:
@@ -58,11 +80,8 @@ def _summary(settings: LearnSettings, state: State) -> list[str]:
         found = last.test.get(key)
         met = found is not None and found <= goal
         rows.append(("free energy" if key == "energy" else key, found, goal, _UNITS[key], "met" if met else "not met"))
-    rows += [
-        (label, last.test[key], None, unit, "")
-        for label, key, unit in (("stress", "stress", "GPa"), ("DOS", "dos", "%"), ("LDOS", "ldos", "%"))
-        if key in last.test
-    ]
+    others = (("stress", "stress", "GPa"), ("DOS", "dos", "%"), ("LDOS", "ldos", "%"), ("gap", "gap", "eV"))
+    rows += [(label, last.test[key], None, unit, "") for label, key, unit in others if key in last.test]
     parts = [paragraph(f"Why it ended: {state.verdict or 'it has not ended'}.")]
     parts.append(table(("test set, root mean square", "error", "goal", "unit", ""), rows))
     parts.append(paragraph(_dynamics_sentence(state), kind=_dynamics_kind(state)))
@@ -116,8 +135,9 @@ def _learning_curve(settings: LearnSettings, state: State) -> list[str]:
     return [heading("Learning curve"), table(heads, rows), paragraph(note, kind="note"), pictures(figures)]
 
 
-def _parity(calculator: LDOSCalculator, test: Sequence[Snapshot]) -> list[str]:
+def _test_set(calculator: LDOSCalculator, test: Sequence[Snapshot], lines: list[str]) -> list[str]:
     energies, forces = [], []
+    bars: dict[str, tuple[list[np.ndarray], list[np.ndarray]]] = {}
     for snapshot in test:
         atoms = snapshot.to_atoms()
         atoms.calc = calculator
@@ -125,6 +145,10 @@ def _parity(calculator: LDOSCalculator, test: Sequence[Snapshot]) -> list[str]:
         energies.append((float(snapshot.free_energy or 0) / len(atoms), atoms.get_potential_energy() / len(atoms)))
         if snapshot.forces is not None:
             forces.append(np.stack([np.asarray(snapshot.forces).ravel(), predicted.ravel()]))
+        if calculator.model.metadata.uncertainty:
+            for key, (error, deviation) in _deviations(calculator, atoms, snapshot).items():
+                bars.setdefault(key, ([], []))[0].append(np.abs(error).ravel())
+                bars[key][1].append(np.broadcast_to(deviation, np.shape(error)).ravel())
     if not energies:
         return []
     pairs = np.array(energies).T
@@ -136,7 +160,49 @@ def _parity(calculator: LDOSCalculator, test: Sequence[Snapshot]) -> list[str]:
     ]
     if forces:
         figures.append((_parity_figure(np.concatenate(forces, axis=1), "force, DFT (eV/Å)", "model"), "Forces"))
-    return [heading("The test set, never learned from"), pictures(figures)]
+    return [heading("The test set, never learned from"), pictures(figures), *_error_bars(bars, lines)]
+
+
+def _deviations(
+    calculator: LDOSCalculator, atoms: Atoms, snapshot: Snapshot
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Errors and the standard deviations that the model tells for them: energies in meV/atom, forces in meV/Å."""
+    told = calculator.get_uncertainty(atoms)
+    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    if snapshot.free_energy is not None:
+        scale = 1000 / len(atoms)
+        error = atoms.get_potential_energy() - float(snapshot.free_energy)
+        found["free energy"] = (np.array([error * scale]), np.array([told.free_energy * scale]))
+    if snapshot.forces is not None and told.forces is not None:
+        difference = atoms.get_forces() - np.asarray(snapshot.forces)
+        moves = np.abs(np.asarray(snapshot.forces)) > 1e-6  # components that vanish by symmetry neither err nor deviate
+        deviation = told.forces.cpu().numpy() * np.ones_like(difference)
+        found["force"] = (1000 * difference[moves], 1000 * deviation[moves])
+    return found
+
+
+def _error_bars(bars: dict[str, tuple[list[np.ndarray], list[np.ndarray]]], lines: list[str]) -> list[str]:
+    """How errors of the test set compare with the error bars that were calibrated on other structures."""
+    rows = []
+    for name, (errors, deviations) in bars.items():
+        error, deviation = np.concatenate(errors), np.concatenate(deviations)
+        unit = "meV/atom" if name == "free energy" else "meV/Å"
+        within = [100 * float((error <= width * deviation).mean()) for width in (1, 2)]
+        root = [float(np.sqrt(np.mean(np.square(values)))) for values in (error, deviation)]
+        rows.append((f"{name} ({unit})", *root, *within))
+        lines.append(
+            f"error bars of the {name}: {root[1]:.3g} {unit} told, {root[0]:.3g} found on the test set, "
+            f"{within[0]:.0f} % within one (a Gaussian: 68 %)"
+        )
+    if not rows:
+        return []
+    heads = ("root mean squares", "error", "standard deviation told", "within σ (%)", "within 2 σ (%)")
+    note = (
+        "A Gaussian has 68 and 95 % within. The bars are calibrated on structures held back from training, those of "
+        "forces by the distance from the training data; which frames are labelled is decided by the models' "
+        "disagreement, for it costs one more force step where samples of a last layer would cost eight."
+    )
+    return [heading("Error bars on the test set"), table(heads, rows), paragraph(note, kind="note")]
 
 
 def _parity_figure(pairs: np.ndarray, across: str, up: str) -> Figure:
@@ -149,7 +215,9 @@ def _parity_figure(pairs: np.ndarray, across: str, up: str) -> Figure:
     return figure
 
 
-def _equation_of_state(calculator: LDOSCalculator, crystals: Sequence[Atoms], labels: Sequence[Snapshot]) -> list[str]:
+def _equation_of_state(
+    calculator: LDOSCalculator, crystals: Sequence[Atoms], labels: Sequence[Snapshot], lines: list[str]
+) -> list[str]:
     parts, figures, rows = [heading("Equation of state")], [], []
     for place, crystal in enumerate(crystals):
         known = [s for s in labels if f"_c{place}-volume" in s.name and s.free_energy is not None]
@@ -165,14 +233,22 @@ def _equation_of_state(calculator: LDOSCalculator, crystals: Sequence[Atoms], la
             model.append(atoms.get_potential_energy() / len(atoms))
         figure = Figure(figsize=(5.4, 3.6), layout="constrained")
         axes = figure.add_subplot()
+        fits = {}
         for name, energies, look in (("DFT", dft, "o"), ("model", np.array(model), "s")):
             fit = EquationOfState(volumes, energies, eos="birchmurnaghan")
             try:
                 volume, lowest, bulk = fit.fit(warn=False)
             except (RuntimeError, ValueError):
                 continue
+            fits[name] = (volume, bulk * GIGAPASCAL)
             rows.append((crystal.get_chemical_formula(), name, volume, bulk * GIGAPASCAL, 1000 * (lowest - dft.min())))
             axes.plot(volumes, 1000 * (energies - dft.min()), look, label=name, markersize=5)
+        if len(fits) == 2:
+            (theirs, stiff), (here, bulk) = fits["DFT"], fits["model"]
+            lines.append(
+                f"{crystal.get_chemical_formula()}: volume {here:.2f} Å³/atom (DFT {theirs:.2f}), bulk modulus "
+                f"{bulk:.1f} GPa (DFT {stiff:.1f})"
+            )
         axes.set(xlabel="volume (Å³/atom)", ylabel="A (meV/atom)")
         axes.legend(frameon=False)
         figures.append((figure, f"{crystal.get_chemical_formula()}: these volumes were learned"))
@@ -182,8 +258,9 @@ def _equation_of_state(calculator: LDOSCalculator, crystals: Sequence[Atoms], la
     return [*parts, table(heads, rows), pictures(figures)]
 
 
-def _elasticity(calculator: LDOSCalculator, crystals: Sequence[Atoms], reference: Sequence[Snapshot]) -> list[str]:
-    crystal = crystals[0]
+def _elasticity(
+    calculator: LDOSCalculator, crystal: Atoms, reference: Sequence[Snapshot], lines: list[str]
+) -> list[str]:
     cells = {}
     for cell in deformations(crystal):
         cell.calc = calculator
@@ -197,9 +274,13 @@ def _elasticity(calculator: LDOSCalculator, crystals: Sequence[Atoms], reference
         found = {"DFT": elastic_response(crystal, dft), **found}
     heads = ("", "C11", "C12", "C44", "bulk modulus", "phonons at Γ (meV)")
     rows = [(name, *_constants(response), _phonons(response)) for name, response in found.items()]
+    formula = crystal.get_chemical_formula()
+    for name, *constants, phonons in rows:
+        c11, c12, c44 = (f"{value:.1f}" for value in constants[:3])
+        lines.append(f"{formula}, {name}: C11 {c11}, C12 {c12}, C44 {c44} GPa; phonons at Γ (meV): {phonons}")
     note = "GPa, atoms at rest; C11, C12 and C44 are means over x, y and z. The strained cells were not learned."
     return [
-        heading(f"{crystal.get_chemical_formula()}: elastic constants and phonons"),
+        heading(f"{formula}: elastic constants and phonons"),
         table(heads, rows),
         paragraph(note, kind="note"),
     ]
@@ -207,7 +288,7 @@ def _elasticity(calculator: LDOSCalculator, crystals: Sequence[Atoms], reference
 
 def _plain(name: str) -> str:
     """The name of a deformed cell, as ``deformations`` gives it, from that of its label."""
-    head, rest = name.removeprefix("d0_").split("-", 1)
+    head, rest = name.split("_", 1)[1].split("-", 1)
     place, sign = rest[:-3], rest[-2:]
     return f"{head}_{place}_{sign}"
 
@@ -223,7 +304,9 @@ def _phonons(response: ElasticResponse) -> str:
     return ", ".join(f"{energy:.1f}" for energy in response.phonons[3:]) or "none but the acoustic ones"
 
 
-def _dos(calculator: LDOSCalculator, crystals: Sequence[Atoms], labels: Sequence[Snapshot]) -> list[str]:
+def _dos(
+    calculator: LDOSCalculator, crystals: Sequence[Atoms], labels: Sequence[Snapshot], lines: list[str]
+) -> list[str]:
     figures, sentences = [], []
     for place, crystal in enumerate(crystals):
         at_rest = next(
@@ -250,7 +333,11 @@ def _dos(calculator: LDOSCalculator, crystals: Sequence[Atoms], labels: Sequence
                 f"{crystal.get_chemical_formula()} at rest, broadened by {calculator.model.metadata.broadening:g} eV",
             )
         )
-        if at_rest.fermi_level is not None:
+        gap = _gap_sentence(calculator, at_rest)
+        if gap:
+            lines.append(gap)
+            sentences.append(f"{gap}.")
+        elif at_rest.fermi_level is not None:
             here, theirs = (
                 float(np.interp(level, grid, np.asarray(dos))) / len(atoms)
                 for level, grid, dos in (
@@ -266,6 +353,28 @@ def _dos(calculator: LDOSCalculator, crystals: Sequence[Atoms], labels: Sequence
     if not figures:
         return []
     return [heading("Density of states"), pictures(figures), *map(paragraph, sentences)]
+
+
+def _gap_sentence(calculator: LDOSCalculator, label: Snapshot) -> str:
+    """The gap of DFT's states, of its DOS and of the model's; empty where DFT has none."""
+    if label.n_electrons is None or (label.gap is not None and label.gap <= 0):
+        return ""
+    dos, energies = (torch.as_tensor(np.asarray(values, dtype=float)) for values in (label.dos, label.energies))
+    try:
+        predicted = prediction_gap(calculator.model, calculator.prediction)
+        expected = find_gap(dos, energies, label.n_electrons, len(label), float(label.ldos_sigma or 0.0))
+    except ValueError:  # the energies end among the states about the last electron
+        return ""
+    if label.gap is None and not expected.resolved:
+        return ""
+    states = "" if label.gap is None else f"; of DFT's states on the labels' k-mesh {label.gap:.2f} eV"
+    read = f"gap read off the DOS {_gap_words(predicted)} (DFT {_gap_words(expected)}{states})"
+    where = f"its middle at {predicted.middle:.2f} eV (DFT {expected.middle:.2f} eV)"
+    return f"{label.to_atoms().get_chemical_formula()}: {read}, {where}"
+
+
+def _gap_words(gap: Gap) -> str:
+    return f"{gap.width:.2f} ± {gap.uncertainty:.2f} eV" if gap.resolved else "not resolved at its width"
 
 
 def _range(calculator: LDOSCalculator, settings: LearnSettings, labels: Sequence[Snapshot]) -> list[str]:

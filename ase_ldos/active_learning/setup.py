@@ -117,8 +117,11 @@ def setup_page(name: str, measured: SetupMeasurement) -> str:
     recipe, check = measured.recipe, measured.check
     parts = [
         paragraph(
-            f"Cutoff {recipe.cutoff:g} Ry, k-points every {recipe.kspacing:g} 1/Å, {recipe.bands_per_atom:g} bands per "
-            f"atom, electrons at {recipe.electronic_temperature:g} K, grid {recipe.grid_spacing:g} Å"
+            f"Cutoff {recipe.cutoff:g} Ry, k-points every {recipe.kspacing:g} 1/Å"
+            + (", shifted by half a step" if any(recipe.kpoint_shift) else "")
+            + f", {recipe.bands_per_atom:g} bands per atom, "
+            + ("fixed occupations" if recipe.occupations == "fixed" else "Fermi-Dirac occupations")
+            + f" at {recipe.electronic_temperature:g} K, grid {recipe.grid_spacing:g} Å"
             + (
                 ""
                 if recipe.ldos is None
@@ -128,10 +131,10 @@ def setup_page(name: str, measured: SetupMeasurement) -> str:
         )
     ]
     for series in measured.series:
-        parts.append(heading(f"{series.name}: {series.chosen:g} {series.unit}"))
+        parts.append(heading(series.headline))
         if not series.met:
             parts.append(paragraph("The target is not met by anything that was tried.", kind="bad"))
-        chosen = next((n for n, row in enumerate(series.rows) if row[0] == series.chosen), None)
+        chosen = next((n for n, row in enumerate(series.rows) if series.taken and row[0] == series.chosen), None)
         # a crystal of several atoms is not asked for its stress, one of a single atom not for a force
         kept = [n for n in range(len(series.columns)) if n == 0 or any(row[n] for row in series.rows)]
         rows = [[row[n] for n in kept] for row in series.rows]
@@ -173,7 +176,8 @@ def convergence_figure(series: Series) -> Figure:
             axes.axhline(series.bounds[column], color=colour, linestyle="--", linewidth=0.8)
         else:
             axes.plot(values, heights, "o-", color=colour, label=column)
-    axes.axvline(series.chosen, color="0.4", linewidth=0.8)
+    if series.taken:
+        axes.axvline(series.chosen, color="0.4", linewidth=0.8)
     if values[0] > values[-1]:
         axes.invert_xaxis()
     axes.set(xlabel=series.columns[0])

@@ -32,7 +32,7 @@ def add_dft_arguments(parser: argparse.ArgumentParser) -> None:
     )
     goals.add_argument("--force", type=float, default=8.0, metavar="meV/Å", help="default: 8")
     goals.add_argument(
-        "--dos", type=float, default=5.0, metavar="PERCENT", help="the DOS of two k-meshes (default: 5 %%)"
+        "--dos", type=float, default=10.0, metavar="PERCENT", help="the DOS of two k-meshes (default: 10 %%)"
     )
     goals.add_argument(
         "--grid",

@@ -36,6 +36,7 @@ SHAPES: dict[str, tuple[str | int, ...]] = {
     "k_weights_dense": ("k_dense",),
     "eigenvalues_dense": ("k_dense", "band_dense"),
     "electronic_temperature": (),
+    "gap": (),
     "known_below": (),
     "energy_defect": (),
     "ldos_energy_defect": (),

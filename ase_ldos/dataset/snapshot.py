@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,20 @@ if TYPE_CHECKING:
 def least_highest_band(eigenvalues: np.ndarray) -> float:
     """Energy below which eigenvalues ``[k, band]`` hold all states: the least of the highest band, in their unit."""
     return float(eigenvalues.max(axis=1).min())
+
+
+def band_gap(eigenvalues: np.ndarray, n_electrons: float) -> float:
+    """Lowest empty minus highest filled of eigenvalues ``[k, band]``, two electrons to a band, in their unit.
+
+    Negative where bands overlap; an odd electron leaves its band half filled, whose width is then the overlap.
+
+    Raises:
+        ValueError: no band is empty.
+    """
+    filled = round(n_electrons) / 2
+    if eigenvalues.shape[1] <= filled:
+        raise ValueError(f"{eigenvalues.shape[1]} bands hold {n_electrons:g} electrons; a gap needs an empty one")
+    return float(eigenvalues[:, math.floor(filled)].min() - eigenvalues[:, math.ceil(filled) - 1].max())
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +71,7 @@ class Snapshot:
         kpoints_dense: dense k-mesh ``[3]``.
         k_weights_dense: ``[k_dense]``.
         eigenvalues_dense: ``[k_dense, band_dense]``.
+        gap: lowest empty minus highest filled state of the self-consistent mesh; negative where bands overlap.
         known_below: energy below which LDOS and DOS hold all states, where no ``eigenvalues_dense`` tell it.
         energy_defect: free energy from eigenvalues and the stored density by the formula that a model uses, minus
             ``free_energy``: what the density's grid leaves out.
@@ -96,6 +112,7 @@ class Snapshot:
     kpoints_dense: np.ndarray | None = None
     k_weights_dense: np.ndarray | None = None
     eigenvalues_dense: np.ndarray | None = None
+    gap: float | None = None
     known_below: float | None = None
     energy_defect: float | None = None
     ldos_energy_defect: float | None = None

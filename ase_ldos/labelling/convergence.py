@@ -1,9 +1,17 @@
-"""A DFT set-up from measurements: cutoff, k-mesh, bands and energy window, width of the LDOS, real-space grid.
+"""A DFT set-up from measurements: cutoff, k-mesh, bands, occupations, energy window, width of the LDOS, real grid.
 
 Each series rises until two members in a row agree within the targets; the first of the two is taken. Compared are
 what a model learns: differences of free energies between cells (at rest, compressed, expanded, distorted) and a force
 or a deviatoric stress, not total energies, whose errors are the same everywhere. Every calculation is kept, so that an
 interrupted measurement resumes.
+
+**k-mesh.** Its cells include two primitive cells side by side, at rest, whose energy is twice that of one: labels have
+supercells, and a mesh that is good by a symmetry of the primitive cell alone fails there. Meshes with a point at the
+centre and those moved by half a step are tried side by side, from coarse to fine, and the kind that converges first is
+taken; the centred one where both do.
+
+**Occupations** are fixed where every measured cell and a rattled one have a gap of ``FIXED_MARGIN`` times the least
+with which a label is accepted (10 kT), for dynamics narrows a gap further; else Fermi-Dirac.
 """
 
 from __future__ import annotations
@@ -18,21 +26,25 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ase_ldos.dataset.npz import load_snapshot, save_snapshot
-from ase_ldos.dataset.snapshot import Snapshot, least_highest_band
+from ase_ldos.dataset.snapshot import Snapshot, band_gap, least_highest_band
 from ase_ldos.files import PathLike, read_json, write_json
 from ase_ldos.formats.pseudopotential import Pseudopotential, read_pseudopotential
 from ase_ldos.geometry.fourier_resampling import resample
 from ase_ldos.labelling.dft_settings import LDOSRecipe, Recipe
 from ase_ldos.labelling.provenance import recipe_table
-from ase_ldos.labelling.pw import calculate, check_setup, kpoint_mesh
+from ase_ldos.labelling.pw import FIXED_GAP, calculate, check_setup, kpoint_mesh
 from ase_ldos.labelling.pw_output import sample_dos
 from ase_ldos.labelling.selfcheck import DerivativeCheck, check_derivatives, energy_defect
+from ase_ldos.simulation.first_cells import CLOSEST, RATTLE, compact_supercell
+from ase_ldos.simulation.primitive_cell import nearest_distance
+from ase_ldos.simulation.sampling import rattled
 from ase_ldos.units import BOLTZMANN, GIGAPASCAL
 
 if TYPE_CHECKING:
@@ -57,6 +69,12 @@ _FINE_SPACING = 0.16
 #: Volumes between which energies are compared.
 _VOLUME_CHANGE = 0.06
 _DISPLACEMENT, _SHEAR = 0.1, 0.03
+#: The other k-mesh that is tried: half a step along each reciprocal vector.
+SHIFT = (1, 1, 1)
+#: What a series says of whose kind another one converged first.
+NOT_TAKEN = "not taken"
+#: Fixed occupations are taken where gaps are so many times the least that a label with them must have.
+FIXED_MARGIN = 2.0
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +96,7 @@ class ConvergenceTargets:
     force: float = 8.0
     stress: float = 0.1
     grid_energy: float = 0.5
-    dos: float = 5.0
+    dos: float = 10.0
     above: float = 4.0
 
     def __post_init__(self) -> None:
@@ -98,9 +116,10 @@ class Series:
         columns: names of the numbers of a row, with units; the first is what was varied.
         rows: one for each value that was tried.
         bounds: target by column.
-        chosen: the value that was taken.
+        chosen: the value that was taken, or that of the row that was.
         met: whether the targets are met; if not, the last value was taken.
         note: a sentence about it.
+        outcome: what was decided, where that is not ``chosen``.
     """
 
     name: str
@@ -111,6 +130,17 @@ class Series:
     chosen: float
     met: bool
     note: str = ""
+    outcome: str = ""
+
+    @property
+    def taken(self) -> bool:
+        """Whether one of its values is in the set-up."""
+        return self.outcome != NOT_TAKEN
+
+    @property
+    def headline(self) -> str:
+        """What was varied and what was taken."""
+        return f"{self.name}: {self.outcome or f'{self.chosen:g} {self.unit}'}"
 
 
 @dataclass(frozen=True)
@@ -233,15 +263,24 @@ def measure_setup(
     measure = _Measure(runs, cells, targets, progress, clock)
     cutoff = measure.rising("cutoff", "Ry", CUTOFFS, lambda value: replace(recipe, cutoff=value))
     recipe = replace(recipe, cutoff=cutoff.chosen)
-    spacings = _distinct_meshes(KSPACINGS, cells)
-    of_spacing = lambda value: replace(recipe, kspacing=value)  # noqa: E731
-    mesh = measure.rising("k-spacing", "1/Å", spacings, of_spacing, with_dos=True)
-    recipe = replace(recipe, kspacing=mesh.chosen)
+    mesh_cells = dict(cells)
+    for place in range(len(structures)):
+        mesh_cells[f"{place}-doubled"] = compact_supercell(cells[f"{place}-rest"], 2)
+    spacings = _distinct_meshes(KSPACINGS, mesh_cells)
+    with_cutoff = recipe
+
+    def of_mesh(value: float, shift: Sequence[int]) -> Recipe:
+        return replace(with_cutoff, kspacing=value, kpoint_shift=shift)
+
+    centred, shifted = replace(measure, cells=mesh_cells).meshes(spacings, of_mesh)
+    taken, shift = (centred, (0, 0, 0)) if centred.taken else (shifted, SHIFT)
+    recipe = of_mesh(taken.chosen, shift)
     bands, window, recipe = _bands(recipe, runs, cells, targets, progress)
     clock.note()
+    gap, recipe = _occupations(recipe, [of_mesh(row[0], shift) for row in taken.rows], runs, cells, progress)
+    clock.note()
     found = runs.get(cells, recipe)
-    finer = min((row[0] for row in mesh.rows), default=recipe.kspacing)
-    dense = runs.get(cells, replace(recipe, kspacing=finer)) if finer < recipe.kspacing else found
+    dense = runs.get(cells, replace(recipe, kspacing=taken.rows[-1][0]))
     width = _width(found, dense, electronic_temperature, targets, progress)
     grid = _grid(found, pseudos, targets, progress)
     clock.note()
@@ -270,7 +309,8 @@ def measure_setup(
     if abs(checked.pressure) > 0.02:
         recipe = replace(recipe, pulay={symbol: round(checked.pulay, 4) for symbol in symbols})
         progress(f"  Pulay stress {checked.pressure:+.2f} GPa at {recipe.cutoff:g} Ry: {checked.pulay:.4f} eV per atom")
-    return SetupMeasurement(recipe, (cutoff, mesh, bands, width, grid), checked, electrons, clock.total)
+    series = (cutoff, centred, shifted, gap, bands, width, grid)
+    return SetupMeasurement(recipe, series, checked, electrons, clock.total)
 
 
 class _Clock:
@@ -319,7 +359,7 @@ def _observables(found: Mapping[str, Snapshot]) -> tuple[np.ndarray, float, floa
     energies, force, stress = [], 0.0, 0.0
     for name, snapshot in found.items():
         rest = found[name.split("-")[0] + "-rest"]
-        energies.append((float(snapshot.free_energy or 0) - float(rest.free_energy or 0)) / len(snapshot))
+        energies.append(float(snapshot.free_energy or 0) / len(snapshot) - float(rest.free_energy or 0) / len(rest))
         if name.endswith("distorted"):
             if len(snapshot) > 1:
                 force = max(force, float(np.linalg.norm(np.asarray(snapshot.forces)[0])))
@@ -345,8 +385,6 @@ class _Measure:
         unit: str,
         values: Sequence[float],
         recipe_of: Callable[[float], Recipe],
-        *,
-        with_dos: bool = False,
     ) -> Series:
         """Try values until two in a row agree; the first of them is taken.
 
@@ -355,46 +393,85 @@ class _Measure:
             unit: of it.
             values: to try, each better than the last.
             recipe_of: the set-up of a value.
-            with_dos: whether the DOS must agree too.
         """
-        targets, known = self.targets, list[_Observed]()
-        columns = (
-            f"{name} ({unit})",
-            "A (meV/atom)",
-            "difference of A (meV/atom)",
-            "force (meV/Å)",
-            "stress (GPa)",
-            f"DOS, σ {COMPARED_SIGMA:g} eV (%)",
-        )
-        bounds = dict(zip(columns[2:], (targets.energy, targets.force, targets.stress, targets.dos)))
+        known = list[_Observed]()
         chosen, met = values[-1], False
         for value in values:
-            found = self.runs.get(self.cells, recipe_of(value))
-            self.clock.note()
-            known.append(_observe(value, found))
-            if len(known) == 1:
-                self.progress(f"{name} {value:g} {unit}")
-                continue
-            energy, force, stress, dos = _differences(known[-2], known[-1])
-            self.progress(
-                f"{name} {value:g} {unit}: against {known[-2].value:g} differences of A by {energy:.2f} meV/atom, "
-                f"force {force:.1f} meV/Å"
-                + (f", stress {stress:.2f} GPa" if stress else "")
-                + (f", DOS {dos:.1f} %" if with_dos else "")
-            )
-            good = energy <= targets.energy and force <= targets.force and stress <= targets.stress
-            if good and (dos <= targets.dos or not with_dos):
+            if self.agrees(known, value, recipe_of(value), f"{name} {value:g} {unit}", with_dos=False):
                 chosen, met = known[-2].value, True
                 break
         self.progress(
             f"  {name}: {chosen:g} {unit}" + ("" if met else ", the last that was tried; the targets are not met")
         )
-        width = len(columns) if with_dos else len(columns) - 1
-        rows = tuple((item.value, item.energy, *_differences(item, known[-1]))[:width] for item in known)
-        kept = {column: bounds[column] for column in columns[2:width]}
-        return Series(
-            name, unit, columns[:width], rows, kept, chosen, met, f"differences to {known[-1].value:g} {unit}"
-        )
+        return self.series(name, unit, known, chosen, met)
+
+    def meshes(self, values: Sequence[float], recipe_of: Callable[[float, Sequence[int]], Recipe]) -> list[Series]:
+        """Try centred and shifted meshes side by side until two in a row of one kind agree; the first is taken.
+
+        Args:
+            values: spacings to try, each finer than the last.
+            recipe_of: the set-up of a spacing and a shift.
+
+        Returns:
+            The series of centred and of shifted meshes; ``outcome`` is empty in that which is taken.
+        """
+        names = {(0, 0, 0): "k-spacing", SHIFT: "k-spacing, mesh shifted by half a step"}
+        known: dict[tuple[int, int, int], list[_Observed]] = {shift: [] for shift in names}
+        taken, chosen, met = (0, 0, 0), values[-1], False
+        for value, (shift, items) in product(values, known.items()):
+            what = f"{names[shift]} {value:g} 1/Å"
+            if self.agrees(items, value, recipe_of(value, shift), what, with_dos=True):
+                taken, chosen, met = shift, items[-2].value, True
+                break
+        told = "" if met else ", the last that was tried; the targets are not met"
+        self.progress(f"  {names[taken]}: {chosen:g} 1/Å{told}")
+        found = []
+        for shift, items in known.items():
+            outcome = "" if shift == taken else NOT_TAKEN
+            own = chosen if shift == taken else items[-1].value
+            found.append(self.series(names[shift], "1/Å", items, own, met or shift != taken, outcome, with_dos=True))
+        return found
+
+    def agrees(self, known: list[_Observed], value: float, recipe: Recipe, what: str, *, with_dos: bool) -> bool:
+        """Observe a value and add it to those known; whether it agrees with the last of them within the targets."""
+        known.append(_observe(value, self.runs.get(self.cells, recipe)))
+        self.clock.note()
+        if len(known) == 1:
+            self.progress(what)
+            return False
+        energy, force, stress, dos = differences = _differences(known[-2], known[-1])
+        parts = [f"differences of A by {energy:.2f} meV/atom", f"force {force:.1f} meV/Å"]
+        parts += [f"stress {stress:.2f} GPa"] * bool(stress) + [f"DOS {dos:.1f} %"] * with_dos
+        self.progress(f"{what}: against {known[-2].value:g} {', '.join(parts)}")
+        targets = self.targets
+        bounds = (targets.energy, targets.force, targets.stress, targets.dos if with_dos else math.inf)
+        return all(found <= bound for found, bound in zip(differences, bounds, strict=True))
+
+    def series(
+        self,
+        name: str,
+        unit: str,
+        known: Sequence[_Observed],
+        chosen: float,
+        met: bool,
+        outcome: str = "",
+        *,
+        with_dos: bool = False,
+    ) -> Series:
+        """What was observed as a table of differences to the last one."""
+        targets = self.targets
+        bounds = {
+            "difference of A (meV/atom)": targets.energy,
+            "force (meV/Å)": targets.force,
+            "stress (GPa)": targets.stress,
+            f"DOS, σ {COMPARED_SIGMA:g} eV (%)": targets.dos,
+        }
+        if not with_dos:
+            bounds.popitem()
+        columns = (f"{name} ({unit})", "A (meV/atom)", *bounds)
+        rows = tuple((item.value, item.energy, *_differences(item, known[-1]))[: len(columns)] for item in known)
+        note = f"differences to {known[-1].value:g} {unit}"
+        return Series(name, unit, columns, rows, bounds, chosen, met, note, outcome)
 
 
 @dataclass(frozen=True, eq=False)
@@ -464,6 +541,64 @@ def _bands(
     met = known >= wanted
     series = Series("bands", "per atom", columns, tuple(rows), {}, recipe.bands_per_atom, met)
     return series, (lowest, min(known, wanted + margin)), recipe
+
+
+def _occupations(
+    recipe: Recipe,
+    meshes: Sequence[Recipe],
+    runs: _Calculations,
+    cells: Mapping[str, Atoms],
+    progress: Callable[[str], None],
+) -> tuple[Series, Recipe]:
+    """Fixed occupations where the gap of every cell leaves them right, rattled ones among them; else a temperature.
+
+    Args:
+        recipe: the set-up so far.
+        meshes: set-ups whose gaps go into the table; their calculations are there.
+        runs: for the rattled cells.
+        cells: that were measured.
+        progress: told of the outcome.
+    """
+    needed = FIXED_MARGIN * FIXED_GAP * BOLTZMANN * recipe.electronic_temperature
+    rows = []
+    for mesh in meshes:
+        gaps = {name: _gap(snapshot) for name, snapshot in runs.get(cells, mesh).items()}
+        rows.append(
+            (
+                mesh.kspacing,
+                min(gap for name, gap in gaps.items() if name.endswith("-rest")),
+                min(gaps.values()),
+                needed,
+            )
+        )
+    smallest = min(map(_gap, runs.get(cells, recipe).values()))
+    if smallest >= needed:
+        at_rest = {name: cell for name, cell in cells.items() if name.endswith("-rest")}
+        rattles = {name.replace("-rest", "-rattled"): _rattled(cell) for name, cell in at_rest.items()}
+        smallest = min(map(_gap, runs.get(rattles, recipe).values()))
+        what = "a rattled cell"
+    else:
+        what = "the measured cells"
+    kind = "fixed" if smallest >= needed else "smearing"
+    note = f"the smallest gap of {what} is {smallest:.2f} eV; occupations are fixed from {needed:.2f} eV on"
+    progress(f"occupations: {kind}; {note}")
+    columns = ("k-spacing (1/Å)", "gap at rest (eV)", "smallest gap (eV)", "needed for fixed occupations (eV)")
+    series = Series("occupations", "", columns, tuple(rows), {}, recipe.kspacing, True, note, kind)
+    return series, replace(recipe, occupations=kind)
+
+
+def _gap(snapshot: Snapshot) -> float:
+    assert snapshot.eigenvalues is not None
+    assert snapshot.n_electrons is not None
+    return band_gap(snapshot.eigenvalues, snapshot.n_electrons)
+
+
+def _rattled(rest: Atoms) -> Atoms:
+    """The worst of what first cells will be, at least four atoms."""
+    cell = rest if len(rest) >= 4 else compact_supercell(rest, math.ceil(4 / len(rest)))
+    distance = nearest_distance(rest)
+    rng = np.random.default_rng(0)
+    return rattled(cell, RATTLE[1] * distance, rng, minimum_distance=CLOSEST * distance)
 
 
 def _width(

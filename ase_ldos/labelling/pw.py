@@ -7,6 +7,7 @@ import logging
 import math
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from ase import Atoms
 from ase.io.espresso import write_espresso_in
 
 from ase_ldos.dataset.compact import in_half_precision
-from ase_ldos.dataset.snapshot import Snapshot, least_highest_band, snapshot_from_arrays
+from ase_ldos.dataset.snapshot import Snapshot, band_gap, least_highest_band, snapshot_from_arrays
 from ase_ldos.formats.pseudopotential import check_functional, functional_name, read_pseudopotential
 from ase_ldos.labelling.dft_settings import DOSRecipe, LDOSRecipe, Recipe
 from ase_ldos.labelling.pp import check_postproc, sample_ldos_by_postproc
@@ -207,6 +208,8 @@ def calculate(name: str, atoms: Atoms, recipe: Recipe, folder: Path, *, launcher
     limits: dict[str, Any] = {"launcher": launcher, "time_limit": recipe.time_limit}
     run_program("pw.x", input_text(atoms, recipe, "scf", folder), folder, **limits)
     arrays = read_xml(save)
+    with suppress(ValueError):  # no band is empty
+        arrays["gap"] = np.array(band_gap(arrays["eigenvalues"], float(arrays["n_electrons"])))
     _check_gap(arrays, atoms, recipe)
     _correct_stress(arrays, atoms, recipe, read_creator(save))
     arrays |= {
@@ -236,10 +239,9 @@ def _check_gap(arrays: dict[str, np.ndarray], atoms: Atoms, recipe: Recipe) -> N
     """Refuse fixed occupations where a temperature would change them."""
     if recipe.occupations != "fixed":
         return
-    eigenvalues, filled = arrays["eigenvalues"], round(float(arrays["n_electrons"]) / 2)
-    if eigenvalues.shape[1] <= filled:
+    if "gap" not in arrays:
         raise CalculationError("there are no empty bands; raise bands_per_atom")
-    gap = float(eigenvalues[:, filled].min() - eigenvalues[:, filled - 1].max())
+    gap = float(arrays["gap"])
     temperature = electronic_temperature_of(atoms, recipe)
     least = FIXED_GAP * BOLTZMANN * temperature
     if gap < least:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -19,6 +20,10 @@ from ase_ldos.prediction.predict import predict
 from ase_ldos.torch_state import standard_torch_state
 from ase_ldos.training.evaluate import check_elements
 
+logger = logging.getLogger(__name__)
+
+#: Forces that differ from their labels by less than this, eV/Å, do not differ: no DFT label is as exact.
+EXACT = 1e-5
 #: The warning begins where forces are so many times as wrong as over all held-back atoms, unless told otherwise.
 TOLERANCE = 2.0
 #: Variances below this part of the largest count as this: directions in which the training set hardly differs.
@@ -46,7 +51,8 @@ def calibrate(
 
     Raises:
         ValueError: no held-back or no training structures, an element of the model that the training structures lack,
-            one that the model does not know, or a force error that is not positive or for which there are no forces.
+            one that the model does not know, or a force error that is not positive, or for which there are no forces or
+            only such that the model meets to ``EXACT``.
     """
     if not held_back:
         raise ValueError("no structure is held back; the threshold needs at least one")
@@ -80,19 +86,40 @@ def calibrate(
     largest = [float(own.max()) for own in distances]
     found = {"threshold": max(largest), "largest": max(largest), "median": float(np.median(largest))}
     found["structures"] = float(len(largest))
-    labelled = [(own, item) for own, item in zip(distances, held_back) if item.forces is not None]
-    if labelled:
-        errors = [_force_errors(model, item) for _, item in tqdm(labelled, desc="force errors", disable=not progress)]
-        scale, power = fit_force_error(np.concatenate([own for own, _ in labelled]), np.concatenate(errors))
-        found |= {"force_error_at_1": scale, "force_error_power": power}
-        accepted = TOLERANCE * float(np.sqrt(np.mean(np.concatenate(errors) ** 2)))
-        found["force_error"] = accepted if force_error is None else force_error
-    elif force_error is not None:
-        raise ValueError("no held-back structure has forces, by which a force error could be told")
+    found |= _force_error_law(model, distances, held_back, force_error, progress)
     model.metadata = replace(model.metadata, extrapolation=found)
-    if labelled:
+    if "force_error" in found:
         threshold = warning_threshold(model.metadata, found["force_error"])
         model.metadata = replace(model.metadata, extrapolation=found | {"threshold": threshold})
+
+
+def _force_error_law(
+    model: LDOSModel,
+    distances: Sequence[np.ndarray],
+    held_back: Sequence[Snapshot],
+    accepted: float | None,
+    progress: bool,
+) -> dict[str, float]:
+    """How force errors grow with the distance, and which are accepted; empty where no labels tell."""
+    labelled = [(own, item) for own, item in zip(distances, held_back, strict=True) if item.forces is not None]
+    reason = "no held-back structure has forces, by which a force error could be told"
+    if labelled:
+        bar = tqdm(labelled, desc="force errors", disable=not progress)
+        errors = np.concatenate([_force_errors(model, item) for _, item in bar])
+        if float(np.abs(errors).max()) >= EXACT:
+            scale, power = fit_force_error(np.concatenate([own for own, _ in labelled]), errors)
+            usual = TOLERANCE * float(np.sqrt(np.mean(errors**2)))
+            law = {"force_error_at_1": scale, "force_error_power": power}
+            return law | {"force_error": usual if accepted is None else accepted}
+        # labels that this model, or one that it was taught by exactly, made
+        reason = (
+            f"the forces of all {len(labelled)} held-back structures are those of their labels to {EXACT:g} eV/Å, as "
+            "where a model made the labels; how force errors grow cannot be told from them"
+        )
+        logger.warning("%s, so the warning begins at the largest distance among them", reason)
+    if accepted is not None:
+        raise ValueError(reason)
+    return {}
 
 
 def _force_errors(model: LDOSModel, item: Snapshot) -> np.ndarray:

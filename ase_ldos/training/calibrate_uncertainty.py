@@ -42,6 +42,8 @@ ONE_SIGMA = float(erf(1 / np.sqrt(2)))
 _LDOS_STRUCTURES = 16
 #: Samples of the last layer for the scale of forces.
 FORCE_SAMPLES = 8
+#: A smaller factor says that there are no errors: those of rounding are some 1e-7 of a quantity.
+EXACT = 1e-6
 #: Numbers that a structure gives to the factor of a field, at most.
 _FIELD_POINTS = 2000
 
@@ -103,7 +105,8 @@ def calibrate_uncertainty(
         progress: show bars.
 
     Raises:
-        ValueError: no labels of the LDOS, or no held-back structure with a free energy, density and DOS.
+        ValueError: no labels of the LDOS, no held-back structure with a free energy, density and DOS, or labels that
+            the model meets exactly.
     """
     moments, covariance = (
         _moments(model, training, progress),
@@ -121,6 +124,12 @@ def calibrate_uncertainty(
         raise ValueError(f"no held-back structure has labels of the {lacking[0].replace('_', ' ')}")
     ratios = {name: values for name, values in ratios.items() if values}
     reliability = Reliability(ratios, {name: _factor(values) for name, values in ratios.items()})
+    exact = [name for name, factor in reliability.factors.items() if factor < EXACT]
+    if exact:
+        raise ValueError(
+            f"the {exact[0].replace('_', ' ')} of the held-back structures is that of their labels to rounding, as "
+            "where a model made the labels; from errors that vanish no standard deviation can be told"
+        )
     within = {f"within_one_{name}": float(reliability.within(name, 1.0)[0]) for name in ratios}
     set_posterior(model, moments, covariance)
     model.metadata = replace(model.metadata, uncertainty=reliability.factors | within)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from ase import Atoms
 from ase.build import bulk
 
 import ase_ldos.active_learning.learn as learning
-from ase_ldos.active_learning.learn import REPORT, STATE, learn
+from ase_ldos.active_learning.learn import REPORT, STATE, Round, learn
 from ase_ldos.active_learning.settings import LearnSettings
 from ase_ldos.calculator.calculator import LDOSCalculator
 from ase_ldos.dataset.npz import load_snapshots, save_snapshot
@@ -136,6 +137,10 @@ def folder(tmp_path: Path) -> Path:
 CRYSTAL = bulk("Be", "hcp", a=2.25, c=3.54)
 
 
+def teacher_order(lines: Sequence[str]) -> list[str]:
+    return [line.rsplit(" ", 1)[1] for line in lines if line.startswith("labelling ")]
+
+
 @pytest.mark.slow
 def test_a_learning_is_interrupted_resumed_and_reported(folder: Path, teacher: Teacher) -> None:
     lines: list[str] = []
@@ -166,10 +171,19 @@ def test_a_learning_is_interrupted_resumed_and_reported(folder: Path, teacher: T
     text = (folder / REPORT).read_text()
     assert "learned from" in text
     assert state.verdict in text
-    for part in ("Learning curve", "Equation of state", "elastic constants", "Density of states", "What it cost"):
+    parts = ("Learning curve", "Error bars", "Equation of state", "elastic constants", "Density of states", "it cost")
+    for part in parts:
         assert part in text
     assert "<script" not in text
     assert re.findall(r"<td>DFT</td>", text)
+    # the comparison with DFT is printed too; the cells of the elastic constants were labelled before any training
+    said = "\n".join(lines)
+    assert re.search(r"Be2: volume \d+\.\d\d Å³/atom \(DFT \d", said)
+    assert re.search(r"Be2, DFT: C11 \d+.*phonons at Γ \(meV\): \d", said)
+    assert re.search(r"error bars of the force: .* meV/Å told", said)
+    assert "gap" not in said  # a metal
+    assert len(load_snapshots(folder / "labels-reference")) == 18
+    assert teacher_order(lines).index("reference") < teacher_order(lines).index("round-0")
     assert json.loads((folder / STATE).read_text())["cpu_seconds"]["training"] > 0
 
     # a finished learning has nothing left to label or to train
@@ -181,6 +195,34 @@ def test_a_learning_is_interrupted_resumed_and_reported(folder: Path, teacher: T
     assert [item.test for item in again.rounds] == [item.test for item in state.rounds]
     with pytest.raises(ValueError, match=r"was begun with test = 3, not 4"):
         learn([CRYSTAL], folder, LearnSettings(test=4, first=6, cell_atoms=4))
+
+
+def test_a_round_is_as_large_as_the_budget_has_room_for(folder: Path) -> None:
+    settings = replace(SETTINGS, cpu_hours=1.0, rounds=5)
+    run = learning._Learning([CRYSTAL], folder, settings, 1, "", None, print, False)
+
+    def plan(spent: float, reserve: float = 0.0) -> str | float:
+        run.state.rounds = [Round(cpu_hours=0.1, finished=True), Round(cpu_hours=0.3, finished=True)]
+        run.state.cpu_seconds = {"DFT": 3600 * spent}
+        run._reserve = 3600 * reserve
+        reason = run._plan(2)
+        return reason or run.state.rounds[2].size
+
+    assert plan(0.3) == 1.0
+    assert plan(0.9) == pytest.approx(0.95 * 0.1 / 0.2, abs=0.02)
+    assert plan(0.6, reserve=0.3) == pytest.approx(0.475, abs=0.02)
+    refused = plan(0.97)
+    assert refused == "1 CPU hours leave no room for another round beside the last dynamics"
+    # a dynamics that would take most of the budget does not get it
+    assert plan(0.3, reserve=0.5) == 1.0
+    # a round that was half as large cost half as much
+    run.state.rounds = [Round(cpu_hours=0.1), Round(cpu_hours=0.2, size=0.5)]
+    run.state.cpu_seconds, run._reserve = {"DFT": 3600 * 0.9}, 0.0
+    assert run._plan(2) == ""
+    assert run.state.rounds[2].size == pytest.approx(0.475, abs=0.02)
+    # one that is begun stays as it is
+    assert run._plan(2) == ""
+    assert len(run.state.rounds) == 3
 
 
 def test_a_budget_ends_it_before_anything_is_trained(folder: Path, teacher: Teacher) -> None:

@@ -11,7 +11,7 @@ from ase.build import bulk
 from ase_ldos.active_learning.recipes import write_dft_recipe, write_training_recipe
 from ase_ldos.active_learning.setup import collect_pseudopotentials, setup_page
 from ase_ldos.formats.gth import find_potential, write_upf
-from ase_ldos.labelling.convergence import Series, SetupMeasurement
+from ase_ldos.labelling.convergence import NOT_TAKEN, Series, SetupMeasurement
 from ase_ldos.labelling.dft_settings import DOSRecipe, LDOSRecipe, Recipe, load_recipe
 from ase_ldos.labelling.provenance import recipe_table
 from ase_ldos.labelling.selfcheck import DerivativeCheck
@@ -87,6 +87,9 @@ def test_the_page_shows_tables_pictures_and_what_was_taken(measured: SetupMeasur
     assert "stress (GPa)</th>" not in text  # nothing but zeros
     assert text.count("<svg") == 1
     assert "Measured in 1.1 CPU minutes" in text
+    other = replace(measured, series=(replace(measured.series[0], outcome=NOT_TAKEN),))
+    assert "cutoff: not taken" in setup_page("Si", other)
+    assert '<tr class="chosen">' not in setup_page("Si", other)
     missed = replace(measured, series=(replace(measured.series[0], met=False),))
     assert "The target is not met" in setup_page("Si", missed)
     assert "The target is not met" not in text

@@ -11,7 +11,7 @@ from ase import Atoms
 from ase.build import bulk
 
 import ase_ldos.labelling.convergence as convergence
-from ase_ldos.dataset.snapshot import Snapshot
+from ase_ldos.dataset.snapshot import Snapshot, band_gap
 from ase_ldos.formats.gth import find_potential, write_upf
 from ase_ldos.geometry.grid import grid_shape
 from ase_ldos.labelling.convergence import CUTOFFS, ConvergenceTargets, SetupMeasurement, measure_setup
@@ -24,11 +24,19 @@ PER_ATOM = CRYSTAL.get_volume() / 2
 
 
 class Program:
-    """In place of pw.x: states of free electrons in a well, energies with errors of e^(−cutoff/3) and of the mesh."""
+    """In place of pw.x: states of free electrons in a well, energies with errors of e^(−cutoff/3) and of the mesh.
+
+    Attributes:
+        shifted: error of a shifted mesh, that of a centred one is 1.
+        doubled: error of the shifted mesh of the cell of two primitive ones, likewise.
+        gap: of all cells but rattled ones, and that of these, eV; 0: as the levels have it.
+    """
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, Recipe]] = []
         self.break_after: int | None = None
+        self.shifted = self.doubled = -20.0
+        self.gap, self.rattled_gap = 0.0, 0.0
 
     def __call__(self, name: str, atoms: Atoms, recipe: Recipe, _folder: Path, **_: object) -> Snapshot:
         if self.break_after is not None and len(self.calls) >= self.break_after:
@@ -36,13 +44,20 @@ class Program:
         self.calls.append((name, recipe))
         volume = atoms.get_volume() / len(atoms)
         mesh = mesh_of(atoms, recipe.kspacing)
-        points = 2 * math.pi * (np.stack(np.meshgrid(*map(np.arange, mesh), indexing="ij"), -1).reshape(-1, 3) / mesh)
+        steps = np.stack(np.meshgrid(*map(np.arange, mesh), indexing="ij"), -1).reshape(-1, 3)
+        points = 2 * math.pi * (steps + np.array(recipe.kpoint_shift) / 2) / mesh
         reciprocal = np.linalg.inv(atoms.cell.array)
         shifts = np.stack(np.meshgrid(*[np.arange(-1, 2)] * 3, indexing="ij"), -1).reshape(-1, 3) * 2 * math.pi
         squares = np.square((points[:, None] - shifts[None]) @ reciprocal.T).sum(-1)
         n_bands = math.ceil(recipe.bands_per_atom * len(atoms))
         eigenvalues = np.sort(3.81 * squares, axis=1)[:, :n_bands]
-        error = 5.0 * math.exp(-recipe.cutoff / 3) + 0.3 * math.exp(-3.0 / recipe.kspacing)
+        if self.gap:
+            wanted = self.rattled_gap if name.endswith("rattled") else self.gap
+            eigenvalues[:, len(atoms) :] += wanted - band_gap(eigenvalues, 2.0 * len(atoms))
+        of_mesh = 1.0
+        if any(recipe.kpoint_shift):
+            of_mesh = self.doubled if name.endswith("doubled") else self.shifted
+        error = 5.0 * math.exp(-recipe.cutoff / 3) + of_mesh * 0.3 * math.exp(-3.0 / recipe.kspacing)
         x = volume / PER_ATOM - 1
         density = np.ones(grid_shape(atoms.cell.array, recipe.grid_spacing)) * 2 / volume
         return Snapshot(
@@ -80,6 +95,7 @@ def program(monkeypatch: pytest.MonkeyPatch) -> Program:
 
 
 def measure(tmp_path: Path, **targets: float) -> SetupMeasurement:
+    tmp_path.mkdir(exist_ok=True)
     write_upf(find_potential("Be"), tmp_path)
     chosen = ConvergenceTargets(**({"dos": 60.0, "energy": 20.0} | targets))
     return measure_setup(
@@ -92,6 +108,8 @@ def test_every_choice_meets_its_target_and_the_one_before_does_not(tmp_path: Pat
     found = measure(tmp_path)
     recipe = found.recipe
     series = {item.name: item for item in found.series}
+    assert recipe.kpoint_shift == (0, 0, 0)
+    assert recipe.occupations == "smearing"
     # the error of a difference over 6 % of volume, and that of a force
     force = lambda cutoff: 5000 * math.exp(-cutoff / 3)  # noqa: E731
     place = CUTOFFS.index(recipe.cutoff)
@@ -119,6 +137,43 @@ def test_every_choice_meets_its_target_and_the_one_before_does_not(tmp_path: Pat
     assert found.electrons == {"Be": 2.0}
 
 
+def test_the_kind_of_mesh_that_converges_first_is_taken(tmp_path: Path, program: Program) -> None:
+    program.shifted = program.doubled = 0.02
+    found = measure(tmp_path, energy=0.5, force=2.0, dos=300.0)
+    centred, shifted = found.series[1:3]
+    assert found.recipe.kpoint_shift == (1, 1, 1)
+    assert found.recipe.kspacing == shifted.chosen == shifted.rows[-2][0]
+    assert (centred.outcome, shifted.outcome) == ("not taken", "")
+    assert centred.headline == "k-spacing: not taken"
+    assert found.recipe.ldos is not None
+    assert found.recipe.ldos.kspacing == shifted.chosen
+    # no finer mesh of either kind was tried
+    assert [row[0] for row in centred.rows] == [row[0] for row in shifted.rows]
+    # two primitive cells side by side tell of a mesh that owes it to the symmetry of one
+    program.doubled = 1.0
+    other = measure(tmp_path / "other", energy=0.5, force=2.0, dos=300.0)
+    assert other.recipe.kpoint_shift == (0, 0, 0)
+    assert other.recipe.kspacing < shifted.chosen
+    assert other.series[2].headline.endswith("not taken")
+
+
+@pytest.mark.parametrize(
+    ("gap", "rattled", "kind"), [(9.0, 6.0, "fixed"), (9.0, 4.0, "smearing"), (4.0, 9.0, "smearing")]
+)
+def test_occupations_are_fixed_where_every_gap_is_wide(
+    tmp_path: Path, program: Program, gap: float, rattled: float, kind: str
+) -> None:
+    program.gap, program.rattled_gap = gap, rattled
+    found = measure(tmp_path)
+    series = found.series[3]
+    assert found.recipe.occupations == kind
+    assert series.headline == f"occupations: {kind}"
+    # 20 kT of 3000 K
+    assert series.rows[-1][1:] == pytest.approx((gap, gap, 20 * 3000 * 8.617333e-5))
+    assert any(name.endswith("rattled") for name, _ in program.calls) == (gap > 5.17)
+    assert program.calls[-1][1].occupations == kind
+
+
 def test_an_interrupted_measurement_repeats_nothing(tmp_path: Path, program: Program) -> None:
     program.break_after = 9
     with pytest.raises(KeyboardInterrupt):
@@ -126,7 +181,7 @@ def test_an_interrupted_measurement_repeats_nothing(tmp_path: Path, program: Pro
     assert len(program.calls) == 9
     program.break_after = None
     found = measure(tmp_path)
-    done = [(name, recipe.cutoff, recipe.kspacing, recipe.bands_per_atom) for name, recipe in program.calls]
+    done = [(name, r.cutoff, r.kspacing, r.bands_per_atom, r.kpoint_shift) for name, r in program.calls]
     assert len(done) == len(set(done))
     count = len(done)
     assert measure(tmp_path).as_record()["recipe"] == found.as_record()["recipe"]

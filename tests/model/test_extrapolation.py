@@ -29,6 +29,7 @@ from ase_ldos.model.extrapolation import (
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.model.metadata import ModelMetadata
 from ase_ldos.model.model_file import load_model, save_model
+from ase_ldos.prediction.predict import predict
 from ase_ldos.simulation.sampling import rattled
 from ase_ldos.training.calibrate import VARIANCE_FLOOR, calibrate, fit_force_error
 
@@ -98,6 +99,28 @@ def test_threshold_follows_the_accepted_force_error() -> None:
         warning_threshold(metadata, -1.0)
     flat = replace(metadata, extrapolation=known | {"force_error_power": 0.0})
     assert (warning_threshold(flat, 0.03), warning_threshold(flat, 0.01)) == (3.0, 0.0)
+
+
+def test_labels_that_the_model_meets_exactly_tell_no_force_error(
+    be_model: LDOSModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    def taught(item: Snapshot) -> Snapshot:
+        found = predict(be_model, item.structure, forces=True, grid_shape=(4, 4, 6), electronic_temperature=300.0)
+        assert found.forces is not None
+        return replace(item, forces=found.forces.numpy(), density=found.density.numpy(), electronic_temperature=300.0)
+
+    held_back = [taught(item) for item in snapshots(3, seed=2)]
+    calibrate(be_model, snapshots(40, seed=1), held_back, progress=False)
+    ranges = be_model.metadata.extrapolation
+    assert "force_error" not in ranges
+    assert ranges["threshold"] == ranges["largest"] > 0
+    assert "the forces of all 3 held-back structures are those of their labels" in caplog.text
+    with pytest.raises(ValueError, match="how force errors grow cannot be told"):
+        calibrate(be_model, snapshots(40, seed=1), held_back, force_error=0.1, progress=False)
+    # one that it does not meet is enough
+    wrong = replace(held_back[0], forces=np.asarray(held_back[0].forces) + 0.1)
+    calibrate(be_model, snapshots(40, seed=1), [wrong, *held_back[1:]], progress=False)
+    assert be_model.metadata.extrapolation["force_error"] > 0.1
 
 
 def test_calculator_warns_at_the_force_error_that_is_accepted(be_model: LDOSModel) -> None:

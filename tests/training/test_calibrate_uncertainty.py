@@ -24,7 +24,7 @@ from ase_ldos.training.calibrate_uncertainty import (
 )
 
 
-def label(model: LDOSModel, atoms: Atoms, name: str, random: np.random.Generator) -> Snapshot:
+def label(model: LDOSModel, atoms: Atoms, name: str, random: np.random.Generator, noise: float = 1.0) -> Snapshot:
     """What the model says, with noise on the LDOS and what follows from it."""
     shape = (4, 4, 6)
     found = predict(model, atoms, grid_shape=shape, forces=True)
@@ -33,13 +33,13 @@ def label(model: LDOSModel, atoms: Atoms, name: str, random: np.random.Generator
     return replace(
         item,
         energies=model.energies.numpy(),
-        ldos=ldos + 1e-4 * random.normal(size=ldos.shape),
+        ldos=ldos + noise * 1e-4 * random.normal(size=ldos.shape),
         ldos_scale=1.0,
         ldos_sigma=0.0,
-        dos=found.dos.numpy() + 0.01 * random.normal(size=60),
-        density=found.density.numpy() + 1e-3 * random.normal(size=shape),
-        free_energy=found.free_energy + 0.02 * random.normal(),
-        forces=found.forces.numpy() + 0.01 * random.normal(size=(len(atoms), 3)),
+        dos=found.dos.numpy() + noise * 0.01 * random.normal(size=60),
+        density=found.density.numpy() + noise * 1e-3 * random.normal(size=shape),
+        free_energy=found.free_energy + noise * 0.02 * random.normal(),
+        forces=found.forces.numpy() + noise * 0.01 * random.normal(size=(len(atoms), 3)),
         electronic_temperature=3000.0,
     )
 
@@ -65,6 +65,15 @@ def test_a_model_gets_the_size_of_its_errors(be_model: LDOSModel, tmp_path: Path
     assert 0.003 < dos < 0.03
     assert "density" in format_reliability(found)
     reliability_figure(found).savefig(tmp_path / "r.png")
+
+
+def test_labels_that_the_model_meets_exactly_give_no_error_bars(be_model: LDOSModel) -> None:
+    random = np.random.default_rng(1)
+    cells = [rattled(bulk("Be", "hcp", a=2.27, c=3.57), 0.08, random) for _ in range(4)]
+    items = [label(be_model, atoms, f"s{i}", random, noise=0.0) for i, atoms in enumerate(cells)]
+    with pytest.raises(ValueError, match="is that of their labels to rounding"):
+        calibrate_uncertainty(be_model, items[:2], items[2:], force_samples=2, progress=False)
+    assert be_model.metadata.uncertainty == {}
 
 
 def test_reliability_of_gaussian_errors_is_right() -> None:
