@@ -200,19 +200,20 @@ class ModelWithOffsets(nn.Module):
     Args:
         model: to be trained.
         groups: the group of every training snapshot.
+        largest: offset before centring, eV/atom; the k-mesh noise of total energies between groups. Zero for labels
+            whose energies are all comparable: an offset hides what a model gets wrong of a whole group.
     """
 
-    #: Largest offset before centring, eV/atom: the k-mesh noise of total energies between cell types.
-    SPREAD = 0.005
     #: Part of the way to the latest error that an offset goes.
     RATE = 0.1
 
     errors: Tensor
     shares: Tensor
 
-    def __init__(self, model: LDOSModel, groups: Iterable[str]) -> None:
+    def __init__(self, model: LDOSModel, groups: Iterable[str], largest: float = 0.0) -> None:
         super().__init__()
         self.model = model
+        self.largest = largest
         counts = Counter(groups)
         self.groups = {name: place for place, name in enumerate(sorted(counts))}
         shares = torch.tensor([counts[name] for name in self.groups], dtype=torch.float64) / counts.total()
@@ -228,7 +229,7 @@ class ModelWithOffsets(nn.Module):
         """Move the offset of a group towards an energy error (eV/atom)."""
         place = self.groups[group]
         moved = self.errors[place] + self.RATE * (error - self.errors[place])
-        self.errors[place] = moved.clamp(-self.SPREAD, self.SPREAD)
+        self.errors[place] = moved.clamp(-self.largest, self.largest)
 
 
 class LDOSLoss:

@@ -156,6 +156,8 @@ class SnapshotStage:
         learning_rate: the peak.
         data: which of the training's label sets; default: all.
         weights: of the losses.
+        energy_offset: largest error of DFT's energies that all structures of one cell type or set-up may share, as
+            those of different k-meshes do, eV/atom; found beside the model, see ``losses.ModelWithOffsets``.
         batch_size: snapshots of a step; the ranks of torchrun share them.
         warmup: part of the steps before the peak.
         max_gradient_norm: longer gradients are scaled down to it.
@@ -169,6 +171,7 @@ class SnapshotStage:
     learning_rate: PositiveFloat = 1e-3
     data: tuple[str, ...] | None = None
     weights: LossWeights = field(default_factory=LossWeights)
+    energy_offset: NonNegativeFloat = 0.0
     batch_size: PositiveInt = 1
     warmup: Fraction = 0.1
     max_gradient_norm: PositiveFloat = 5.0

@@ -383,7 +383,7 @@ class _Training:
 
     def _fit_snapshots(self, stage: SnapshotStage, options: dict[str, Any]) -> History:
         training, validation = self.snapshots(stage)
-        trained = ModelWithOffsets(self.model, [snapshot.group for snapshot in training])
+        trained = ModelWithOffsets(self.model, [snapshot.group for snapshot in training], stage.energy_offset)
         optimizer = SOAP(trained.parameters(), lr=stage.learning_rate)
         steps = stage.epochs * math.ceil(len(training) / stage.batch_size)
         return fit(

@@ -28,7 +28,8 @@ from ase_ldos.training.loop import fit
 from ase_ldos.training.soap import SOAP
 
 LABELS = Path(__file__).resolve().parents[2] / "ase_ldos" / "models/be/labels"
-SMALL, LARGE = LABELS / "small-cells.npz", LABELS / "larger-cells.npz"
+SMALL = [LABELS / "small", LABELS / "wide", LABELS / "small-cells.npz"]
+LARGE = [LABELS / "large", LABELS / "larger-cells.npz"]
 VALENCE = 2.0  # electrons of a beryllium atom in these labels
 
 
@@ -55,9 +56,9 @@ class Labelled:
         return torch.full((len(self.structure),), VALENCE, dtype=torch.float64)
 
 
-def split(path: Path) -> tuple[list[Labelled], list[Labelled]]:
+def split(paths: list[Path]) -> tuple[list[Labelled], list[Labelled]]:
     """To learn from, and every sixth."""
-    items = [Labelled.of(snapshot) for snapshot in load_snapshots(path) if snapshot.density is not None]
+    items = [Labelled.of(snapshot) for snapshot in load_snapshots(paths) if snapshot.density is not None]
     return [item for i, item in enumerate(items) if i % 6 != 5], items[5::6]
 
 

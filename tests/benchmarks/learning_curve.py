@@ -49,7 +49,7 @@ def settings_of(kind: str, options: argparse.Namespace, size: int) -> TrainingSe
     if kind == "SNAP":
         model = replace(settings.model, descriptor={"kind": "snap"}, n_components=80)
         settings = replace(settings, model=model)
-    small = tuple(source for source in settings.data if "small-cells" in source)
+    small = tuple(source for source in settings.data if "small" in source or "wide" in source)
     return replace(settings, data=small, stages=(first, then), seed=options.seed)
 
 

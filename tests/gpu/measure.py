@@ -232,7 +232,7 @@ def training(_: float) -> dict[str, Any]:
     """An epoch of each stage of the training of ``be``, on some of its labels."""
     folder = ROOT / "ase_ldos" / "models" / "be"
     settings = load_settings(folder / "training.toml")
-    data = [ROOT / "tests" / "data_files" / "be", folder / "labels" / "close-pairs.npz"]
+    data = [ROOT / "tests" / "data_files" / "be", folder / "labels" / "close-pairs"]
     begin = time.perf_counter()
     found = train_model(settings, init_from="be", data=data, epochs=1, progress=False, device=DEVICE)
     epochs = {name: history.records[0].seconds for name, history in found.histories.items()}

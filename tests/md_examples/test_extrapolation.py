@@ -20,7 +20,7 @@ SCRIPT = REPOSITORY / "md_examples" / "extrapolation.py"
 def test_compressed_beryllium(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bundled: str) -> None:
     """With the bundled model, calibrated on the small cells of the package whatever its own file says."""
     items = sorted(
-        load_snapshots(REPOSITORY / "ase_ldos" / "models" / "be" / "labels" / "small-cells.npz"),
+        load_snapshots(REPOSITORY / "ase_ldos" / "models" / "be" / "labels" / "small"),
         key=lambda item: item.name,
     )
     model = load_model(bundled)

@@ -225,7 +225,7 @@ def test_command(be_model: LDOSModel, tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_bundled_model_knows_a_compressed_cell(bundled: str, find_labels: Callable[[str], Path]) -> None:
     """Calibrated on the labels that come with the package: held-back structures are silent, 15 % compression is not."""
-    items = sorted(load_snapshots(find_labels("small-cells")), key=lambda item: item.name)
+    items = sorted(load_snapshots(find_labels("small")), key=lambda item: item.name)
     model = load_model(bundled)
     calibrate(model, [x for i, x in enumerate(items) if i % 6 != 5], items[5::6], progress=False)
     atoms = items[5].to_atoms()

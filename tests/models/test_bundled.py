@@ -15,11 +15,11 @@ from ase_ldos.training.evaluate import evaluate_model, summarise
 
 #: The repository's folder of models: an installed package has no labels.
 MODELS = Path(__file__).resolve().parents[2] / "ase_ldos" / "models"
-#: Packed labels of each model, with the largest errors in meV/atom, meV/Å and % of the density.
+#: Labels of each model, with the largest errors in meV/atom, meV/Å and % of the density.
 LABELS = {
-    "be": (("be/labels/small-cells",), 10.0, 100.0, 1.5),
-    "be-se3": (("be/labels/small-cells",), 10.0, 100.0, 1.5),
-    "al": (("al/labels/solid", "al/labels/liquid"), 10.0, 200.0, 2.0),
+    "be": (("be/labels/small",), 10.0, 100.0, 1.5),
+    "be-se3": (("be/labels/small",), 10.0, 100.0, 1.5),
+    "al": (("al/labels/solid.npz", "al/labels/liquid.npz"), 10.0, 200.0, 2.0),
 }
 
 
@@ -42,7 +42,7 @@ def test_a_model_file_tells_where_it_comes_from(name: str) -> None:
 def test_errors_on_structures_that_were_held_back(name: str, source: str) -> None:
     model = load_model(name)
     _, energy, forces, density = LABELS[name]
-    snapshots = load_snapshots(MODELS / f"{source}.npz")
+    snapshots = load_snapshots(MODELS / source)
     unseen = [snapshot for snapshot in snapshots if snapshot.name in model.metadata.provenance["held back"]]
     small = sorted(unseen, key=lambda snapshot: len(snapshot.numbers))[:6]
     assert len(small) > 2

@@ -209,13 +209,13 @@ def test_gradient_of_the_loss_is_its_finite_difference(be_model: LDOSModel) -> N
 
 
 def test_offsets_follow_a_family_within_the_noise_of_k_meshes(be_model: LDOSModel) -> None:
-    trained = ModelWithOffsets(be_model, ["hcp", "hcp", "hcp", "fcc"])
+    trained = ModelWithOffsets(be_model, ["hcp", "hcp", "hcp", "fcc"], largest=0.005)
     for _ in range(100):
         trained.follow("hcp", 0.003)
         trained.follow("fcc", -1.0)
-    mean = (3 * 0.003 - ModelWithOffsets.SPREAD) / 4
+    mean = (3 * 0.003 - 0.005) / 4
     assert trained.offset("hcp") == pytest.approx(0.003 - mean, abs=1e-5)
-    assert trained.offset("fcc") == pytest.approx(-ModelWithOffsets.SPREAD - mean, abs=1e-5)
+    assert trained.offset("fcc") == pytest.approx(-0.005 - mean, abs=1e-5)
     assert trained.offset("bcc") == 0.0
 
 
