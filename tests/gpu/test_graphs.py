@@ -70,7 +70,7 @@ def test_steps_of_a_run(either_model: LDOSModel, stress: bool) -> None:
 
 
 @pytest.mark.skipif(fakecuda is None, reason="launches are counted on the fake device")
-@pytest.mark.parametrize(("model", "outside", "inside"), [("be", 700, 300), ("be-se3", 2000, 400)])
+@pytest.mark.parametrize(("model", "outside", "inside"), [("be", 807, 200), ("be-se3", 1928, 400)])
 def test_launches_inside_and_outside(model: str, outside: int, inside: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 16 atoms: what a step still launches where its batches are replayed, and that these wait for nothing."""
     assert fakecuda is not None
