@@ -31,7 +31,7 @@ from torch import Tensor
 
 from ase_ldos.calculator.bands import NoBands
 from ase_ldos.calculator.grid_policy import GridKeeper
-from ase_ldos.calculator.options import check_parameter, prepare_model
+from ase_ldos.calculator.options import check_parameter, make_graphs, prepare_model
 from ase_ldos.communicator import Communicator
 from ase_ldos.model.extrapolation import ExtrapolationWatch, atom_distances, warning_threshold
 from ase_ldos.model.last_layer import check_calibrated
@@ -83,6 +83,8 @@ class LDOSCalculator(NoBands, Calculator):
             relaxations, not for NVE.
         kernels: what evaluates a power spectrum on a GPU: ``"torch"``, or ``"triton"``, which needs that package (torch
             for CUDA brings it) and keeps less in memory.
+        cuda_graphs: record what the grid of a small cell needs on a GPU once, as a CUDA graph, and replay it at each
+            step (``prediction.batch_graphs``); results are the same up to rounding, memory of a batch stays in use.
 
     Attributes:
         communicator: ranks that share the work, see ``ase_ldos.calculator.parallel``.
@@ -112,6 +114,7 @@ class LDOSCalculator(NoBands, Calculator):
         accepted_force_error: float | None = None,
         remove_net_force: bool = False,
         kernels: str = "torch",
+        cuda_graphs: bool = False,
     ) -> None:
         self.communicator, self.uncertainty = Communicator(), False
         self.progress: bool | BlockObserver = False
@@ -119,6 +122,7 @@ class LDOSCalculator(NoBands, Calculator):
         self._wants_stress = False
         self._grid = GridKeeper()
         self._model = prepare_model(model, device, dtype, kernels)
+        self._graphs = make_graphs(self._model) if cuda_graphs else None
         metadata = self._model.metadata
         self.accepted_force_error = _checked_force_error(metadata, accepted_force_error)
         self._watch = ExtrapolationWatch(self._model, self.accepted_force_error)
@@ -128,6 +132,7 @@ class LDOSCalculator(NoBands, Calculator):
         self.parameters["device"] = str(self._model.device)
         self.parameters["dtype"] = str(self._model.dtype).removeprefix("torch.")
         self.parameters["kernels"] = kernels
+        self.parameters["cuda_graphs"] = bool(cuda_graphs)
         self.parameters["remove_net_force"] = bool(remove_net_force)
         points = default_points(self._model.device)
         defaults = (metadata.electronic_temperature, metadata.grid_spacing, points)
@@ -239,7 +244,13 @@ class LDOSCalculator(NoBands, Calculator):
         def run() -> Prediction:
             if self.communicator.is_root and self.communicator.size > 1:
                 request.broadcast(self.communicator)
-            return fulfil_request(self._model, request, communicator=self.communicator, progress=self.progress)
+            return fulfil_request(
+                self._model,
+                request,
+                communicator=self.communicator,
+                progress=self.progress,
+                graphs=self._graphs,
+            )
 
         with _input_errors():
             prediction = self._within_memory(run, request)

@@ -12,9 +12,11 @@ from ase.calculators.calculator import CalculatorSetupError
 from ase_ldos.descriptors.power_spectrum.compressed import CompressedPowerSpectrum
 from ase_ldos.descriptors.power_spectrum.descriptor import PowerSpectrum
 from ase_ldos.descriptors.power_spectrum.triton_kernel import check_triton
+from ase_ldos.descriptors.protocol import BatchedFeatures
 from ase_ldos.devices import find_device
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.model.model_file import load_model
+from ase_ldos.prediction.batch_graphs import BatchGraphs
 from ase_ldos.torch_state import standard_torch_state
 
 
@@ -58,6 +60,21 @@ def _choose_kernels(model: LDOSModel, kernels: str) -> None:
             check_triton(model.device)
         except ValueError as error:
             raise CalculatorSetupError(str(error)) from error
+
+
+def make_graphs(model: LDOSModel) -> BatchGraphs:
+    """Recordings of a model's batches, still without any.
+
+    Raises:
+        CalculatorSetupError: the model is on no GPU, or its descriptor knows no batches.
+    """
+    if model.device.type != "cuda":
+        raise CalculatorSetupError(f"cuda_graphs=True needs a CUDA device; the model is on {model.device}")
+    if not isinstance(model.descriptor, BatchedFeatures) or model.descriptor.waits:
+        raise CalculatorSetupError(
+            "cuda_graphs=True is for descriptors of fixed shapes in batches; this one has others"
+        )
+    return BatchGraphs()
 
 
 def _find_dtype(dtype: str | torch.dtype) -> torch.dtype:

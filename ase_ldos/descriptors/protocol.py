@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from ase_ldos.geometry.grid_batches import BlockBatch
+from ase_ldos.geometry.grid_batches import BATCH_POINTS, BlockBatch
 from ase_ldos.geometry.grid_blocks import Block
 from ase_ldos.geometry.structure import Structure, species_indices
 
@@ -95,17 +95,31 @@ class PointFeatures(Protocol):
 
 @runtime_checkable
 class BatchedFeatures(PointFeatures, Protocol):
-    """Features that can be evaluated in many equal blocks at once, as a GPU likes it; an atom's state is its species.
+    """Features that can be evaluated in many equal blocks at once, as a GPU likes it.
 
-    Without this, blocks are evaluated one by one.
+    Without this, blocks are evaluated one by one. Weights may be on another device than the structure whose atoms are
+    encoded: it stays on the CPU, where neighbours are found.
+
+    Attributes:
+        batch_points: grid points of the largest batch.
+        waits: whether the host must read what the device finds, so that no CUDA graph can hold it.
     """
 
-    def of_batch(self, batch: BlockBatch) -> Tensor:
-        """Features of all points of a batch, whose groups of images are the species, ``[block · grid, feature]``."""
+    batch_points: int
+    waits: bool
+
+    def of_batch(self, batch: BlockBatch, image_states: Tensor | None = None) -> Tensor:
+        """Features of all points of a batch, ``[block · grid, feature]``.
+
+        Args:
+            batch: whose groups of images are the species.
+            image_states: of the images where an atom's state is floating-point numbers, ``[block, image, ...]``; None
+                where it is the species, which the groups tell.
+        """
         ...
 
     def batch_radii(self, dtype: torch.dtype) -> tuple[float, ...]:
-        """Falling distances, Å, for which a batch says how many images are that near; the first is the cutoff."""
+        """Distances, Å, for which a batch says how many images are that near; the first, the largest, is the cutoff."""
         ...
 
 
@@ -135,6 +149,8 @@ class Descriptor(ABC):
 
     cutoff: float
     species: tuple[int, ...]
+    batch_points: int = BATCH_POINTS
+    waits: bool = False
 
     @property
     @abstractmethod

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ase_ldos.geometry.grid import BlockRange, Grid
-from ase_ldos.geometry.image_table import ImageGroup, ImageTable
+from ase_ldos.geometry.image_table import ImageGroup, ImageRoom, ImageTable
 from ase_ldos.geometry.structure import Structure
 
 #: Grid points of a batch: some 5 GB of temporary arrays with forces.
@@ -57,6 +57,7 @@ class GridBatches:
         points: of a batch, about.
         dtype: of points and atoms.
         device: where they are wanted.
+        room: for numbers of images that stay the same while atoms move a little.
     """
 
     def __init__(
@@ -71,8 +72,9 @@ class GridBatches:
         points: int,
         dtype: torch.dtype,
         device: torch.device,
+        room: ImageRoom | None = None,
     ) -> None:
-        self._ranges, self._points, self._dtype = ranges, points, dtype
+        self._ranges, self._points, self._dtype, self._room = ranges, points, dtype, room
         cell = grid.cell.detach().cpu().double().numpy()
         first = np.array([block.first for block in ranges], dtype=float)
         sizes = np.array([block.shape for block in ranges], dtype=float)
@@ -94,7 +96,7 @@ class GridBatches:
             flat, points = self._shapes[shape]
             for start in range(own[0], own[-1] + 1, self._table.chunk):
                 chunk = slice(start, min(start + self._table.chunk, own[-1] + 1))
-                near = self._table.near(chunk, self._dtype)
+                near = self._table.near(chunk, self._dtype, self._room)
                 most = min(self._points // len(points), _PAIRS // (len(points) * max(1, near.owners.shape[1])))
                 size = max(1, most)
                 for first in range(0, chunk.stop - chunk.start, size):

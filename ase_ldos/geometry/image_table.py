@@ -48,6 +48,30 @@ class NearImages:
     groups: tuple[ImageGroup, ...]
 
 
+class ImageRoom:
+    """Numbers of images with room to spare, which stay the same while atoms move a little; they only grow."""
+
+    def __init__(self) -> None:
+        self._counts: list[list[int]] = []
+
+    def fit(self, counts: list[list[int]]) -> list[list[int]]:
+        """Numbers no smaller than ``counts`` ``[kind, radius]``: those of the last time where these suffice."""
+        known = self._counts
+        same = [len(row) for row in known] == [len(row) for row in counts]
+        if same and all(n <= most for row, mosts in zip(counts, known) for n, most in zip(row, mosts)):
+            return known
+        wanted = [[_with_room(n) for n in row] for row in counts]
+        if same:
+            wanted = [[max(pair) for pair in zip(*rows)] for rows in zip(wanted, known)]
+        self._counts = wanted
+        return wanted
+
+
+def _with_room(count: int) -> int:
+    """An eighth more, and a multiple of eight; none where there is none."""
+    return -(-(count + max(4, count // 8)) // 8) * 8 if count else 0
+
+
 class ImageTable:
     """Finds the images near places, each of which is the centre of a body of the same shape.
 
@@ -116,8 +140,14 @@ class ImageTable:
         """Number of places that are best looked at together."""
         return max(1, _CANDIDATES // (len(self._offsets) * self._most))
 
-    def near(self, rows: slice, dtype: torch.dtype) -> NearImages:
-        """Images near some of the places; vectors in this number type. Waits once for the device."""
+    def near(self, rows: slice, dtype: torch.dtype, room: ImageRoom | None = None) -> NearImages:
+        """Images near some of the places; vectors in this number type. Waits once for the device.
+
+        Args:
+            rows: of the places.
+            dtype: of the vectors.
+            room: makes the numbers of images larger, so that they are the same another time.
+        """
         vectors, slots, outside = self._candidates(rows)
         lengths = vectors.norm(dim=-1)
         # no point of the body reaches farther along the vector than one of its corners
@@ -130,11 +160,18 @@ class ImageTable:
             limits = self._limits.expand(len(own), -1).contiguous()
             counts.append(torch.searchsorted(sorts[-1].values, limits, right=True).amax(dim=0))
         groups, places, far, first = [], [], [], 0
-        for found, number in zip(sorts, torch.stack(counts).tolist()):
-            width = min(-(-number[0] // 8) * 8, found.indices.shape[1])  # products of matrices are faster with eights
+        numbers: list[list[int]] = torch.stack(counts).tolist()
+        for found, number in zip(sorts, numbers if room is None else room.fit(numbers)):
+            width = -(-number[0] // 8) * 8  # products of matrices are faster with eights
+            spare = width - found.indices.shape[1]
+            if room is None:
+                width, spare = min(width, found.indices.shape[1]), 0
             groups.append(ImageGroup(slice(first, first + width), (width, *number[1:])))
             places.append(found.indices[:, :width])
             far.append(found.values[:, :width] > self._radii[0])
+            if spare > 0:
+                places[-1] = torch.nn.functional.pad(places[-1], (0, spare))
+                far[-1] = torch.nn.functional.pad(far[-1], (0, spare), value=True)
             first += width
         chosen, missing = torch.cat(places, dim=1), torch.cat(far, dim=1)
         near = vectors.gather(1, chosen[..., None].expand(-1, -1, 3)).to(dtype)

@@ -36,6 +36,15 @@ class Pairs:
         """Lengths of the vectors, Å, ``[pair]``."""
         return self.vectors.norm(dim=-1)
 
+    def to(self, device: torch.device) -> Pairs:
+        """The pairs on a device, in one transfer, for which the host waits once."""
+        if device == self.vectors.device:
+            return self
+        numbers = torch.stack((self.first, self.second), dim=1).double()
+        packed = torch.cat((numbers, self.vectors.double()), dim=1).to(device)
+        first, second = packed[:, :2].detach().long().unbind(1)
+        return Pairs(first, second, packed[:, 2:].to(self.vectors.dtype))
+
 
 def find_pairs(structure: Structure, cutoff: float, *, full: bool = False) -> Pairs:
     """Find all pairs closer than ``cutoff`` (Å); ``full`` lists each pair from both sides.

@@ -164,10 +164,10 @@ def atom_inputs(model: LDOSModel, structure: Structure) -> Tensor:
     A fixed descriptor is evaluated in float64: directions in which the training set hardly differs are scaled up so
     much that float32 would show the rounding of a box of this size. A graph network keeps its own number type.
     """
-    if model.device.type == "cuda" and isinstance(model.descriptor, BatchedFeatures):
-        return _inputs_in_batches(model, model.descriptor, structure.to("cpu"))
-    structure = structure.to(model.device)
     dtype = model.dtype if model.descriptor.n_learned else torch.float64
+    if model.device.type == "cuda" and isinstance(model.descriptor, BatchedFeatures):
+        return _inputs_in_batches(model, model.descriptor, structure.to("cpu"), dtype)
+    structure = structure.to(model.device)
     inputs = torch.empty(len(structure), model.network.n_inputs, dtype=torch.float64, device=model.device)
     with torch.no_grad():
         atom_state = model.encode_atoms(structure)
@@ -176,23 +176,27 @@ def atom_inputs(model: LDOSModel, structure: Structure) -> Tensor:
     return inputs
 
 
-def _inputs_in_batches(model: LDOSModel, descriptor: BatchedFeatures, structure: Structure) -> Tensor:
+def _inputs_in_batches(
+    model: LDOSModel, descriptor: BatchedFeatures, structure: Structure, dtype: torch.dtype
+) -> Tensor:
     """The same on a GPU: each atom's place is a block of one point."""
     cell = structure.cell.double().numpy()
     fractional = structure.positions.double().numpy() @ np.linalg.inv(cell)
     table = ImageTable(
         structure,
         (fractional - np.floor(fractional)) @ cell,
-        descriptor.batch_radii(torch.float64),
-        kinds=model.encode_atoms(structure).numpy(),
+        descriptor.batch_radii(dtype),
+        kinds=species_indices(structure.numbers, descriptor.species).numpy(),
         n_kinds=len(descriptor.species),
         device=model.device,
     )
-    point = torch.zeros(1, 3, dtype=torch.float64, device=model.device)
+    point = torch.zeros(1, 3, dtype=dtype, device=model.device)
     parts = []
     with torch.no_grad():
+        atom_state = model.encode_atoms(structure)
         for start in range(0, table.n_places, table.chunk):
-            near = table.near(slice(start, start + table.chunk), torch.float64)
+            near = table.near(slice(start, start + table.chunk), dtype)
             flat = torch.arange(start, start + len(near.owners), device=model.device)
-            parts.append(model.inputs(BlockBatch(flat, point, near.vectors, near.owners, near.groups), None))
-    return torch.cat(parts)
+            states = atom_state[near.owners] if atom_state.is_floating_point() else None
+            parts.append(model.inputs(BlockBatch(flat, point, near.vectors, near.owners, near.groups), states))
+    return torch.cat(parts).double()

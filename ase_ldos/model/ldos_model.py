@@ -160,11 +160,11 @@ class LDOSModel(nn.Module):
 
         Args:
             block: points and images; a batch only where the descriptor is a ``BatchedFeatures``.
-            atom_state: of a block's images, ``encode_atoms(structure)[block.owners]``; a batch knows its species.
+            atom_state: of the images, ``encode_atoms(structure)[block.owners]``; None of a batch if it is the species.
         """
         if isinstance(block, BlockBatch):
             assert isinstance(self.descriptor, BatchedFeatures)
-            features = self.descriptor.of_batch(block)
+            features = self.descriptor.of_batch(block, atom_state)
         else:
             assert atom_state is not None
             features = self.descriptor(block.points, block.atoms, atom_state)

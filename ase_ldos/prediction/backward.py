@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from ase_ldos.geometry.buffers import add_rows
 from ase_ldos.geometry.grid_batches import BlockBatch
 from ase_ldos.geometry.grid_blocks import Block
+from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.prediction.deviations import DeviationSums
 from ase_ldos.prediction.free_energy_gradient import FreeEnergyGradient
 from ase_ldos.prediction.grid_pass import GridEvaluator
@@ -55,7 +57,7 @@ def pull_back(
         if by_points is not None:
             virial += block.points.double().T @ by_points
         if by_image_states is not None:
-            add_rows(by_state, block.owners, by_image_states)
+            add_rows(by_state, block.owners.flatten(), by_image_states.flatten(end_dim=-2))
         checkpoint.write(stage, {"done": done, **sums})
     for total in sums.values():
         evaluator.communicator.all_reduce(total)
@@ -71,22 +73,49 @@ def _pull_back_block(
     evaluator: GridEvaluator, block: Block | BlockBatch, pull: Tensor, strained: bool
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """h, and derivatives of Σ pull · h in images, points (if ``strained``) and the images' states (if learned)."""
-    atom_state = evaluator.walk.image_states(block)
+    walk = evaluator.walk
+    if walk.graphs is not None and isinstance(block, BlockBatch):
+        found = walk.run_graph(("derivatives", strained), _RECORDED[strained], block, (pull,))
+    else:
+        found = _derivatives(evaluator.model, block, walk.image_states(block), pull, strained)
+    hidden, by_images, *others = found
+    by_points = others.pop(0) if strained else None
+    return hidden, by_images, by_points, others[0] if others else None
+
+
+def _derivatives(
+    model: LDOSModel, block: Block | BlockBatch, atom_state: Tensor | None, pull: Tensor, strained: bool
+) -> tuple[Tensor, ...]:
+    """The same, as far as they are wanted, from the images' states."""
     learned = atom_state is not None and atom_state.is_floating_point()
     atoms, points = block.atoms.detach().requires_grad_(), block.points.detach()
     leaves = [atoms]
     if strained:
         leaves.append(points.requires_grad_())
     if atom_state is not None and learned:
-        leaves.append(atom_state.requires_grad_())
+        atom_state = atom_state.detach().requires_grad_()
+        leaves.append(atom_state)
     with torch.enable_grad():
         # points without a gradient are left the tensor that blocks of one shape share: a descriptor may know it
         moved = replace(block, atoms=atoms, points=points if strained else block.points)
-        hidden = evaluator.model.hidden(moved, atom_state)
-    found = list(torch.autograd.grad(hidden, leaves, pull))
-    by_state = found.pop() if learned else None
-    by_points = found[1].double() if strained else None
-    return hidden.detach(), found[0].flatten(end_dim=-2).double(), by_points, by_state
+        hidden = model.hidden(moved, atom_state)
+    by_images, *others = torch.autograd.grad(hidden, leaves, pull)
+    if strained:
+        others[0] = others[0].double()
+    return hidden.detach(), by_images.flatten(end_dim=-2).double(), *others
+
+
+def _recorded(strained: bool) -> Callable[[LDOSModel, BlockBatch, Tensor | None, Tensor], tuple[Tensor, ...]]:
+    """``_derivatives`` as a recording takes it: image states before what else there is."""
+
+    def work(model: LDOSModel, batch: BlockBatch, atom_state: Tensor | None, pull: Tensor) -> tuple[Tensor, ...]:
+        return _derivatives(model, batch, atom_state, pull, strained)
+
+    return work
+
+
+#: What is recorded, by whether points are followed too.
+_RECORDED = {strained: _recorded(strained) for strained in (False, True)}
 
 
 def _pull_back_atom_state(evaluator: GridEvaluator, by_state: Tensor) -> tuple[Tensor, Tensor]:

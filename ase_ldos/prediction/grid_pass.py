@@ -25,6 +25,7 @@ from ase_ldos.geometry.grid_batches import BlockBatch
 from ase_ldos.geometry.grid_blocks import Block
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.physics.occupation import fermi_level, number_weights
+from ase_ldos.prediction.batch_graphs import BatchGraphs
 from ase_ldos.prediction.checkpointing import PredictionCheckpoint, checksum
 from ase_ldos.prediction.fermi_level_interpolation import FermiLevelInterpolation
 from ase_ldos.prediction.grid_walk import GridWalk
@@ -50,6 +51,7 @@ class GridEvaluator:
         communicator: shares the blocks.
         checkpoint: keeps the sums.
         progress: show a progress bar with the remaining time, or tell this of each block, on rank 0.
+        graphs: of batches, kept from step to step; see ``batch_graphs``.
 
     Attributes:
         walk: over the grid.
@@ -67,12 +69,13 @@ class GridEvaluator:
         communicator: Communicator,
         checkpoint: PredictionCheckpoint,
         progress: bool | BlockObserver = False,
+        graphs: BatchGraphs | None = None,
     ) -> None:
         self.model, self.request, self.structure, self.grid = model, request, request.structure, request.grid
         self.communicator, self.checkpoint = communicator, checkpoint
         self._shows_bar = progress is True and communicator.is_root
         self._observer = progress if callable(progress) and communicator.is_root else None
-        self.walk = GridWalk(model, request.structure, request.grid, request.chunk_size)
+        self.walk = GridWalk(model, request.structure, request.grid, request.chunk_size, graphs)
         self.ranges, self.atom_state = self.walk.ranges, self.walk.atom_state
         self.own_ranges = communicator.partition(self.ranges)
         self.charges = model.charges(self.structure.numbers)

@@ -24,6 +24,7 @@ from ase_ldos.model.last_layer import check_calibrated
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.physics.free_energy import Energies
 from ase_ldos.prediction.backward import pull_back
+from ase_ldos.prediction.batch_graphs import BatchGraphs
 from ase_ldos.prediction.checkpointing import PredictionCheckpoint
 from ase_ldos.prediction.deviations import DeviationSums, Uncertainty
 from ase_ldos.prediction.free_energy_gradient import Electrons, find_gradient
@@ -137,8 +138,12 @@ def fulfil_request(
     communicator: Communicator | None = None,
     checkpoint: Path | None = None,
     progress: bool | BlockObserver = False,
+    graphs: BatchGraphs | None = None,
 ) -> Prediction:
-    """The prediction of a request, on the model's device; arguments and errors as of ``predict``."""
+    """The prediction of a request, on the model's device; arguments and errors as of ``predict``.
+
+    ``graphs``, kept from step to step, record what batches of a small grid need on a GPU (``batch_graphs``).
+    """
     communicator = Communicator() if communicator is None else communicator
     # no rank without a block
     chunk_size = min(request.chunk_size, max(1, request.grid.n_points // communicator.size))
@@ -147,7 +152,9 @@ def fulfil_request(
     request = replace(request, structure=request.structure.to("cpu"), chunk_size=chunk_size)
     original, grid, model = model, request.grid, model.with_fused_scaler()
     with PredictionCheckpoint.of(checkpoint, model, request, communicator) as kept:
-        evaluator = GridEvaluator(model, request, communicator=communicator, checkpoint=kept, progress=progress)
+        evaluator = GridEvaluator(
+            model, request, communicator=communicator, checkpoint=kept, progress=progress, graphs=graphs
+        )
         strategy = choose_strategy(evaluator)
         with torch.no_grad(), record_function("ase_ldos::density_of_states"):
             hidden_sum, fermi_levels = strategy.sum_hidden()

@@ -112,6 +112,7 @@ def test_too_few_states(be_model: LDOSModel) -> None:
         ({"dtype": "float16"}, "dtype is 'float16'; it must be float32 or float64"),
         ({"kernels": "triton"}, "triton"),  # on the CPU, or not installed
         ({"kernels": "cuda"}, "kernels is 'cuda'; it must be torch or triton"),
+        ({"cuda_graphs": True}, "cuda_graphs=True needs a CUDA device; the model is on cpu"),
         ({"device": "abacus"}, "device 'abacus' cannot be used"),
     ],
 )

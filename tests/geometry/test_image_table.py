@@ -10,7 +10,7 @@ from ase.build import bulk
 
 from ase_ldos.geometry.grid import Grid
 from ase_ldos.geometry.grid_batches import GridBatches
-from ase_ldos.geometry.image_table import ImageTable
+from ase_ldos.geometry.image_table import ImageRoom, ImageTable
 from ase_ldos.geometry.neighbours import Images
 from ase_ldos.geometry.structure import Structure
 
@@ -28,7 +28,8 @@ def crystals() -> dict[str, Atoms]:
 
 @pytest.mark.parametrize("name", crystals())
 @pytest.mark.parametrize("corners", [None, CORNERS], ids=["points", "bodies"])
-def test_same_images_as_place_by_place(name: str, corners: np.ndarray | None) -> None:
+@pytest.mark.parametrize("more", [None, 0, 500], ids=["tight", "room", "more room than candidates"])
+def test_same_images_as_place_by_place(name: str, corners: np.ndarray | None, more: int | None) -> None:
     structure, cutoff = Structure.from_atoms(crystals()[name]), 4.3
     fractional = np.random.default_rng(0).random((23, 3))
     places = fractional @ structure.cell.numpy()
@@ -36,7 +37,12 @@ def test_same_images_as_place_by_place(name: str, corners: np.ndarray | None) ->
     table = ImageTable(structure, places, (cutoff, 2.5), corners=corners, kinds=kinds, n_kinds=2)
     shape = np.zeros((1, 3)) if corners is None else corners
     images = Images(structure, cutoff + 1.1)
-    found = table.near(slice(3, 20), torch.float64)
+    room = None if more is None else ImageRoom()
+    if room is not None and more:
+        room.fit([[more, more]] * 2)
+    found = table.near(slice(3, 20), torch.float64, room)
+    if more:
+        assert found.owners.shape[1] >= 2 * more
     assert sum(group.rows.stop - group.rows.start for group in found.groups) == found.owners.shape[1]
     for row, place in enumerate(places[3:20]):
         near = images.near_block(place, shape, cutoff)
@@ -55,6 +61,17 @@ def test_same_images_as_place_by_place(name: str, corners: np.ndarray | None) ->
             assert bool((own_vectors[real:].norm(dim=1) > cutoff + 2).all())
             assert group.counts[0] >= real
             assert group.counts[1] >= (bounds[mine] <= 2.5).sum()
+
+
+def test_room_stays_while_it_suffices_and_only_grows() -> None:
+    room = ImageRoom()
+    first = room.fit([[100, 30], [0, 0]])
+    assert first == [[112, 40], [0, 0]]
+    assert room.fit([[112, 2], [0, 0]]) is first
+    second = room.fit([[90, 41], [8, 1]])
+    assert second == [[112, 48], [16, 8]]
+    assert room.fit([[100, 30], [0, 0]]) is second
+    assert room.fit([[10]]) == [[16]]
 
 
 @pytest.mark.parametrize("shape", [(8, 12, 18), (7, 11, 13)], ids=["divisible", "prime"])

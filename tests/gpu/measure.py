@@ -11,7 +11,7 @@ import platform
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -170,20 +170,26 @@ def dynamics(limit: float) -> dict[str, Any]:
     return {"atoms": len(atoms), "steps": len(totals), "s_per_step": per_step, "drift_meV_per_atom": drift}
 
 
-def triton_kernels(limit: float) -> dict[str, Any]:
-    """Times per force step and energy with Triton's kernels against torch's, in turn, and how much they differ."""
-    if find_spec("triton") is None:
-        return {"skipped": "Triton is not installed"}
-    if "fakecuda" in sys.modules:
-        return {"skipped": "Triton's compiler needs a real GPU"}
+def in_turn(limit: float, sizes: Sequence[int], one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Times per force step and energy of ``be`` with some options of the calculator against others, in turn.
+
+    Args:
+        limit: for all of it, s.
+        sizes: repeats of the primitive cell.
+        one: options.
+        other: other options.
+    """
     found: dict[str, Any] = {}
-    for n in (2, 8):
+    for n in sizes:
         atoms = beryllium(n)
-        calculators = {name: LDOSCalculator("be", device=str(DEVICE), kernels=name) for name in ("torch", "triton")}
+        calculators = {
+            name: LDOSCalculator("be", device=str(DEVICE), **options)
+            for name, options in (("without", one), ("with", other))
+        }
         times: dict[str, list[float]] = {}
         results: dict[str, tuple[float, np.ndarray]] = {}
         begin = time.perf_counter()
-        for turn in range(6):  # the first compiles
+        for turn in range(6):  # the first compiles or records
             for name, calculator in calculators.items():
                 for kind in ("energy", "forces"):
                     calculator.reset()
@@ -193,14 +199,33 @@ def triton_kernels(limit: float) -> dict[str, Any]:
                     if turn > 0:
                         times.setdefault(f"{name}_{kind}_s", []).append(time.perf_counter() - start)
                 results[name] = (calculator.results["energy"], value)
-            if turn > 0 and time.perf_counter() - begin > limit / 2:
+            if turn > 0 and time.perf_counter() - begin > limit / len(sizes):
                 break
-        (energy, forces), (energy_there, forces_there) = results["torch"], results["triton"]
+        (energy, forces), (energy_there, forces_there) = results["without"], results["with"]
         found[f"{len(atoms)} atoms"] = {name: min(own) for name, own in times.items()} | {
             "energy_meV_per_atom": 1000 * (energy_there - energy) / len(atoms),
             "largest_force_eV_per_A": float(np.abs(forces_there - forces).max()),
         }
+        graphs = calculators["with"]._graphs
+        if graphs is not None:
+            found[f"{len(atoms)} atoms"] |= {"recorded": graphs.recorded, "failed": graphs.failed}
     return found
+
+
+def triton_kernels(limit: float) -> dict[str, Any]:
+    """With Triton's kernels and without."""
+    if find_spec("triton") is None:
+        return {"skipped": "Triton is not installed"}
+    if "fakecuda" in sys.modules:
+        return {"skipped": "Triton's compiler needs a real GPU"}
+    return in_turn(limit, (2, 8), {}, {"kernels": "triton"})
+
+
+def cuda_graphs(limit: float) -> dict[str, Any]:
+    """With CUDA graphs of the batches of small cells and without."""
+    if "fakecuda" in sys.modules:
+        return {"skipped": "CUDA graphs need a real GPU"}
+    return in_turn(limit, (1, 2, 4), {}, {"cuda_graphs": True})
 
 
 def training(_: float) -> dict[str, Any]:
@@ -220,7 +245,8 @@ PARTS: dict[str, tuple[Callable[[float], dict[str, Any]], float]] = {
     "reduced_precision": (reduced_precision, 0.05),
     "speed": (speed, 0.45),
     "triton_kernels": (triton_kernels, 0.05),
-    "dynamics": (dynamics, 0.2),
+    "cuda_graphs": (cuda_graphs, 0.05),
+    "dynamics": (dynamics, 0.15),
     "training": (training, 0.1),
 }
 

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.slow
 CHOSEN = (
     "gpu/test_device.py",
     "gpu/test_launches.py",
+    "gpu/test_graphs.py",
     "calculator/test_calculator.py",
     "training/test_evaluate.py",
     "gpu/test_training.py",

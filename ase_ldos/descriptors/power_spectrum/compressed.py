@@ -130,7 +130,7 @@ class CompressedPowerSpectrum(Descriptor):
         features: Tensor = CompressedKernel.apply(points, atoms, shifts, scale, weights, self.cutoff)
         return features.T
 
-    def of_batch(self, batch: BlockBatch) -> Tensor:
+    def of_batch(self, batch: BlockBatch, image_states: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Features of all points of a batch, ``[block · grid, feature]``; see ``BatchedFeatures``."""
         points = batch.points
         scale, weights, shifts = self._scale.like(points), self._weights.like(points), self._base.shifts(points)

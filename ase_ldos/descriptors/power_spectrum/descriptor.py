@@ -112,7 +112,7 @@ class PowerSpectrum(Descriptor):
         features: Tensor = PowerSpectrumKernel.apply(points, atoms, self.shifts(points), scale, rows, self.cutoff)
         return features.T
 
-    def of_batch(self, batch: BlockBatch) -> Tensor:
+    def of_batch(self, batch: BlockBatch, image_states: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Features of all points of a batch, ``[block · grid, feature]``; see ``PointFeatures``."""
         points = batch.points
         scale, shifts = self._scale.like(points), self.shifts(points)

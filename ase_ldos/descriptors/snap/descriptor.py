@@ -28,11 +28,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ase_ldos.descriptors.device_copies import DeviceCopies
 from ase_ldos.descriptors.protocol import Descriptor
 from ase_ldos.descriptors.snap.bispectrum import Bispectrum, bispectrum_triples
 from ase_ldos.descriptors.snap.hypersphere import HarmonicBasis, harmonic_basis, rotation_quadrature
 from ase_ldos.descriptors.snap.sphere_polynomials import polynomial_factors
 from ase_ldos.descriptors.snap.triple_integrals import TripleIntegrals
+from ase_ldos.geometry.grid_batches import BlockBatch
 
 #: Terms of the series of cos and sin up to π/2; the next one is below 1e-17.
 SERIES_TERMS = 12
@@ -56,6 +58,11 @@ class SNAP(Descriptor):
         ValueError: no or repeated species, cutoff ≤ 0, twojmax < 0, not one finite weight for each species, rfac0
             outside 0 … 1.
     """
+
+    #: Functions of each pair of a point and a neighbour are kept for derivatives: some 5 GB.
+    batch_points = 2**16
+    #: The number of neighbours is read.
+    waits = True
 
     def __init__(
         self,
@@ -84,6 +91,7 @@ class SNAP(Descriptor):
         self.weights = tuple(float(weight) for weight in weights)
         self.switch = bool(switch)
         self.rfac0 = float(rfac0)
+        self._species_weights = DeviceCopies(torch.tensor(self.weights, dtype=torch.float64))
         self.triples = bispectrum_triples(self.twojmax)
         quadrature = rotation_quadrature(3 * self.twojmax)
         self._basis, values = harmonic_basis(self.twojmax, quadrature)
@@ -114,8 +122,31 @@ class SNAP(Descriptor):
             ValueError: shapes do not fit, or a species index is not one of this descriptor's.
         """
         self._check(points, atoms, atom_state)
+        return self._of_blocks(points, atoms[None], self._species_weights.like(points)[atom_state][None])
+
+    def of_batch(self, batch: BlockBatch, image_states: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        """Features of all points of a batch, ``[block · grid, feature]``; see ``BatchedFeatures``. Waits once."""
+        weights = self._species_weights.like(batch.points)
+        rows = [
+            weights[index : index + 1].expand(group.rows.stop - group.rows.start)
+            for index, group in enumerate(batch.groups)
+        ]
+        return self._of_blocks(batch.points, batch.atoms, torch.cat(rows).expand(batch.n_blocks, -1))
+
+    def batch_radii(self, dtype: torch.dtype) -> tuple[float, ...]:  # noqa: ARG002
+        """The cutoff alone; see ``BatchedFeatures``."""
+        return (self.cutoff,)
+
+    def _of_blocks(self, points: Tensor, atoms: Tensor, weights: Tensor) -> Tensor:
+        """Features ``[block · grid, feature]`` of blocks with the same points.
+
+        Args:
+            points: about the centre of each block, Å, ``[grid, 3]``.
+            atoms: images about the centres, Å, ``[block, image, 3]``.
+            weights: w of the images, ``[block, image]``.
+        """
         basis, integrals = self._constants(points)
-        coefficients = basis.coefficients(self._moments(points, atoms, atom_state)) + basis.pole
+        coefficients = basis.coefficients(self._moments(points, atoms, weights)) + basis.pole
         features: Tensor = Bispectrum.apply(coefficients, integrals)
         return features
 
@@ -139,13 +170,18 @@ class SNAP(Descriptor):
             self._converted[key] = (self._basis.to(like), self._integrals.to(like))
         return self._converted[key]
 
-    def _moments(self, points: Tensor, atoms: Tensor, species: Tensor) -> Tensor:
-        """Sums of the polynomials over the neighbours, weighted by w f_c, ``[grid, k m · n]``."""
+    def _moments(self, points: Tensor, atoms: Tensor, weights: Tensor) -> Tensor:
+        """Sums of the polynomials over the neighbours, weighted by w f_c, ``[block · grid, k m · n]``."""
         neighbours = nearest(points.detach(), atoms.detach(), self.cutoff)
-        displacements = atoms.T.index_select(1, neighbours.flatten()).view(3, *neighbours.shape) - points.T[:, :, None]
+        first = atoms.shape[1] * torch.arange(len(atoms), device=atoms.device)
+        flat, shape = (neighbours + first[:, None, None]).flatten(), (len(atoms) * len(points), neighbours.shape[2])
+        rows = atoms.flatten(0, 1)
+        # on a GPU the derivative of index_select adds in whatever order, that of an index in the same every time
+        taken = rows[flat].T if rows.is_cuda else rows.T.index_select(1, flat)
+        displacements = taken.reshape(3, *shape) - points.repeat(len(atoms), 1).T[:, :, None]
         squared = (displacements * displacements).sum(dim=0)
         inside = squared < self.cutoff**2
-        weight = torch.tensor(self.weights, dtype=points.dtype, device=points.device)[species][neighbours] * inside
+        weight = weights.flatten()[flat].view(shape) * inside
         scaled = torch.where(inside, squared * (pi / (2 * self.cutoff)) ** 2, 0)
         if self.switch:
             weight = weight * cosine_of_root(scaled) ** 2
@@ -157,17 +193,23 @@ class SNAP(Descriptor):
 
 
 def nearest(points: Tensor, atoms: Tensor, cutoff: float) -> Tensor:
-    """The nearest atoms of each point, int64 ``[grid, neighbour]``: as many as the fullest point has within ``cutoff``.
+    """The nearest atoms of each point: as many as the fullest point has within ``cutoff``, of others farther ones too.
 
-    Points with fewer get farther atoms too.
+    Args:
+        points: of each block, Å, ``[grid, 3]``.
+        atoms: Å, ``[block, image, 3]``.
+        cutoff: Å.
+
+    Returns:
+        int64 ``[block, grid, neighbour]``.
     """
-    if not len(points) or not len(atoms):
-        return torch.empty(len(points), 0, dtype=torch.int64, device=points.device)
-    offset = (points * points).sum(-1)[:, None] + (atoms * atoms).sum(-1)[None, :]
-    squared = torch.addmm(offset, points, atoms.T, alpha=-2)
+    if not len(points) or not atoms.shape[1]:
+        return torch.empty(len(atoms), len(points), 0, dtype=torch.int64, device=points.device)
+    offset = (points * points).sum(-1)[:, None] + (atoms * atoms).sum(-1)[:, None]
+    squared = torch.baddbmm(offset, points.expand(len(atoms), -1, -1), atoms.mT, alpha=-2)
     # the shell leaves room for the rounding of squares of coordinates
-    most = int((squared < (1.001 * cutoff) ** 2).sum(dim=1).max())
-    return squared.topk(most, dim=1, largest=False, sorted=False).indices
+    most = int((squared < (1.001 * cutoff) ** 2).sum(dim=2).max())
+    return squared.topk(most, dim=2, largest=False, sorted=False).indices
 
 
 def cosine_of_root(squared: Tensor) -> Tensor:

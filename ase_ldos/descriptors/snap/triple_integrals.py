@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ase_ldos.descriptors.snap.hypersphere import HarmonicBasis, RotationQuadrature
 
-#: Grid points treated at once: on a CPU the working set should stay in the cache, a GPU needs long loops.
-CHUNK = {"cpu": 32, "cuda": 1024}
+#: Grid points treated at once: on a CPU the working set should stay in the cache; a GPU needs few calls, some 4 GB.
+CHUNK = {"cpu": 32, "cuda": 2**14}
 
 
 def product_and_third(triple: tuple[int, int, int]) -> tuple[tuple[int, int], int]:

@@ -20,6 +20,12 @@ def degree_of(lmax: int, device: torch.device) -> Tensor:
     return torch.tensor([degree for degree in range(lmax + 1) for _ in range(2 * degree + 1)], device=device)
 
 
+@cache
+def _shares(lmax: int, channels: int, device: torch.device) -> Tensor:
+    """What each square counts in the mean over degrees, components and channels, float32 ``[(lmax + 1)²]``."""
+    return 1.0 / ((2 * degree_of(lmax, device) + 1) * (lmax + 1) * channels).float()
+
+
 class DegreeLinear(nn.Module):
     """y_lm = x_lm W_l, and for l = 0 a bias: one matrix per degree.
 
@@ -69,7 +75,7 @@ class DegreeNorm(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         """Normalise ``[atom, lm, channel]``."""
         degree = degree_of(self.lmax, values.device)
-        share = 1.0 / ((2 * degree + 1) * (self.lmax + 1) * values.shape[-1])
+        share = _shares(self.lmax, values.shape[-1], values.device)
         square = (values.square().sum(dim=-1) * share.to(values)).sum(dim=-1)
         return values * self.gain[degree] * (square + self.EPSILON).rsqrt()[:, None, None]
 

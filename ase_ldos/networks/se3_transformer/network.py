@@ -11,6 +11,7 @@ Where asked for, the features begin with those of the fixed power spectrum, whic
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 
 from ase_ldos.descriptors.power_spectrum.descriptor import PowerSpectrum
 from ase_ldos.descriptors.solid_harmonics import MAXIMUM_DEGREE
+from ase_ldos.geometry.grid_batches import BATCH_POINTS, BlockBatch
+from ase_ldos.geometry.image_table import ImageGroup
 from ase_ldos.geometry.neighbours import find_pairs
 from ase_ldos.geometry.structure import Structure, species_indices
 from ase_ldos.networks.se3_transformer.attention import AtomLayer, Edges
@@ -51,6 +54,8 @@ class SE3Transformer(nn.Module):
     """
 
     KIND = "se3_transformer"
+    batch_points = BATCH_POINTS
+    waits = False
 
     def __init__(
         self,
@@ -170,8 +175,10 @@ class SE3Transformer(nn.Module):
         Raises:
             ValueError: foreign elements.
         """
-        species = species_indices(structure.numbers, self.species)
-        pairs = find_pairs(structure, self.atom_cutoff, full=True)
+        # where the weights are, whether or not the atoms are there too
+        device = self.embedding.device
+        species = species_indices(structure.numbers, self.species).to(device)
+        pairs = find_pairs(structure, self.atom_cutoff, full=True).to(device)
         options = self._options
         edges = Edges.from_pairs(
             pairs, self.atom_cutoff, options["lmax"], options["n_radial_atoms"], self.embedding.dtype
@@ -188,6 +195,30 @@ class SE3Transformer(nn.Module):
         if self.spectrum is None:
             return learned
         return torch.cat((self.spectrum(points, atoms, atom_state[:, 0].long()), learned), dim=1)
+
+    def of_batch(self, batch: BlockBatch, image_states: Tensor | None = None) -> Tensor:
+        """Features of all points of a batch, ``[block · grid, feature]``; see ``BatchedFeatures``."""
+        assert image_states is not None
+        counts = [batch.atoms.shape[1]] * self._options["n_radial"]
+        if len(batch.groups) == 1:
+            # the nearest come first on the whole axis: narrow functions need no others
+            (group,) = batch.groups
+            counts = [group.counts[0], *group.counts[self._spectrum_counts :]]
+        learned = self.readout.of_blocks(batch.points, batch.atoms, image_states[..., 1:], counts)
+        if self.spectrum is None:
+            return learned
+        groups = tuple(ImageGroup(group.rows, group.counts[: self._spectrum_counts]) for group in batch.groups)
+        return torch.cat((self.spectrum.of_batch(replace(batch, groups=groups)), learned), dim=1)
+
+    def batch_radii(self, dtype: torch.dtype) -> tuple[float, ...]:
+        """The cutoff, those of the power spectrum's other functions, then those of the readout's; see the protocol."""
+        spectrum = (self.cutoff,) if self.spectrum is None else self.spectrum.batch_radii(dtype)
+        return (*spectrum, *self.readout.supports[1:])
+
+    @property
+    def _spectrum_counts(self) -> int:
+        """How many of ``batch_radii`` are the power spectrum's, or the cutoff alone."""
+        return max(1, self._options["spectrum_radial"])
 
     def learned(self, points: Tensor, atoms: Tensor, atom_state: Tensor) -> Tensor:
         """Those features that depend on weights; arguments as of ``forward``."""
