@@ -122,10 +122,8 @@ def test_the_command_writes_a_model_and_tells_its_errors(
     assert printed.splitlines()[3].split()[0] == "12000"
     found = load_model(tmp_path / "hot.safetensors").thermal_correction
     assert found is not None
-    assert found.provenance == {
-        "labels": [x.name for x in labels[:9] if "_3000K" not in x.name],
-        "ridge": thermal.RIDGE,
-    }
+    assert set(found.provenance["labels"]) == {x.name for x in labels[:9] if "_3000K" not in x.name}
+    assert found.provenance["ridge"] == thermal.RIDGE
     assert set(found.errors) == {"7000", "12000"}
     assert load_model(arguments[1]).thermal_correction is None
     assert main([*arguments, "--ridge", "-1"]) != 0
