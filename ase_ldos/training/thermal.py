@@ -268,17 +268,17 @@ def _features(model: LDOSModel, label: Snapshot) -> _Features:
         jacobian=torch.float32,
     ).to(model.device)
     assert prepared.jacobian is not None
-    inputs = prepared.inputs.to(model.dtype)
-    with torch.no_grad():
+    inputs = prepared.inputs.to(model.dtype).requires_grad_()
+    with torch.enable_grad():
+        # Σ_r ∂h/∂x · ẋ for every ẋ of the Jacobian: the derivative in u of the derivative of Σ_r u · h along ẋ
         hidden = model.network.features(inputs)
-        slopes = []
-        for row in prepared.jacobian:
-            tangent = row.reshape(inputs.shape).to(inputs)
-            _, moved = torch.func.jvp(model.network.features, (inputs,), (tangent,))
-            slopes.append(moved.sum(dim=0, dtype=torch.float64))
-        rows = torch.cat((hidden, hidden.new_ones(len(hidden), 1)), dim=1).double()
-        by_features = torch.cat((torch.stack(slopes), torch.zeros(len(slopes), 1).to(rows)), dim=1).cpu()
-        total, moments = rows.sum(dim=0).cpu(), (rows.T @ rows).cpu() / len(rows)
+        ones = torch.ones_like(hidden[0], requires_grad=True)
+        (slope,) = torch.autograd.grad((hidden * ones).sum(), inputs, create_graph=True)
+        along = ((slope * row.reshape(inputs.shape)).sum() for row in prepared.jacobian)
+        slopes = [torch.autograd.grad(value, ones, retain_graph=True)[0].double() for value in along]
+    rows = torch.cat((hidden.detach(), hidden.new_ones(len(hidden), 1)), dim=1).double()
+    by_features = torch.cat((torch.stack(slopes), rows.new_zeros(len(slopes), 1)), dim=1).cpu()
+    total, moments = rows.sum(dim=0).cpu(), (rows.T @ rows).cpu() / len(rows)
     point = float(prepared.grid.voxel_volume)
     # the volume of a point grows with the strain
     by_features[-6:-3] += total
