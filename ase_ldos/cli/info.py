@@ -20,6 +20,7 @@ _QUANTITIES = {
     "ldos": "LDOS",
     "ldos_occupied": "  below the Fermi level",
     "fermi_level": "Fermi level",
+    "electrons": "electrons below DFT's",
 }
 #: Key of ``ModelMetadata.uncertainty`` → symbol.
 _WITHIN = {

@@ -22,6 +22,7 @@ from ase_ldos.physics.ldos import density_of_states, electron_density
 from ase_ldos.physics.occupation import fermi_level, occupation_weights
 from ase_ldos.prediction.predict import Prediction, predict, predict_ldos
 from ase_ldos.torch_state import standard_torch_state
+from ase_ldos.training.precompute import count_electrons
 from ase_ldos.units import BOLTZMANN, GIGAPASCAL
 
 #: Name → (heading, unit, digits) of every error, in the order of the table.
@@ -33,6 +34,7 @@ COLUMNS: dict[str, tuple[str, str, int]] = {
     "density": ("density", "%", 3),
     "dos": ("DOS", "%", 2),
     "fermi_level": ("mu", "eV", 3),
+    "electrons": ("N(mu of DFT)", "me/atom", 2),
     "gap": ("gap", "eV", 3),
     "ldos": ("LDOS", "%", 2),
     "ldos_occupied": ("LDOS below mu", "%", 2),
@@ -47,7 +49,8 @@ class SnapshotErrors:
         name: of the snapshot.
         group: of the snapshots that share its k-mesh and the error of that.
         values: signed differences of energies (meV/atom; to DFT, and to A from DFT's LDOS), of μ (eV, on the dense
-            mesh; where DFT's DOS shows a gap, of the middles of the two) and of the gap, both from DOS of one width;
+            mesh; where DFT's DOS shows a gap, of the middles of the two), of the electrons below DFT's level (10⁻³ per
+            atom), which tells more where few states are about it, and of the gap, from DOS of one width;
             root mean squares of forces (meV/Å) and stress (GPa); density: ∫|n − n_DFT| / N (%); DOS and LDOS:
             ‖x − x_DFT‖ / ‖x_DFT‖ (%).
     """
@@ -169,7 +172,7 @@ def _snapshot_errors(model: LDOSModel, snapshot: Snapshot) -> SnapshotErrors:
             snapshot, snapshot.dos, found.energy_grid.cpu().numpy(), _broadening(model, snapshot)
         )
         values["dos"] = _relative(found.dos[:known].cpu(), torch.as_tensor(dos).double())
-        values |= _gap_errors(model, snapshot, found, torch.as_tensor(dos).double())
+        values |= _level_errors(model, snapshot, found, torch.as_tensor(dos).double())
     return SnapshotErrors(snapshot.name, snapshot.group, values)
 
 
@@ -192,7 +195,7 @@ def _ldos_errors(model: LDOSModel, snapshot: Snapshot, structure: Structure, fou
     charges = model.charges(structure.numbers)
     nodes = found.energy_grid[:known].cpu()
     errors = {"dos": _relative(found.dos[:known].cpu(), dos), "ldos": _relative(ldos, reference)}
-    errors |= _gap_errors(model, snapshot, found, dos)
+    errors |= _level_errors(model, snapshot, found, dos)
     try:
         mu = fermi_level(dos, nodes, float(charges.sum()), kT)
     except ValueError:  # DFT's LDOS ends among the states that are occupied at this temperature
@@ -210,21 +213,26 @@ def _ldos_errors(model: LDOSModel, snapshot: Snapshot, structure: Structure, fou
     }
 
 
-def _gap_errors(model: LDOSModel, snapshot: Snapshot, found: Prediction, dos: Tensor) -> dict[str, float]:
-    """Where DFT's DOS, of the model's width and energies, shows a gap: differences of the gap and of its middle.
+def _level_errors(model: LDOSModel, snapshot: Snapshot, found: Prediction, dos: Tensor) -> dict[str, float]:
+    """Difference of the electrons below DFT's level; where its DOS shows a gap, of that and of its middle too.
 
-    A Fermi-Dirac level in a gap follows tails and temperature; the middle is one rule for both sides.
+    A Fermi-Dirac level in a gap follows tails and temperature; the middle is one rule for both sides. DFT's DOS is of
+    the model's width and energies.
     """
     n_electrons, n_atoms = float(model.charges(torch.as_tensor(snapshot.numbers)).sum()), len(snapshot)
     broadening, nodes = _broadening(model, snapshot), found.energy_grid.cpu()
+    counted = count_electrons(dos, nodes, snapshot, broadening, n_electrons)
+    errors: dict[str, float] = {}
+    if counted is not None:
+        errors["electrons"] = (float(counted[0] @ found.dos.cpu()) - counted[1]) * 1000 / n_atoms
     try:
         expected = find_gap(dos, nodes[: len(dos)], n_electrons, n_atoms, broadening)
         predicted = find_gap(found.dos.cpu(), nodes, n_electrons, n_atoms, broadening)
     except ValueError:  # one of the two ends among the states about the last electron
-        return {}
+        return errors
     if not expected.resolved:
-        return {}
-    return {"gap": predicted.width - expected.width, "fermi_level": predicted.middle - expected.middle}
+        return errors
+    return errors | {"gap": predicted.width - expected.width, "fermi_level": predicted.middle - expected.middle}
 
 
 def _rms(array: np.ndarray) -> float:

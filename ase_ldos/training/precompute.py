@@ -340,16 +340,37 @@ def _with_electrons(
     if labels.dos is None:
         return labels
     known = int(labels.dos.isfinite().sum())
-    dos, nodes = labels.dos[:known], torch.as_tensor(energies[:known])
+    counted = count_electrons(labels.dos[:known], torch.as_tensor(energies), snapshot, broadening, n_electrons)
+    return labels if counted is None else replace(labels, level_weights=counted[0], electrons=counted[1])
+
+
+def count_electrons(
+    dos: Tensor, energies: Tensor, snapshot: Snapshot, broadening: float, n_electrons: float
+) -> tuple[Tensor, float] | None:
+    """Electrons below DFT's level: the middle of the gap where its DOS shows one, the Fermi level where not.
+
+    The number follows the states smoothly, where the level itself jumps with them: ∂μ/∂N = 1/D(μ).
+
+    Args:
+        dos: DFT's, of width ``broadening``, 1/eV, ``[known]``.
+        energies: nodes of the energy grid, of which the DOS knows the first, eV, ``[energy]``.
+        snapshot: whose DOS this is.
+        broadening: eV.
+        n_electrons: valence electrons.
+
+    Returns:
+        Weights w of N = Σ w D, ``[energy]``, and N; None where the DOS ends too close to the level.
+    """
+    nodes = energies[: len(dos)]
     try:
         gap = find_gap(dos, nodes, n_electrons, len(snapshot), broadening)
     except ValueError:  # the known energies end among the states about the last electron
-        return labels
+        return None
     level = snapshot.fermi_level if snapshot.fermi_level_dense is None else snapshot.fermi_level_dense
     if gap.resolved or level is None:
         level = gap.middle
     kT = BOLTZMANN * _temperature(snapshot)
     if level + 10 * kT > float(nodes[-1]):
-        return labels
-    weights = number_weights(torch.as_tensor(energies), level, kT)[0]
-    return replace(labels, level_weights=weights, electrons=float(weights[:known] @ dos))
+        return None
+    weights = number_weights(energies, level, kT)[0]
+    return weights, float(weights[: len(dos)] @ dos)

@@ -210,6 +210,14 @@ EXAMPLES = [
         slow=True,
         check=check_two_temperatures,
     ),
+    Example(
+        "beryllium.py",
+        ("relaxation.png",),
+        "C66 (GPa)",
+        ("--only", "relaxation"),
+        slow=True,
+        check=lambda names: check_lattice(names["results"]["relaxation"]),
+    ),
     Example("relaxation.py", ("relaxation.png",), "C44 (GPa)", slow=True, check=check_lattice),
     Example(
         "fault_energies.py", ("fault_energies.png",), "I2 of hcp", ("--faults", "I2"), slow=True, check=check_fault

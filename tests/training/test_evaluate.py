@@ -56,7 +56,17 @@ def model(be_model: LDOSModel) -> LDOSModel:
 def test_a_model_agrees_with_itself(model: LDOSModel) -> None:
     (errors,) = evaluate_model(model, [own_prediction(model)], progress=False)
     assert errors.group == "hcp2"
-    assert set(errors.values) >= {"energy", "energy_ldos", "forces", "stress", "density", "dos", "fermi_level", "ldos"}
+    assert set(errors.values) >= {
+        "energy",
+        "energy_ldos",
+        "forces",
+        "stress",
+        "density",
+        "dos",
+        "fermi_level",
+        "electrons",
+        "ldos",
+    }
     for name, value in errors.values.items():
         assert abs(value) < 1e-5, name
 
@@ -82,6 +92,8 @@ def test_a_dos_without_ldos_is_compared_as_far_as_it_is_known(model: LDOSModel) 
     known = replace(exact, ldos=None, ldos_scale=None, energies=exact.energies[:90], dos=1.02 * dos)
     (errors,) = evaluate_model(model, [known], progress=False)
     assert errors.values["dos"] == pytest.approx(100 * 0.02 / 1.02, abs=1e-6)
+    # DFT counts 2 % more below the Fermi level: of the 4 electrons of 2 atoms
+    assert errors.values["electrons"] == pytest.approx(-40.0, abs=1.0)
     assert "ldos" not in errors.values
 
 
