@@ -93,7 +93,8 @@ class ThermalData:
 
     Raises:
         ValueError: learned features, no labels at other temperatures, one without a label of the same atoms at the
-            model's own temperature, or one that lacks energy, forces or stress.
+            model's own temperature, one that lacks energy, forces or stress, or one that the model cannot predict,
+            such as beyond its energy window.
     """
 
     @standard_torch_state()
@@ -240,9 +241,11 @@ def _differences(model: LDOSModel, label: Snapshot) -> tuple[Tensor, Tensor]:
         raise ValueError(f"{label.name} lacks energy, forces or stress; all three are needed")
     structure = Structure.from_arrays(label.numbers, label.positions, label.cell)
     temperature = label.electronic_temperature
-    found = predict(
-        model, structure, forces=True, stress=True, grid_shape=label.shape, electronic_temperature=temperature
-    )
+    wanted = {"grid_shape": label.shape, "electronic_temperature": temperature}
+    try:
+        found = predict(model, structure, forces=True, stress=True, **wanted)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise ValueError(f"{label.name}: {error}; leave the label out") from error
     assert found.forces is not None
     assert found.stress is not None
 

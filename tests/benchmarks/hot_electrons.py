@@ -59,7 +59,8 @@ def main() -> None:
         pairs = [(base, snapshot) for base, snapshot in labels if base is not None and base is not snapshot]
         model.thermal_correction = None
         if not model.descriptor.n_learned:
-            data = ThermalData(model, [label for pair in pairs for label in pair], progress=False)
+            held = [label for pair in pairs if holds(model, pair[1]) for label in pair]
+            data = ThermalData(model, held, progress=False)
             report(f"{name}, each structure learned from the others", model, pairs, data)
         report(name, model, pairs)
         report(f"{name}, with free states from {model.energies[-1]:g} to {HIGHEST:g} eV", tail(model), pairs)
@@ -104,6 +105,17 @@ def of(model: LDOSModel, snapshot: Snapshot, data: ThermalData | None = None) ->
     )
 
 
+def holds(model: LDOSModel, snapshot: Snapshot) -> bool:
+    """Whether the model's energy window holds a label's electrons."""
+    try:
+        of(model, snapshot)
+    except ValueError as error:
+        if "energy window" not in str(error):
+            raise
+        return False
+    return True
+
+
 def report(
     title: str, model: LDOSModel, pairs: list[tuple[Snapshot, Snapshot]], data: ThermalData | None = None
 ) -> None:
@@ -120,7 +132,7 @@ def report(
         try:
             rows.append((base, snapshot, of(model, snapshot, data)))
         except ValueError as error:
-            if "energy window" not in str(error):
+            if not any(reason in str(error) for reason in ("energy window", "learned up to")):
                 raise
     for temperature in sorted({round(float(row[1].electronic_temperature or 0)) for row in rows}):
         chosen = [row for row in rows if round(float(row[1].electronic_temperature or 0)) == temperature]
