@@ -89,7 +89,8 @@ def _describe(model: LDOSModel) -> dict[str, str]:
     ranges, learned = metadata.extrapolation, metadata.provenance
     described = {
         "elements": f"{valence} valence electrons, {metadata.functional.upper()}",
-        "electrons at": f"{metadata.electronic_temperature:g} K, another temperature may be asked for",
+        "electrons at": f"{metadata.electronic_temperature:g} K, another temperature may be asked for"
+        + ("" if model.thermal_correction is None else f" up to {model.thermal_correction.highest:g} K (learned)"),
         "energies": f"{energies[0]:g} to {energies[-1]:g} eV, {len(energies)} nodes, "
         f"LDOS broadened by {metadata.broadening:g} eV (standard deviation)",
         **_energy_zero(model),

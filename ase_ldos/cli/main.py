@@ -67,6 +67,7 @@ _OWN: dict[str, Command] = {
     "distill": LazyCommand(
         "ase_ldos.cli.distill", "make a cheap potential from a model, for multiple time steps and exploring"
     ),
+    "heat": LazyCommand("ase_ldos.cli.heat", "teach a model its free energy at other electronic temperatures"),
     "label": LazyCommand("ase_ldos.cli.label", "make reference data with Quantum ESPRESSO"),
     "setup": LazyCommand("ase_ldos.cli.setup", "measure a DFT set-up for a new material and write both recipes"),
     "learn": LazyCommand("ase_ldos.cli.learn", "make a model of a new material: set-up, labels, training, exploration"),

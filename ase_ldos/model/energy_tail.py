@@ -24,7 +24,8 @@ def with_free_states(model: LDOSModel, highest: float, *, averaged: float = 2.0)
     """The model with states of free electrons from the top of its window up to ``highest``.
 
     Args:
-        model: stays as it is; the new one shares its descriptor.
+        model: stays as it is; the new one shares its descriptor, but not what was learned of the temperature, which
+            belongs to the states within the window.
         highest: the new top, eV. Ten times kT above the Fermi level is enough for electrons of temperature T.
         averaged: width of the part below the old top that is continued, eV; ε₀ is the bottom of the window.
 

@@ -16,6 +16,7 @@ from ase_ldos.geometry.grid_blocks import Block
 from ase_ldos.geometry.structure import Structure
 from ase_ldos.model.distilled_potential import DistilledPotential
 from ase_ldos.model.metadata import ModelMetadata
+from ase_ldos.model.thermal_correction import ThermalCorrection
 from ase_ldos.networks.mlp import MLP
 from ase_ldos.physics.core_charge import core_density
 
@@ -52,6 +53,8 @@ class LDOSModel(nn.Module):
     uncertainty_energies: Tensor | None
     #: A cheap potential of the atoms alone that was distilled from the model; None if there is none.
     distilled: DistilledPotential | None
+    #: What it has learned of its free energy at other electronic temperatures; None if nothing.
+    thermal_correction: ThermalCorrection | None
 
     def __init__(
         self,
@@ -85,6 +88,7 @@ class LDOSModel(nn.Module):
         self._has_fused_scaler = False
         # not a module: it stays float64, on the CPU, whatever the network's
         self.distilled = None
+        self.thermal_correction = None
         dtype = network.head.weight.dtype
         self.register_buffer("mean", mean.to(dtype).clone())
         self.register_buffer("projection", projection.to(dtype).clone())
@@ -187,7 +191,7 @@ class LDOSModel(nn.Module):
         # with the tensors themselves, so that no other can take their place in memory
         weights = [*self.parameters(), *self.buffers()]
         state = [(weight, weight.data, weight._version) for weight in weights]
-        rest = (self.metadata, self.descriptor, self.ldos_scale)
+        rest = (self.metadata, self.descriptor, self.ldos_scale, self.thermal_correction)
         if self._fused and _same(self._fused[0], state) and all(a is b for a, b in zip(self._fused[1], rest)):
             kept: LDOSModel = self._fused[2]
             return kept
@@ -217,6 +221,10 @@ class LDOSModel(nn.Module):
         # the descriptor is shared, and stays as it is
         model = LDOSModel(self.descriptor, network, self.energies, self.metadata, ldos_scale=self.ldos_scale)
         model._has_fused_scaler = True
+        model.thermal_correction = self.thermal_correction
+        if self.thermal_correction is not None and passes_inputs:
+            scaler = (part.detach().double().cpu() for part in (self.mean, self.projection))
+            model.thermal_correction = self.thermal_correction.of_raw_features(*scaler)
         model.uncertainty_energies = self.uncertainty_energies
         if self.uncertainty_hidden is not None:
             root = self.uncertainty_hidden

@@ -18,6 +18,7 @@ from ase_ldos.files import PathLike, reading
 from ase_ldos.model.distilled_potential import TENSORS, DistilledPotential
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.model.metadata import ModelMetadata
+from ase_ldos.model.thermal_correction import ThermalCorrection
 from ase_ldos.networks.mlp import MLP
 from ase_ldos.networks.registry import make_point_features
 from ase_ldos.physics.core_charge import CoreCharge
@@ -28,6 +29,9 @@ VERSION = 2
 #: Of a file that holds a distilled potential as well.
 VERSION_DISTILLED = 3
 _DISTILLED = "distilled."
+#: Of a file that holds a change of the free energy with the electronic temperature as well.
+VERSION_THERMAL = 4
+_THERMAL = "thermal_correction.weights"
 #: Widest layer of a network that is read.
 WIDEST = 65536
 #: One folder for each model that comes with the package: its file, its card, how it was made.
@@ -56,6 +60,9 @@ def save_model(model: LDOSModel, path: PathLike) -> None:
         # an older version of the package, which would stumble over the tensors, is told by the number
         header |= {"version": VERSION_DISTILLED, "distilled": model.distilled.header()}
         tensors |= {f"{_DISTILLED}{name}": value for name, value in model.distilled.tensors().items()}
+    if model.thermal_correction is not None:
+        header |= {"version": VERSION_THERMAL, "thermal_correction": model.thermal_correction.header()}
+        tensors[_THERMAL] = model.thermal_correction.weights.contiguous()
     write_tensors(Path(path), tensors, {"ase_ldos": json.dumps(header)})
 
 
@@ -89,6 +96,11 @@ def load_model(name: PathLike) -> LDOSModel:
         if "distilled" in header:
             held = {name: tensors.pop(f"{_DISTILLED}{name}") for name in TENSORS}
             model.distilled = DistilledPotential.of(header["distilled"], held)
+        if "thermal_correction" in header:
+            weights = tensors.pop(_THERMAL).to(torch.float64)
+            if weights.shape[1:] != (model.network.n_features + 1,):
+                raise ValueError(f"the weights of its change with temperature have the shape {list(weights.shape)}")
+            model.thermal_correction = ThermalCorrection(weights, **header["thermal_correction"])
         model.load_state_dict(tensors)
         return model.eval()
 
@@ -123,9 +135,9 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         metadata = dict(header.get("metadata", {}))
         header["metadata"] = {_RENAMED_METADATA.get(key, key): value for key, value in metadata.items()}
         return {_RENAMED_TENSORS.get(key, key): value for key, value in tensors.items()}, header
-    if header.get("version") not in (VERSION, VERSION_DISTILLED):
+    if header.get("version") not in (VERSION, VERSION_DISTILLED, VERSION_THERMAL):
         raise ValueError(
-            f"{path} has model format {header.get('version')}; this version of ase-ldos reads 1 to {VERSION_DISTILLED}"
+            f"{path} has model format {header.get('version')}; this version of ase-ldos reads 1 to {VERSION_THERMAL}"
         )
     return tensors, header
 

@@ -14,6 +14,9 @@ the functional of Harris (Phys. Rev. B 31, 1770 (1985)) and Foulkes and Haydock 
 occupations of T: its error is of second order in the change of density that the states do not respond to, whereas with
 the density at T in these terms it is of first order. Then −∂A/∂T at fixed atoms is S = −∫ k [f ln f + …] D dε, and
 ∂E/∂T = T ∂S/∂T the heat capacity, exactly. λ and b are of n₀.
+
+A model that has learned what this leaves out (``model.thermal_correction``) adds ΔA(T), linear in Σ_r h(r), to the band
+energy. It is one more constant part of the gradient in the hidden features, and its slopes in T are added to S and C.
 """
 
 from __future__ import annotations
@@ -79,12 +82,14 @@ class Electrons:
         fermi_levels: μ of the model's own occupation, and of the request's if that is another, eV.
         thermal_energies: kT of these, eV.
         charges: of the ions, e, ``[atom]``.
+        hidden_sum: Σ_r h(r), float64 ``[hidden]``.
     """
 
     ldos_sum: Tensor
     fermi_levels: Sequence[float]
     thermal_energies: Sequence[float]
     charges: Tensor
+    hidden_sum: Tensor
 
 
 def find_gradient(
@@ -96,8 +101,8 @@ def find_gradient(
 ) -> tuple[FreeEnergyGradient, Tensor]:
     """Energies, derivatives if wanted, and the density, float64 ``[grid]``, on all ranks.
 
-    Rank 0, which has the fields n₀ and ∂n₀/∂μ, and n if it is another, ``[2 or 3, grid]``, does the work and sends
-    what it found.
+    Rank 0, which has the fields n₀ and ∂n₀/∂μ, and n and ∂n/∂μ if these are others, ``[2 or 4, grid]``, does the work
+    and sends what it found.
     """
     grid, structure, found = request.grid, request.structure, list[FreeEnergyGradient]()
 
@@ -117,7 +122,7 @@ def find_gradient(
     communicator.run_on_root(work)
     density = torch.empty(grid.n_points, dtype=torch.float64, device=model.device)
     if fields is not None:
-        density = fields[2 if len(fields) > 2 else 0].double()
+        density = fields[-2].double()
     if not found:
         n_points = grid.n_points if request.differentiates else 0
         found.append(FreeEnergyGradient.empty(model, structure, n_points))
@@ -134,6 +139,8 @@ def _differentiate(
 ) -> FreeEnergyGradient:
     """Terms of A, and derivatives where the terms of the density have theirs; ``response`` is ∂n₀/∂μ ``[grid]``."""
     structure, shape, wanted = request.structure, request.grid_shape, request.differentiates
+    thermal = model.thermal_correction
+    learned = None if thermal is None else thermal.at(request.electronic_temperature)[0]
     with torch.set_grad_enabled(wanted):
         strain = torch.zeros_like(structure.cell, requires_grad=wanted)
         leaf_sum = electrons.ldos_sum.detach().requires_grad_(wanted)
@@ -152,6 +159,9 @@ def _differentiate(
         energies = Energies.collect(dos, weights, terms.energies, ewald)
         # everything up to here counts energies as the network does; the sum over the electrons is DFT's
         energies = replace(energies, band=energies.band + n_electrons * model.energy_shift(strained))
+        if learned is not None:
+            change = (learned[:-1] @ electrons.hidden_sum + learned[-1] * grid.n_points) * grid.voxel_volume
+            energies = replace(energies, band=energies.band + change)
         free_energy = energies.free_energy
         if terms.potential is not None:
             # the density's terms are numbers here. n₀ moves with its μ, which moves with D: this term, zero in value,
@@ -170,7 +180,10 @@ def _differentiate(
     head = model.head_on_cpu[0]
     number, _ = number_weights(nodes, electrons.fermi_levels[0], electrons.thermal_energies[0])
     by_strain, by_energy = by_strain + terms.strain, torch.stack((a, number))
-    return FreeEnergyGradient(values, a @ head, number @ head, by_positions, by_strain, terms.potential, by_energy)
+    constant = a @ head
+    if learned is not None:
+        constant = constant + learned[:-1] * grid.voxel_volume.detach()
+    return FreeEnergyGradient(values, constant, number @ head, by_positions, by_strain, terms.potential, by_energy)
 
 
 def _dot(first: Tensor, second: Tensor) -> float:

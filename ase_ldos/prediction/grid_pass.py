@@ -160,9 +160,9 @@ class DensityStrategy(Protocol):
         ...
 
     def density(self, fermi_levels: Sequence[float]) -> Tensor:
-        """Fields at the points of this rank's blocks, ``[2 or 3, own grid]``; once, after ``sum_hidden``.
+        """Fields at the points of this rank's blocks, ``[2 or 4, own grid]``; once, after ``sum_hidden``.
 
-        n(r) and ∂n(r)/∂μ of the model's own occupation, then n(r) of the request's if that is another.
+        n(r) and ∂n(r)/∂μ of the model's own occupation, then those of the request's if that is another.
         """
         ...
 
@@ -198,7 +198,7 @@ class KeptFeatures:
         """A matrix product, after which the features are gone."""
         evaluator, energies = self._evaluator, self._evaluator.model.energies_on_cpu
         pairs = [number_weights(energies, mu, kT) for mu, kT in zip(fermi_levels, evaluator.thermal_energies)]
-        rows, constants = evaluator.project([*pairs[0], *(number for number, _ in pairs[1:])])
+        rows, constants = evaluator.project([row for pair in pairs for row in pair])
         fields, self._kept = torch.addmm(constants, rows, self._kept.T), torch.empty(0)
         return fields
 
@@ -237,8 +237,7 @@ class InterpolatedDensity:
 
     def density(self, fermi_levels: Sequence[float]) -> Tensor:
         """The interpolation at μ."""
-        fields = [item.at(level) for item, level in zip(self._interpolations, fermi_levels, strict=True)]
-        return torch.cat([fields[0], *(both[:1] for both in fields[1:])])
+        return torch.cat([item.at(level) for item, level in zip(self._interpolations, fermi_levels, strict=True)])
 
     def _walk(self, guesses: Sequence[float]) -> tuple[Tensor, list[FermiLevelInterpolation]]:
         """Σ h and the densities at Fermi levels about the guesses, one for each of ``thermal_energies``."""

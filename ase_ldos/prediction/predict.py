@@ -23,6 +23,7 @@ from ase_ldos.geometry.structure import Structure
 from ase_ldos.model.last_layer import check_calibrated
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.physics.free_energy import Energies
+from ase_ldos.physics.heat_capacity import electronic_entropy
 from ase_ldos.prediction.backward import pull_back
 from ase_ldos.prediction.batch_graphs import BatchGraphs
 from ase_ldos.prediction.checkpointing import PredictionCheckpoint
@@ -45,6 +46,8 @@ class Prediction:
         energies: the terms of the free energy.
         fermi_level: μ, eV.
         electronic_temperature: K.
+        entropy: S = −∂A/∂T of the electrons at fixed atoms, eV/K.
+        learned_heat_capacity: what ``model.thermal_correction`` adds to T ∂S/∂T of the occupations, eV/K.
         energy_grid: nodes, eV, ``[energy]``.
         dos: D, 1/eV, ``[energy]``.
         density: n at the electronic temperature, e/Å³, ``[nx, ny, nz]``.
@@ -57,6 +60,8 @@ class Prediction:
     energies: Energies
     fermi_level: float
     electronic_temperature: float
+    entropy: float
+    learned_heat_capacity: float
     energy_grid: Tensor
     dos: Tensor
     density: Tensor
@@ -96,7 +101,8 @@ def predict(
             ``Structure`` in float64, which is taken as it is, apart from its elements.
         forces: give forces.
         stress: give the stress. Without either, no backward pass is run.
-        electronic_temperature: K; default is the model's.
+        electronic_temperature: K; default is the model's. A model that has learned how its free energy changes with it
+            (``model.thermal_correction``) refuses what is above all that it has learned.
         grid_shape: numbers of grid points along the lattice vectors; default is the model's spacing.
         chunk_size: grid points of a block, which are handled at once: memory grows with it.
         fermi_guess: a Fermi level near the right one, eV, such as the last step's.
@@ -145,6 +151,8 @@ def fulfil_request(
     ``graphs``, kept from step to step, record what batches of a small grid need on a GPU (``batch_graphs``).
     """
     communicator = Communicator() if communicator is None else communicator
+    if model.thermal_correction is not None:
+        model.thermal_correction.check(request.electronic_temperature)
     # no rank without a block
     chunk_size = min(request.chunk_size, max(1, request.grid.n_points // communicator.size))
     if request.uncertainty:
@@ -164,9 +172,8 @@ def fulfil_request(
             response = own[-1].clone() if request.uncertainty else own.new_empty(0)
             del strategy, own
         with record_function("ase_ldos::energies"):
-            electrons = Electrons(
-                evaluator.ldos_sum(hidden_sum), fermi_levels, evaluator.thermal_energies, evaluator.charges
-            )
+            ldos_sum, heat = evaluator.ldos_sum(hidden_sum), evaluator.thermal_energies
+            electrons = Electrons(ldos_sum, fermi_levels, heat, evaluator.charges, hidden_sum)
             gradient, density = find_gradient(model, request, electrons, fields, communicator)
             del fields
         forces, stress, deviations, uncertainty = None, None, None, None
@@ -181,10 +188,13 @@ def fulfil_request(
                 if not request.needs_gradient or checkpoint is not None:
                     deviations.walk()
                 uncertainty = deviations.finish(original)
+    entropy, learned_heat_capacity = _thermal_slopes(model, request, electrons)
     found = Prediction(
         energies=Energies.from_terms(gradient.terms, len(request.structure)),
         fermi_level=fermi_levels[-1] + float(model.energy_shift(request.structure)),
         electronic_temperature=request.electronic_temperature,
+        entropy=entropy,
+        learned_heat_capacity=learned_heat_capacity,
         energy_grid=model.energies_on_cpu + model.energy_shift(request.structure),
         dos=evaluator.dos(hidden_sum),
         density=density.reshape(grid.shape),
@@ -195,6 +205,18 @@ def fulfil_request(
     )
     _refuse_non_finite(found)
     return found
+
+
+def _thermal_slopes(model: LDOSModel, request: PredictionRequest, electrons: Electrons) -> tuple[float, float]:
+    """S = −∂A/∂T and what is learned of C = T ∂S/∂T, at fixed atoms, eV/K."""
+    temperature, grid = request.electronic_temperature, request.grid
+    dos = electrons.ldos_sum * grid.voxel_volume
+    entropy = float(electronic_entropy(dos, model.energies_on_cpu, electrons.fermi_levels[-1], temperature))
+    if model.thermal_correction is None:
+        return entropy, 0.0
+    learned = model.thermal_correction.at(temperature)
+    change = (learned[:, :-1] @ electrons.hidden_sum + learned[:, -1] * grid.n_points) * grid.voxel_volume
+    return entropy - float(change[1]), -temperature * float(change[2])
 
 
 def _refuse_non_finite(found: Prediction) -> None:

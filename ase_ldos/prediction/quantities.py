@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.physics.gap import Gap, find_gap
-from ase_ldos.physics.heat_capacity import electronic_entropy, electronic_heat_capacity
+from ase_ldos.physics.heat_capacity import electronic_heat_capacity
 from ase_ldos.physics.occupation import interpolate_dos, number_weights
 from ase_ldos.prediction.predict import Prediction
 from ase_ldos.registry import Registry
@@ -78,14 +78,15 @@ def _thermal_dos(model: LDOSModel, found: Prediction) -> Tensor:  # noqa: ARG001
     return number_weights(found.energy_grid, found.fermi_level, kT)[1] @ found.dos
 
 
-def _entropy(model: LDOSModel, found: Prediction) -> Tensor:  # noqa: ARG001
-    """S = −(−TS)/T."""
-    return electronic_entropy(found.dos, found.energy_grid, found.fermi_level, found.electronic_temperature)
+def _entropy(model: LDOSModel, found: Prediction) -> float:  # noqa: ARG001
+    """S = −∂A/∂T."""
+    return found.entropy
 
 
 def _heat_capacity(model: LDOSModel, found: Prediction) -> Tensor:  # noqa: ARG001
-    """C_e = (∂E_b/∂T)_N of the predicted D."""
-    return electronic_heat_capacity(found.dos, found.energy_grid, found.fermi_level, found.electronic_temperature)
+    """C_e = T ∂S/∂T: (∂E_b/∂T)_N of the predicted D, and what is learned."""
+    state = (found.dos, found.energy_grid, found.fermi_level, found.electronic_temperature)
+    return electronic_heat_capacity(*state) + found.learned_heat_capacity
 
 
 def _gap(model: LDOSModel, found: Prediction) -> float:
@@ -117,8 +118,6 @@ QUANTITIES: Registry[Quantity] = Registry(
         "mid_gap_level": Quantity("eV", "middle of the gap; in a metal the Fermi level at rest", _mid_gap_level),
         "thermal_dos": Quantity("1/eV", "density of states averaged over kT about the Fermi level", _thermal_dos),
         "electronic_entropy": Quantity("eV/K", "entropy of the electrons", _entropy),
-        "electronic_heat_capacity": Quantity(
-            "eV/K", "heat capacity of the electrons at the predicted density of states", _heat_capacity
-        ),
+        "electronic_heat_capacity": Quantity("eV/K", "heat capacity of the electrons at fixed atoms", _heat_capacity),
     },
 )

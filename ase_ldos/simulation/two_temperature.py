@@ -8,7 +8,8 @@ S = −∂A/∂T of the same function, the energy of the electrons in the field 
 So S is the variable that is integrated: moving ions leave it alone (dS = 0: the electrons follow adiabatically, and
 their temperature changes with the ions' places), heat changes it, and T is solved for from S(R, T) at each step. What
 the ions get by the forces is then taken from E exactly, at any heat capacity, which an equation C dT/dt = … with a
-given C does not promise.
+given C does not promise. This holds of models that have learned how A changes with T (``model.thermal_correction``)
+as well, whose S and C are slopes of the whole A.
 
 Q is the heat that goes from electrons to ions by the electron-phonon coupling g (Finnis, Agnew and Foreman, Phys. Rev.
 B 44, 567 (1991); Duffy and Rutherford, J. Phys.: Condens. Matter 19, 016207 (2007)): ions feel a friction

@@ -580,6 +580,7 @@ def _first_model(
     else:
         whole_settings = features_with_elements(start.descriptor, features)
         _check_start(settings, start, features, same_features=whole_settings is not None)
+        start.thermal_correction = None  # it belongs to hidden features that change now
         if whole_settings is not None:
             model = with_elements(start, settings, whole_settings, level_constants)
             metadata, old = _metadata(settings, start.metadata.fermi_level, level_constants), model.metadata

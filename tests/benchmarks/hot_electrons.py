@@ -5,6 +5,9 @@ were held back from its training: the change of free energy, of −TS, μ and pr
 own labels (``labels/small`` and ``labels/solid``), by DFT and by the model, and errors of forces and density. In the
 heading, the highest temperature that the model's window of energies allows. Below, the same with free states above the
 window (``ase_ldos.model.energy_tail``), and, to see what these are worth, with the window of `be` cut off at 12 eV.
+
+First, the same with what the model can learn of its free energy at these temperatures (``ase_ldos.training.thermal``),
+of each structure from all others; whatever the model's file holds of that is left out.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from ase_ldos.model.model_file import load_model
 from ase_ldos.networks.mlp import MLP
 from ase_ldos.physics.occupation import highest_temperature
 from ase_ldos.prediction.predict import Prediction, predict
+from ase_ldos.training.thermal import ThermalData
 from ase_ldos.units import GIGAPASCAL
 
 MODELS = Path(ase_ldos.__file__).parent / "models"
@@ -53,6 +57,11 @@ def main() -> None:
         own |= {_stem(s): s for s in hot if float(s.electronic_temperature or 0) < 1000}
         labels = [(own.get(_stem(snapshot)), snapshot) for snapshot in hot]
         pairs = [(base, snapshot) for base, snapshot in labels if base is not None and base is not snapshot]
+        model.thermal_correction = None
+        if not model.descriptor.n_learned:
+            held = [label for pair in pairs if holds(model, pair[1]) for label in pair]
+            data = ThermalData(model, held, progress=False)
+            report(f"{name}, each structure learned from the others", model, pairs, data)
         report(name, model, pairs)
         report(f"{name}, with free states from {model.energies[-1]:g} to {HIGHEST:g} eV", tail(model), pairs)
         if name == "be":
@@ -82,8 +91,9 @@ def cut(model: LDOSModel, highest: float) -> LDOSModel:
     return shorter.eval().requires_grad_(False)
 
 
-def of(model: LDOSModel, snapshot: Snapshot) -> Prediction:
-    """The prediction of a snapshot at its temperature on its grid."""
+def of(model: LDOSModel, snapshot: Snapshot, data: ThermalData | None = None) -> Prediction:
+    """The prediction of a snapshot at its temperature on its grid, with what the data say of others if given."""
+    model.thermal_correction = None if data is None else data.fit(without=snapshot.name)
     structure = Structure.from_arrays(snapshot.numbers, snapshot.positions, snapshot.cell)
     return predict(
         model,
@@ -95,8 +105,21 @@ def of(model: LDOSModel, snapshot: Snapshot) -> Prediction:
     )
 
 
-def report(title: str, model: LDOSModel, pairs: list[tuple[Snapshot, Snapshot]]) -> None:
-    """A model's table."""
+def holds(model: LDOSModel, snapshot: Snapshot) -> bool:
+    """Whether the model's energy window holds a label's electrons."""
+    try:
+        of(model, snapshot)
+    except ValueError as error:
+        if "energy window" not in str(error):
+            raise
+        return False
+    return True
+
+
+def report(
+    title: str, model: LDOSModel, pairs: list[tuple[Snapshot, Snapshot]], data: ThermalData | None = None
+) -> None:
+    """A model's table; with ``data`` each structure is learned from the others."""
     bases = {_stem(base): (base, of(model, base)) for base, _ in pairs}
     highest = [highest_temperature(found.dos, found.energy_grid, 1e-9 + _electrons(b)) for b, found in bases.values()]
     own = next(iter(bases.values()))[0].electronic_temperature
@@ -107,9 +130,9 @@ def report(title: str, model: LDOSModel, pairs: list[tuple[Snapshot, Snapshot]])
     rows = [(base, base, found) for base, found in bases.values()]
     for base, snapshot in pairs:
         try:
-            rows.append((base, snapshot, of(model, snapshot)))
+            rows.append((base, snapshot, of(model, snapshot, data)))
         except ValueError as error:
-            if "energy window" not in str(error):
+            if not any(reason in str(error) for reason in ("energy window", "learned up to")):
                 raise
     for temperature in sorted({round(float(row[1].electronic_temperature or 0)) for row in rows}):
         chosen = [row for row in rows if round(float(row[1].electronic_temperature or 0)) == temperature]
@@ -119,6 +142,11 @@ def report(title: str, model: LDOSModel, pairs: list[tuple[Snapshot, Snapshot]])
 def _stem(snapshot: Snapshot) -> str:
     """The structure's name: that of the label without its temperature."""
     return re.sub(r"_\d+K$", "", snapshot.name)
+
+
+def _energy(found: Prediction) -> float:
+    """E = A + TS, eV."""
+    return found.free_energy + found.electronic_temperature * found.entropy
 
 
 def _electrons(snapshot: Snapshot) -> float:
@@ -141,7 +169,7 @@ def compare(base: Snapshot, cold: Prediction, label: Snapshot, found: Prediction
         (label.free_energy - base.free_energy) / n,
         (found.free_energy - cold.free_energy) / n,
         (label.smearing_TS - base.smearing_TS) / n,
-        float(found.energies.entropy_term - cold.energies.entropy_term) / n,
+        (cold.electronic_temperature * cold.entropy - found.electronic_temperature * found.entropy) / n,
         1000 * float(np.sqrt(np.mean(forces**2))),
         1000 * float(np.sqrt(np.mean((found.forces.numpy() - forces) ** 2))),
         100 * float(np.abs(found.density.numpy() - label.density).sum() / label.density.sum()),
@@ -151,7 +179,7 @@ def compare(base: Snapshot, cold: Prediction, label: Snapshot, found: Prediction
         pressure(found.stress) - pressure(cold.stress),
         # E = A + TS per volume, in the unit of pressures
         ((label.free_energy - label.smearing_TS) - (base.free_energy - base.smearing_TS)) * per_volume,
-        float(found.energies.internal_energy - cold.energies.internal_energy) * per_volume,
+        (_energy(found) - _energy(cold)) * per_volume,
     ]
 
 

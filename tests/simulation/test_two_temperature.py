@@ -14,6 +14,7 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.constraints import FixAtoms
 from ase.md.verlet import VelocityVerlet
 from ase.units import fs, kB
+from thermal_models import heated
 
 from ase_ldos.calculator.calculator import LDOSCalculator
 from ase_ldos.model.ldos_model import LDOSModel
@@ -153,7 +154,11 @@ def test_laser_and_loss_are_accounted_for() -> None:
     assert dynamics.electronic_temperature == pytest.approx(math.sqrt(300**2 + 2 * heat / 2e-8), rel=1e-3)
 
 
-def test_energy_of_a_model_balances_while_electrons_are_heated(be_model: LDOSModel) -> None:
+@pytest.mark.parametrize("learned", [False, True])
+def test_energy_of_a_model_balances_while_electrons_are_heated(be_model: LDOSModel, learned: bool) -> None:
+    """Also of one that has learned how its free energy changes with the temperature."""
+    if learned:
+        heated(be_model, 0.001)
     atoms = bulk("Be", "hcp", a=2.27, c=3.57)
     atoms.set_momenta(np.random.default_rng(1).normal(size=(2, 3)) * 0.3)
     atoms.calc = LDOSCalculator(be_model, device="cpu", grid_spacing=0.6)
