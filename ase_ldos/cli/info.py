@@ -31,8 +31,8 @@ _WITHIN = {
     "within_one_forces": "forces",
 }
 _FERMI_LEVEL_NOTE = (
-    "Where few states lie about it the Fermi level moves by tenths of an eV for some hundredths of an electron,\n"
-    "and DFT's own with its mesh of k-points; the electrons below DFT's level tell more."
+    "The Fermi level's error contains that of the labels: DFT's own moves by tenths of an eV from a\n"
+    "coarse mesh of k-points to a dense one."
 )
 
 
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     if errors:
         print()
         _print_errors(errors)
-    if "fermi_level" in errors:
+    if "fermi_level" in errors and "electrons" not in errors:  # the electrons below it tell that, where they are known
         print(_FERMI_LEVEL_NOTE)
     return 0
 
@@ -113,7 +113,7 @@ def _describe(model: LDOSModel) -> dict[str, str]:
         described["distilled"] = (
             f"a potential for {', '.join(made['structures'])} at {made['temperature']:g} K, within "
             f"{found['energy']:.2f} meV/atom and {found['forces']:.0f} meV/Å "
-            f"(of {found['typical_forces']:.0f}) of the model"
+            f"(of {found['typical_forces']:.0f}) of it"
         )
     return described
 

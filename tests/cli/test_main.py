@@ -162,7 +162,7 @@ def test_info_fits_one_screen(be_model: LDOSModel, tmp_path: Path, capsys: pytes
     assert energy.split()[2:] == ["meV/atom", "1.23", "-0.50", "1.10"]
     (level,) = (line for line in lines if line.startswith("  Fermi level"))
     assert level.split()[2:] == ["eV", "0.44"]
-    assert "tell more" in lines[-1]
+    assert "contains that of the labels" in lines[-2]
     assert main(["info", path, "--provenance"]) == 0
     text = capsys.readouterr().out
     assert all(name in text for name in names)
