@@ -178,6 +178,11 @@ def label_structures(  # noqa: C901 - checks, then one loop
         if len(elsewhere) == len(waiting) and not ended:
             time.sleep(_WAIT)  # others have all of them under way, and may die
         waiting = [name for name in elsewhere if name not in ended]
+    for name in found:  # a run that was killed between a label and its tidying up left files
+        home = folder / WORK / name
+        if home.exists() and (lease := leases.take(name)) is not None:
+            with lease:
+                _end_leftovers(home)
     leases.tidy()
     with suppress(OSError):
         (folder / WORK).rmdir()

@@ -104,6 +104,10 @@ def test_two_workers_label_and_resume(recipe: Recipe, tmp_path: Path) -> None:
     again = label_structures(structures(4), recipe, out)
     assert again.found == ("be0", "be1", "be2")
     assert again.finished == ("be3",)
+    # a run that was killed after it had written a label, before it tidied up
+    (out / ".work" / "be0" / "tmp").mkdir(parents=True)
+    assert len(label_structures(structures(4), recipe, out).found) == 4
+    assert not (out / ".work").exists()
 
 
 @pytest.mark.qe
