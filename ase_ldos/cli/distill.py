@@ -35,12 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Distil, print the errors, write the model with its potential."""
     frames = [atoms for path in args.structures for atoms in read_structures(path, args.index)]
+    from ase_ldos.files import check_output
     from ase_ldos.model.model_file import find_model, load_model, save_model
     from ase_ldos.training.distill import distill
 
     out = find_model(args.model) if args.out is None else args.out
-    if not out.parent.is_dir():
-        raise FileNotFoundError(f"cannot write {out}: there is no folder {out.parent}")
+    check_output(out, find_model(args.model).stat().st_size)
     model = load_model(args.model)
     model.distilled = distill(
         model, frames, temperature=args.temperature, n_structures=args.number, rounds=args.rounds, seed=args.seed

@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Fit, print the errors on structures that were left out, write the model."""
     from ase_ldos.dataset.npz import load_snapshots
+    from ase_ldos.files import check_output
     from ase_ldos.model.model_file import find_model, load_model, save_model
     from ase_ldos.training.thermal import RIDGE, ThermalData
 
@@ -34,8 +35,7 @@ def run(args: argparse.Namespace) -> int:
     if not ridge > 0:
         raise ValueError(f"--ridge is {ridge}; it must be positive")
     out = find_model(args.model) if args.out is None else args.out
-    if not out.parent.is_dir():
-        raise FileNotFoundError(f"cannot write {out}: there is no folder {out.parent}")
+    check_output(out, find_model(args.model).stat().st_size)
     model = load_model(args.model)
     data = ThermalData(model, [label for path in args.data for label in load_snapshots(path)])
     model.thermal_correction = data.learn(ridge=ridge)

@@ -161,7 +161,8 @@ class ThermalData:
         Raises:
             ValueError: there is only one structure.
         """
-        fits = {change.structure: self.fit(without=change.name, ridge=ridge) for change in self._changes}
+        one_of_each = {change.structure: change.name for change in self._changes}
+        fits = {structure: self.fit(without=name, ridge=ridge) for structure, name in one_of_each.items()}
         whole = torch.eye(self._features[0].total.numel(), dtype=torch.float64)
         found: dict[str, dict[str, float]] = {}
         for temperature in sorted({change.temperature for change in self._changes}):
