@@ -24,6 +24,7 @@ import numpy as np
 from ase import Atoms, units
 from ase.io import read, write
 
+from ase_ldos.active_learning.committee import MemberTraining, train_committee
 from ase_ldos.active_learning.exploration import (
     Alarm,
     Trajectory,
@@ -40,7 +41,6 @@ from ase_ldos.dataset.npz import load_snapshots
 from ase_ldos.files import PathLike, atomic_write, read_json, write_json, write_text
 from ase_ldos.labelling.dft_settings import Recipe, load_recipe
 from ase_ldos.labelling.run import label_structures, read_failures
-from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.model.model_file import load_model, save_model
 from ase_ldos.simulation.cut_out import cut_out
 from ase_ldos.simulation.elasticity import deformations
@@ -59,7 +59,6 @@ from ase_ldos.training.settings import (
     ValidationSettings,
     load_settings,
 )
-from ase_ldos.training.train import train_model
 
 STATE, REPORT = "state.json", "report.html"
 #: Of the labels of a round every so-many-th is held back to choose the best weights.
@@ -149,7 +148,7 @@ def learn(
         crystals: primitive cells at rest.
         out: the folder.
         settings: goals and limits.
-        workers: DFT calculations side by side.
+        workers: DFT calculations, and trainings of the committee, side by side.
         launcher: put before pw.x.
         init_from: a model to begin from; its recipe must be that of the folder.
         setup_cpu_seconds: what the set-up cost.
@@ -340,28 +339,29 @@ class _Learning:
         n_inputs = min(n_inputs, self.training.model.n_components)
         folder = self.out / f"round-{number}"
         folder.mkdir(exist_ok=True)
+        size = self.state.rounds[number].size
+        trainings = []
         for member in range(self.settings.models):
             path = folder / f"model-{member}.safetensors"
             if path.exists() and load_model(path).metadata.extrapolation:
                 continue
-            self._check_budget()
             start = self._start(number, member, n_inputs)
-            size = self.state.rounds[number].size
             settings = self._training_settings(names, n_inputs, member, start is not None, size)
             how = "on from the last round's" if start is not None else "from scratch"
             self.progress(f"training model {member + 1} of {self.settings.models} {how}, {len(names)} labels")
-            trained = train_model(
-                settings, out=path, checkpoint=folder / f"run-{member}.safetensors", init_from=start, progress=self.bars
-            )
-            if trained.failure:
-                self.progress(f"  {trained.failure}")
-            self._note()
+            trainings.append(MemberTraining(settings, path, folder / f"run-{member}.safetensors", start, self.bars))
+        if trainings:
+            self._check_budget()
+        for failure in train_committee(trainings, self.workers):
+            if failure:
+                self.progress(f"  {failure}")
+        self._note()
 
-    def _start(self, number: int, member: int, n_inputs: int) -> LDOSModel | None:
+    def _start(self, number: int, member: int, n_inputs: int) -> PathLike | None:
         if number == 0:
-            return None if self.init_from is None else load_model(self.init_from)
-        before = load_model(self.out / f"round-{number - 1}" / f"model-{member}.safetensors")
-        same = before.network.n_inputs == n_inputs or self.init_from is not None
+            return self.init_from
+        before = self.out / f"round-{number - 1}" / f"model-{member}.safetensors"
+        same = self.init_from is not None or load_model(before).network.n_inputs == n_inputs
         return before if same else None
 
     def _training_settings(

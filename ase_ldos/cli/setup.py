@@ -24,7 +24,7 @@ def add_dft_arguments(parser: argparse.ArgumentParser) -> None:
         "--pseudo", nargs="+", type=Path, default=[], metavar="UPF", help="your own potentials (default: GTH)"
     )
     parser.add_argument("--temperature", type=float, default=300.0, metavar="K", help="of the electrons (default: 300)")
-    parser.add_argument("--workers", type=int, default=1, help="DFT calculations side by side (default: 1)")
+    parser.add_argument("--workers", type=int, default=1, help="calculations side by side (default: 1)")
     parser.add_argument("--launcher", default="", help="put before pw.x, e.g. 'mpirun -n 4'")
     goals = parser.add_argument_group("how well the set-up shall be converged")
     goals.add_argument(

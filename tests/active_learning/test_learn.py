@@ -149,7 +149,7 @@ def test_a_learning_is_interrupted_resumed_and_reported(folder: Path, teacher: T
         learn([CRYSTAL], folder, SETTINGS, progress=lines.append)
     assert len(teacher.names) == 11
     teacher.break_after = None
-    state = learn([CRYSTAL], folder, SETTINGS, progress=lines.append)
+    state = learn([CRYSTAL], folder, SETTINGS, workers=2, progress=lines.append)
 
     # every structure is labelled once, and no test cell is learned
     assert len(teacher.names) == len(set(teacher.names))

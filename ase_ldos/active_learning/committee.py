@@ -1,0 +1,95 @@
+"""Training the models of a committee: one after the other, or side by side in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import active_children, get_context, parent_process
+from multiprocessing.connection import wait
+from pathlib import Path
+
+import torch
+
+from ase_ldos.training.settings import TrainingSettings
+from ase_ldos.training.train import train_model
+
+
+@dataclass(frozen=True)
+class MemberTraining:
+    """One training of a committee.
+
+    Attributes:
+        settings: what and how.
+        out: the model file.
+        checkpoint: where an interrupted training resumes.
+        init_from: file or name of the model to train on from; None: from scratch.
+        bars: show progress bars.
+    """
+
+    settings: TrainingSettings
+    out: Path
+    checkpoint: Path
+    init_from: str | os.PathLike[str] | None = None
+    bars: bool = False
+
+
+def train_committee(trainings: Sequence[MemberTraining], workers: int = 1) -> list[str]:
+    """Train the models of a committee; they share nothing but the labels.
+
+    Several at a time run in processes of their own, which share the threads of this one and end with it. Only the
+    first shows its bars then. As with any process that Python starts anew, a script that calls this with more than one
+    worker needs ``if __name__ == "__main__":`` around what it does.
+
+    Args:
+        trainings: what is to be trained.
+        workers: how many at a time.
+
+    Returns:
+        Of each why its end was not reached, with the best weights saved; empty if it was.
+
+    Raises:
+        ValueError: from ``train_model``.
+        BrokenProcessPool: a process was killed from outside, for instance for want of memory.
+    """
+    n_processes = min(workers, len(trainings))
+    if n_processes < 2:
+        return [_train(training) for training in trainings]
+    threads = max(1, torch.get_num_threads() // n_processes)
+    quiet = [replace(training, bars=training.bars and place == 0) for place, training in enumerate(trainings)]
+    others = set(active_children())
+    with ProcessPoolExecutor(n_processes, get_context("spawn"), _prepare_process, (threads,)) as pool:
+        try:
+            return list(pool.map(_train, quiet))
+        except BaseException:  # an interrupt too: checkpoints are there, and nobody waits for hours
+            for child in set(active_children()) - others:
+                child.terminate()
+            raise
+
+
+def _train(training: MemberTraining) -> str:
+    trained = train_model(
+        training.settings,
+        out=training.out,
+        checkpoint=training.checkpoint,
+        init_from=training.init_from,
+        progress=training.bars,
+    )
+    return trained.failure
+
+
+def _prepare_process(threads: int) -> None:
+    """Within a process of the pool: its share of the cores, and an end when the one that started it ends."""
+    torch.set_num_threads(threads)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal; the parent gets it too and ends this process
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)  # trainings save as they go; two of them must not write to one checkpoint

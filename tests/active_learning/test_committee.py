@@ -1,0 +1,144 @@
+"""Models trained side by side are those trained one after the other, and none outlives who asked for it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from predicted_labels import labelled
+
+from ase_ldos.active_learning.committee import MemberTraining, train_committee
+from ase_ldos.dataset.npz import save_snapshot
+from ase_ldos.model.ldos_model import LDOSModel
+from ase_ldos.model.model_file import load_model
+from ase_ldos.training.settings import TrainingSettings, load_settings
+
+RECIPE = """
+name = "member"
+data = ["data"]
+validation = { every = 3, offset = 2 }
+
+[model]
+valence = { Be = 2.0 }
+broadening = 0.3
+energy_window = [-5.0, 12.0]
+energy_spacing = 0.2881355932203390
+descriptor = { cutoff = 4.2, n_radial = 3, lmax = 2 }
+n_components = 20
+hidden = [16]
+electronic_temperature = 3000.0
+grid_spacing = 0.45
+
+[[stages]]
+name = "everything"
+epochs = 4
+learning_rate = 3e-3
+weights = { ldos_points = 200 }
+"""
+
+
+@pytest.fixture
+def settings(be_model: LDOSModel, tmp_path: Path) -> TrainingSettings:
+    (tmp_path / "data").mkdir()
+    for seed in range(4):
+        snapshot = labelled(be_model, seed, with_ldos=True)
+        save_snapshot(tmp_path / "data" / f"{snapshot.name}.npz", snapshot)
+    (tmp_path / "member.toml").write_text(RECIPE)
+    return load_settings(tmp_path / "member.toml")
+
+
+def trainings(settings: TrainingSettings, folder: Path) -> list[MemberTraining]:
+    folder.mkdir()
+    return [
+        MemberTraining(replace(settings, seed=seed), folder / f"{seed}.safetensors", folder / f"{seed}.ck")
+        for seed in (0, 1)
+    ]
+
+
+def test_models_are_the_same_side_by_side(settings: TrainingSettings, tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    serial, parallel = trainings(settings, tmp_path / "serial"), trainings(settings, tmp_path / "parallel")
+    assert train_committee(serial) == ["", ""]
+    assert train_committee(parallel, workers=2) == ["", ""]
+    models = []
+    for one, other in zip(serial, parallel, strict=True):
+        first, second = load_model(one.out).state_dict(), load_model(other.out).state_dict()
+        assert first.keys() == second.keys()
+        for name, values in first.items():
+            # sums over points depend on the number of threads in their last digits
+            torch.testing.assert_close(values, second[name], rtol=1e-5, atol=1e-6)
+        models.append(first)
+    assert any(not torch.equal(values, models[1][name]) for name, values in models[0].items())
+    assert torch.get_num_threads() == threads
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.slow
+def test_what_is_wrong_with_one_ends_all(settings: TrainingSettings, tmp_path: Path) -> None:
+    endless = replace(settings, stages=tuple(replace(stage, epochs=10**6) for stage in settings.stages))
+    jobs = trainings(endless, tmp_path / "models")
+    jobs.append(replace(jobs[0], settings=replace(settings, data=("nowhere",)), out=tmp_path / "models/2.safetensors"))
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        train_committee(jobs[::-1], workers=3)
+    assert multiprocessing.active_children() == []
+
+
+ENDLESS = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from ase_ldos.active_learning.committee import MemberTraining, train_committee
+from ase_ldos.training.settings import load_settings
+
+if __name__ == "__main__":
+    settings, folder = load_settings(sys.argv[1]), Path(sys.argv[2])
+    settings = replace(settings, stages=tuple(replace(stage, epochs=10**6) for stage in settings.stages))
+    print("ready", flush=True)
+    train_committee([MemberTraining(settings, folder / f"{i}.safetensors", folder / f"{i}.ck") for i in (0, 1)], 2)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are found in /proc")
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["interrupted", "killed"])
+def test_trainings_end_with_their_parent(settings: TrainingSettings, tmp_path: Path, how: signal.Signals) -> None:
+    del settings  # its files are what is trained on
+    script = tmp_path / "endless.py"
+    script.write_text(ENDLESS)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    command = [sys.executable, str(script), str(tmp_path / "member.toml"), str(tmp_path)]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    try:
+        deadline = time.monotonic() + 120
+        while not all((tmp_path / f"{i}.ck").exists() for i in (0, 1)):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        assert len(children) >= 2
+        process.send_signal(how)
+        process.wait(30)
+        deadline = time.monotonic() + 30
+        while any(is_running(int(child)) for child in children):
+            assert time.monotonic() < deadline, "a training goes on without its parent"
+            time.sleep(0.1)
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def is_running(process: int) -> bool:
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    return False
