@@ -7,11 +7,13 @@ by ``model.thermal_correction``, is what the model gets wrong of the change,
 
 of the energy, and of forces and stress alike. What is wrong at T₀ already stays out of it. All are linear in the
 weights, so the fit is a ridge regression in the principal components of the hidden features, in closed form, and that
-without one structure costs nothing: the errors that are told of each structure are those of the fit without it.
+without one structure costs nothing: the ridge is the one with the smallest errors on structures that are left out in
+turn, and the errors that are told of each structure are those of a fit, ridge and all, that never saw it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -31,11 +33,14 @@ from ase_ldos.training.learned_features import fixed_scaler
 from ase_ldos.training.precompute import prepare_snapshot, voigt
 from ase_ldos.units import GIGAPASCAL
 
+#: Where more of the squares of errors is left on structures left out, it is chance, and nothing is learned.
+LARGEST_REST = 0.9
 #: Errors that weigh alike: of energy, eV/atom, forces, eV/Å, stress, eV/Å³.
 UNITS = (3e-3, 20e-3, 0.5 / GIGAPASCAL)
-#: Principal components of the hidden features, and the weight of the squares of their coefficients (in eV/Å³): of 10,
-#: 30, 80 and 0.1 to 1e5 the best on left-out structures of beryllium; 30 at 1e3 and 80 at 1e5 are nearly as good.
-COMPONENTS, RIDGE = 30, 1e5
+#: Principal components of the hidden features: with 10, 30 and 80 beryllium that is left out is met about equally well.
+COMPONENTS = 30
+#: Weights of the squares of their coefficients (in eV/Å³) among which the fit chooses; the last means none is learned.
+RIDGES = (*(10.0**power for power in range(10)), math.inf)
 #: Relative difference of two temperatures that are one: DFT programs round.
 _SAME_TEMPERATURE = 1e-2
 #: Å, by which the atoms of one structure may differ between two labels.
@@ -126,67 +131,116 @@ class ThermalData:
         finally:
             model.thermal_correction = kept
         self.names = [change.name for change in self._changes]
+        self._basis = self._components()
+        self._equations = [self._normal_equations(place) for place in range(len(self._features))]
 
-    def fit(self, *, without: str | None = None, ridge: float = RIDGE) -> ThermalCorrection:
+    def fit(self, *, without: str | None = None, ridge: float | None = None) -> ThermalCorrection:
         """The correction of all labels, or of all but those of one label's structure.
 
         Args:
             without: name of a label whose structure is left out.
-            ridge: weight of the squares of the coefficients.
+            ridge: weight of the squares of the coefficients; None: the best on structures left out in turn.
 
         Raises:
-            ValueError: nothing is left.
+            ValueError: nothing is left, or too little to choose a ridge.
         """
         left_out = {change.structure for change in self._changes if change.name == without}
-        chosen = [change for change in self._changes if change.structure not in left_out]
-        if not chosen:
-            raise ValueError("there is only one structure; without it there is nothing to learn from")
-        basis = self._basis()
-        n_weights = FUNCTIONS * basis.shape[1]
-        left, right = torch.zeros(n_weights, n_weights).double(), torch.zeros(n_weights).double()
-        for change in chosen:
-            units = self._units(change)
-            rows = self._rows(change, basis) / units[:, None]
-            left += rows.T @ rows
-            right += rows.T @ (change.missing / units)
-        left += ridge * torch.eye(n_weights, dtype=torch.float64)
-        weights = torch.linalg.solve(left, right).reshape(FUNCTIONS, -1) @ basis.T
+        chosen = [place for place in range(len(self._features)) if place not in left_out]
+        weights = self._solve(chosen, self._choose_ridge(chosen) if ridge is None else ridge)
         return ThermalCorrection(weights, self._own, self._highest)
 
-    def errors(self, *, ridge: float = RIDGE) -> dict[str, dict[str, float]]:
+    def errors(self, *, ridge: float | None = None) -> dict[str, dict[str, float]]:
         """By temperature (K, as text): root mean square errors of changes, of the model and of the fit without each.
 
-        ``energy`` (meV/atom), ``forces`` (meV/Å), ``pressure`` (GPa), and ``plain_energy`` … without correction.
+        ``energy`` (meV/atom), ``forces`` (meV/Å), ``pressure`` (GPa), and ``plain_energy`` … without correction. The
+        ridge is chosen anew without each.
 
         Raises:
-            ValueError: there is only one structure.
+            ValueError: there is only one structure, or too few to choose a ridge without one of them.
         """
         one_of_each = {change.structure: change.name for change in self._changes}
         fits = {structure: self.fit(without=name, ridge=ridge) for structure, name in one_of_each.items()}
-        whole = torch.eye(self._features[0].total.numel(), dtype=torch.float64)
+        scales = {"energy": 1000, "forces": 1000, "pressure": GIGAPASCAL}
         found: dict[str, dict[str, float]] = {}
         for temperature in sorted({change.temperature for change in self._changes}):
             squares: dict[str, list[float]] = {}
             for change in (item for item in self._changes if item.temperature == temperature):
-                learned = self._rows(change, whole) @ fits[change.structure].weights.flatten()
-                for prefix, rest in (("plain_", change.missing), ("", change.missing - learned)):
-                    n_atoms = self._features[change.structure].n_atoms
-                    parts = {
-                        "energy": 1000 * rest[:1] / n_atoms,
-                        "forces": 1000 * rest[1:-6],
-                        "pressure": rest[-6:-3].mean(dim=0, keepdim=True) * GIGAPASCAL,
-                    }
+                rest_of_fit = self._rest(change, fits[change.structure].weights)
+                for prefix, rest in (("plain_", change.missing), ("", rest_of_fit)):
+                    parts = self._parts(change, rest)
+                    parts["pressure"] = parts.pop("stress")[:3].mean(dim=0, keepdim=True)
                     for name, values in parts.items():
-                        squares.setdefault(prefix + name, []).extend(values.square().tolist())
+                        squares.setdefault(prefix + name, []).extend((scales[name] * values).square().tolist())
             found[f"{temperature:.0f}"] = {name: float(np.sqrt(np.mean(values))) for name, values in squares.items()}
         return found
 
-    def learn(self, *, ridge: float = RIDGE) -> ThermalCorrection:
-        """The correction of all labels, with the errors of structures that were left out and the labels' names."""
-        found = self.fit(ridge=ridge)
-        return replace(found, errors=self.errors(ridge=ridge), provenance={"labels": self.names, "ridge": ridge})
+    def learn(self, *, ridge: float | None = None) -> ThermalCorrection:
+        """The correction of all labels, with the errors of structures that were left out and the labels' names.
 
-    def _basis(self) -> Tensor:
+        Raises:
+            ValueError: as ``errors``; or no ridge makes structures better that are left out.
+        """
+        used = self._choose_ridge(range(len(self._features))) if ridge is None else ridge
+        if ridge is None and used == math.inf:
+            raise ValueError(
+                "nothing is learned: structures that are left out are met best without any correction; the model's "
+                "own states may end too low for these temperatures, or more structures are needed"
+            )
+        errors = self.errors(ridge=ridge)
+        return replace(self.fit(ridge=used), errors=errors, provenance={"labels": self.names, "ridge": used})
+
+    def _choose_ridge(self, places: Sequence[int]) -> float:
+        """The ridge with the smallest errors on each of these structures, left out in turn.
+
+        Squares of energy, forces and stress count at each temperature as parts of those without correction: the large
+        errors of the hottest electrons would else choose alone.
+        """
+        if len(places) < 2:
+            raise ValueError(
+                "of two structures or fewer no ridge can be chosen, with one left out; give it, or add labels"
+            )
+
+        def score(ridge: float) -> float:
+            rests, wholes = dict[tuple[float, str], float](), dict[tuple[float, str], float]()
+            for place in places:
+                weights = self._solve([other for other in places if other != place], ridge)
+                for change in (item for item in self._changes if item.structure == place):
+                    for squares, row in ((rests, self._rest(change, weights)), (wholes, change.missing)):
+                        for name, values in self._parts(change, row).items():
+                            key = change.temperature, name
+                            squares[key] = squares.get(key, 0.0) + float(values.square().sum())
+            return sum(rests[key] / max(wholes[key], 1e-300) for key in wholes) / len(wholes)
+
+        best = min(RIDGES, key=score)
+        return best if score(best) < LARGEST_REST else math.inf
+
+    def _solve(self, places: Sequence[int], ridge: float) -> Tensor:
+        """Weights of the fit of these structures, ``[function, hidden + 1]``."""
+        if not places:
+            raise ValueError("there is only one structure; without it there is nothing to learn from")
+        left = torch.stack([self._equations[place][0] for place in places]).sum(dim=0)
+        right = torch.stack([self._equations[place][1] for place in places]).sum(dim=0)
+        if ridge == math.inf:
+            return torch.zeros(FUNCTIONS, len(self._basis), dtype=torch.float64)
+        left = left + ridge * torch.eye(len(left), dtype=torch.float64)
+        return torch.linalg.solve(left, right).reshape(FUNCTIONS, -1) @ self._basis.T
+
+    def _normal_equations(self, place: int) -> tuple[Tensor, Tensor]:
+        """What a structure adds to both sides of the normal equations."""
+        n_weights = FUNCTIONS * self._basis.shape[1]
+        left, right = torch.zeros(n_weights, n_weights).double(), torch.zeros(n_weights).double()
+        for change in (item for item in self._changes if item.structure == place):
+            units = self._units(change)
+            rows = self._rows(change, self._basis) / units[:, None]
+            left, right = left + rows.T @ rows, right + rows.T @ (change.missing / units)
+        return left, right
+
+    def _rest(self, change: _Change, weights: Tensor) -> Tensor:
+        """What is missing with these weights."""
+        whole = torch.eye(len(self._basis), dtype=torch.float64)
+        return change.missing - self._rows(change, whole) @ weights.flatten()
+
+    def _components(self) -> Tensor:
         """Standardised principal components as functions of φ, the constant last, ``[hidden + 1, component + 1]``."""
         moments = torch.stack([item.moments for item in self._features]).mean(dim=0)
         mean = moments[-1, :-1]
@@ -203,6 +257,11 @@ class ThermalData:
         slopes, total = item.slopes @ basis, (item.total @ basis)[None]
         each = torch.cat((total, -slopes[:-6], slopes[-6:] / item.volume))
         return torch.cat([factor * each for factor in change.factors], dim=1)
+
+    def _parts(self, change: _Change, row: Tensor) -> dict[str, Tensor]:
+        """Energy per atom, forces and stress of a row, eV and Å."""
+        n_atoms = self._features[change.structure].n_atoms
+        return {"energy": row[:1] / n_atoms, "forces": row[1:-6], "stress": row[-6:]}
 
     def _units(self, change: _Change) -> Tensor:
         n_atoms = self._features[change.structure].n_atoms

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -80,6 +81,47 @@ def test_a_structure_that_is_left_out_is_not_learned_from(be_model: LDOSModel, l
     assert strong < 1e-3 * weak
 
 
+def test_the_ridge_is_the_one_that_serves_structures_left_out(be_model: LDOSModel, labels: list[Snapshot]) -> None:
+    data = ThermalData(be_model, labels, progress=False)
+    chosen = data.learn()
+    used = chosen.provenance["ridge"]
+    assert used < math.inf
+    torch.testing.assert_close(chosen.weights, data.fit(ridge=used).weights, rtol=0, atol=0)
+
+    def total(ridge: float) -> float:
+        errors = data.errors(ridge=ridge).values()
+        return sum((item[name] / item[f"plain_{name}"]) ** 2 for item in errors for name in ("energy", "forces"))
+
+    assert total(used) < 0.5 * total(1e9)
+    # the errors that are told know nothing of the structure, not even by the ridge
+    fits = [data.fit(without=f"{name}_7000K") for name in "abcdef"]
+    changed = [replace(x, free_energy=float(x.free_energy or 0) + 9) if x.name == "c_12000K" else x for x in labels]
+    other = ThermalData(be_model, changed, progress=False)
+    assert torch.equal(other.fit(without="c_7000K").weights, fits[2].weights)
+
+
+def test_nothing_is_learned_where_it_does_not_carry_over(be_model: LDOSModel) -> None:
+    """What the model lacks is noise."""
+    generator, noisy = torch.Generator().manual_seed(3), []
+    for label in (label for seed, name in enumerate("abcdef") for label in labels_of(be_model, name, seed)):
+        noise = 0.1 * torch.randn(len(label) + 3, 3, generator=generator, dtype=torch.float64).numpy()
+        assert label.free_energy is not None
+        assert label.forces is not None
+        assert label.stress is not None
+        changed = replace(
+            label,
+            free_energy=label.free_energy + noise[0, 0],
+            forces=label.forces + noise[3:],
+            stress=label.stress + 0.05 * (noise[:3] + noise[:3].T),
+        )
+        noisy.append(label if "_3000K" in label.name else changed)
+    data = ThermalData(be_model, noisy, progress=False)
+    with pytest.raises(ValueError, match="structures that are left out are met best without"):
+        data.learn()
+    assert float(data.fit().weights.abs().max()) == 0
+    assert data.learn(ridge=1.0).errors
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -101,8 +143,11 @@ def test_labels_that_do_not_do_are_refused(
 def test_what_cannot_be_fitted_is_refused(make_model: Callable[..., LDOSModel], labels: list[Snapshot]) -> None:
     with pytest.raises(ValueError, match="fixed features only"):
         ThermalData(make_model(kind="se3_transformer"), labels, progress=False)
+    few = ThermalData(make_model(), labels[:3], progress=False)
     with pytest.raises(ValueError, match="there is only one structure"):
-        ThermalData(make_model(), labels[:3], progress=False).fit(without="a_7000K")
+        few.fit(without="a_7000K", ridge=1.0)
+    with pytest.raises(ValueError, match="no ridge can be chosen"):
+        few.fit()
 
 
 def test_the_command_writes_a_model_and_tells_its_errors(
@@ -123,7 +168,8 @@ def test_the_command_writes_a_model_and_tells_its_errors(
     found = load_model(tmp_path / "hot.safetensors").thermal_correction
     assert found is not None
     assert set(found.provenance["labels"]) == {x.name for x in labels[:9] if "_3000K" not in x.name}
-    assert found.provenance["ridge"] == thermal.RIDGE
+    assert found.provenance["ridge"] in thermal.RIDGES
+    assert printed.splitlines()[-2] == f"ridge {found.provenance['ridge']:g}"
     assert set(found.errors) == {"7000", "12000"}
     assert load_model(arguments[1]).thermal_correction is None
     assert main([*arguments, "--ridge", "-1"]) != 0
