@@ -10,13 +10,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from ase import Atoms, units
-from ase.calculators.calculator import CalculatorError
+from ase.calculators.calculator import Calculator, CalculatorError
 from ase.md.langevin import Langevin
+from ase.md.md import MolecularDynamics
 
 from ase_ldos.calculator.calculator import LDOSCalculator
 from ase_ldos.descriptors.protocol import PointFeatures
 from ase_ldos.model.extrapolation import ExtrapolationWarning, warning_threshold
 from ase_ldos.simulation.periodic_copy import periodic_copy
+from ase_ldos.simulation.respa import RespaLDOS
 from ase_ldos.simulation.run_until import Bound, RunUntil, check_committee, force_deviations, novelty
 from ase_ldos.simulation.sampling import pick_frames
 from ase_ldos.simulation.velocities import draw_momenta
@@ -118,6 +120,8 @@ def explore(
     interval: int = 10,
     seed: int = 0,
     budget: Callable[[], bool] = lambda: True,
+    inner: Calculator | None = None,
+    n_inner: int = 1,
 ) -> Trajectory:
     """Langevin dynamics with the first model; every few steps, and after the last, all models are asked.
 
@@ -132,6 +136,8 @@ def explore(
         interval: steps between two looks.
         seed: of velocities and thermostat.
         budget: asked at every look whether to go on.
+        inner: a cheap calculator near the first model, for steps of r-RESPA (``simulation.respa``).
+        n_inner: its steps within one.
 
     Raises:
         ValueError: fewer than two calculators.
@@ -141,9 +147,12 @@ def explore(
     atoms = periodic_copy(start)
     atoms.calc = committee[0]
     draw_momenta(atoms, temperature, rng)
-    dynamics = Langevin(
-        atoms, timestep * units.fs, temperature_K=temperature, friction=FRICTION / units.fs, rng=rng, fixcm=False
-    )
+    step, friction = timestep * units.fs, FRICTION / units.fs
+    dynamics: MolecularDynamics
+    if inner is None:
+        dynamics = Langevin(atoms, step, temperature_K=temperature, friction=friction, rng=rng, fixcm=False)
+    else:
+        dynamics = RespaLDOS(atoms, step, inner, n_inner, temperature_K=temperature, friction=friction, rng=rng)
     visits: list[Visit] = []
 
     def look() -> None:

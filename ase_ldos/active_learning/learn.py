@@ -41,6 +41,7 @@ from ase_ldos.dataset.npz import load_snapshots
 from ase_ldos.files import PathLike, atomic_write, read_json, write_json, write_text
 from ase_ldos.labelling.dft_settings import Recipe, load_recipe
 from ase_ldos.labelling.run import label_structures, read_failures
+from ase_ldos.model.distilled_calculator import DistilledCalculator
 from ase_ldos.model.model_file import load_model, save_model
 from ase_ldos.simulation.cut_out import cut_out
 from ase_ldos.simulation.elasticity import deformations
@@ -51,6 +52,7 @@ from ase_ldos.simulation.first_cells import (
     surface_cells,
     symmetric_cells,
 )
+from ase_ldos.training.distill import distill
 from ase_ldos.training.evaluate import evaluate_model, summarise
 from ase_ldos.training.settings import (
     LDOSStage,
@@ -74,6 +76,11 @@ LARGEST_REFERENCE = 4
 LARGEST_RESERVE = 0.4
 #: It is begun with so many times less.
 LENIENCE = 1.2
+#: Steps of the distilled potential in one of the last dynamics, and the part of the forces by which it may differ from
+#: the model: beyond that, long steps gain nothing.
+INNER_STEPS, LARGEST_INNER_ERROR = 4, 0.25
+#: Time between two looks at the last dynamics, in steps that are not divided.
+LOOK_EVERY = 20
 #: A trajectory stops where the models' standard deviation of a force is this many times the asked error of forces.
 ALARM = 5.7
 
@@ -214,7 +221,8 @@ class _Learning:
                 self._train(number)
                 self._measure(number)
             if not self._reserve:
-                self._reserve = self._dynamics_cpu(LDOSCalculator(self.out / f"{self.training.name}.safetensors"))
+                finished = LDOSCalculator(self.out / f"{self.training.name}.safetensors")
+                self._reserve = self._dynamics_cpu(finished, INNER_STEPS)
             if number:
                 self.progress(self._line(number))
             reason = self._reached(number) or self._plan(number + 1)
@@ -517,7 +525,7 @@ class _Learning:
         return ""
 
     def _last_dynamics(self) -> None:
-        """The dynamics that the finished model has to pass, if the budget allows."""
+        """The dynamics that the finished model has to pass, if the budget allows: by long steps where that can be."""
         chosen = self.settings
         last = max(n for n, item in enumerate(self.state.rounds) if item.finished)
         done = self.state.dynamics
@@ -526,10 +534,11 @@ class _Learning:
         self._spend("last dynamics")
         committee = self._committee(last)
         cell = near_cubic_supercell(_under_pressure(self.crystals[0], committee[0], 0.0), chosen.final_atoms)
-        step = chosen.timestep or default_timestep(cell)
-        needed = (self._reserve or self._dynamics_cpu(committee[0])) / 3600
-        left = chosen.cpu_hours - self.state.total_cpu / 3600
         plan = {"round": last, "ps": chosen.final_ps, "atoms": len(cell), "temperature": chosen.final_temperature}
+        inner = self._distilled()
+        n_inner = 1 if inner is None else INNER_STEPS
+        needed = self._dynamics_cpu(committee[0], n_inner) / 3600
+        left = chosen.cpu_hours - self.state.total_cpu / 3600
         if needed > LENIENCE * left:  # what was kept for it may have been touched by the last training
             self.state.dynamics = plan | {"needed_cpu_hours": needed}
             self.progress(
@@ -544,9 +553,11 @@ class _Learning:
             alarm,
             temperature=chosen.final_temperature,
             duration=1000 * chosen.final_ps,
-            timestep=step,
-            interval=20,
+            timestep=n_inner * (chosen.timestep or default_timestep(cell)),
+            interval=LOOK_EVERY // n_inner,
             seed=chosen.seed + 77,
+            inner=inner,
+            n_inner=n_inner,
         )
         time = found.visits[-1].time if found.visits else 0.0
         self.state.dynamics = plan | {"passed": not found.alarm, "reached_fs": time, "alarm": found.alarm}
@@ -555,7 +566,35 @@ class _Learning:
         self.progress(f"last dynamics of {len(cell)} atoms at {chosen.final_temperature:g} K: {time:.0f} fs, {outcome}")
         self._save()
 
-    def _dynamics_cpu(self, calculator: LDOSCalculator) -> float:
+    def _distilled(self) -> DistilledCalculator | None:
+        """A potential distilled from the finished model and kept in its file; None where it is too far from it."""
+        path = self.out / f"{self.training.name}.safetensors"
+        model = load_model(path)
+        if model.distilled is None:
+            cells = [near_cubic_supercell(crystal, self.settings.explore_atoms) for crystal in self.crystals]
+            self.progress("distilling a cheap potential from the model, for long steps")
+            try:
+                model.distilled = distill(
+                    model,
+                    cells,
+                    temperature=self.settings.final_temperature,
+                    seed=self.settings.seed,
+                    progress=self.bars,
+                )
+            except ValueError as error:
+                self.progress(f"  none is made: {error}")
+                return None
+            save_model(model, path)
+        errors = model.distilled.errors
+        part = errors["forces"] / errors["typical_forces"]
+        use = "" if part <= LARGEST_INNER_ERROR else "; too much for long steps"
+        self.progress(
+            f"  it differs from the model by {errors['energy']:.2f} meV/atom, {errors['forces']:.0f} meV/Å of "
+            f"{errors['typical_forces']:.0f}{use}"
+        )
+        return None if use else DistilledCalculator(model.distilled)
+
+    def _dynamics_cpu(self, calculator: LDOSCalculator, n_inner: int) -> float:
         """CPU seconds that the last dynamics will take, by one step of it."""
         cell = near_cubic_supercell(self.crystals[0], self.settings.final_atoms)
         with without_extrapolation_warnings():
@@ -564,8 +603,10 @@ class _Learning:
             before = _cpu_seconds()
             calculator.get_forces(cell)
             per_step = _cpu_seconds() - before
-        # a look at every twentieth step asks all models and the range
-        return 1.2 * per_step * 1000 * self.settings.final_ps / (self.settings.timestep or default_timestep(cell))
+        step = n_inner * (self.settings.timestep or default_timestep(cell))
+        # a look asks all models, and the range
+        looks = 1.2 * self.settings.models / (LOOK_EVERY // n_inner)
+        return 1.1 * per_step * (1 + looks) * 1000 * self.settings.final_ps / step
 
     def _write_report(self) -> list[str]:
         """Write the page; what it says of model and DFT in lines."""

@@ -69,6 +69,7 @@ def make_report(out: Path, name: str, crystals: Sequence[Atoms], settings: Learn
         parts += _elasticity(calculator, crystal, own, lines)
     parts += _dos(calculator, crystals, labels, lines)
     parts += _range(calculator, settings, labels)
+    parts += _cheap_potential(calculator)
     parts += _cost(state, len(labels), len(test), len(reference))
     return Report(page(f"{name}: a model learned from {len(labels)} structures", parts), lines)
 
@@ -395,6 +396,19 @@ def _range(calculator: LDOSCalculator, settings: LearnSettings, labels: Sequence
     ]
     text = "Beyond these the model guesses: other phases, surfaces, defects and melts want labels of their own."
     return [heading("Where it may be used"), table(("", "known range"), rows), paragraph(text)]
+
+
+def _cheap_potential(calculator: LDOSCalculator) -> list[str]:
+    distilled = calculator.model.distilled
+    if distilled is None:
+        return []
+    errors = distilled.errors
+    text = (
+        f"The model file holds a potential of the atoms alone. It differs from the model by {errors['energy']:.2f} "
+        f"meV/atom, {errors['forces']:.0f} meV/Å (of {errors['typical_forces']:.0f}) and {errors['stress']:.2f} GPa; "
+        "ase-ldos md --ensemble respa takes long steps by it."
+    )
+    return [heading("Cheap potential"), paragraph(text)]
 
 
 def _cost(state: State, labels: int, test: int, reference: int) -> list[str]:

@@ -24,6 +24,7 @@ from ase_ldos.active_learning.exploration import (
 )
 from ase_ldos.calculator.calculator import LDOSCalculator
 from ase_ldos.descriptors.power_spectrum.descriptor import PowerSpectrum
+from ase_ldos.model.distilled_calculator import DistilledCalculator
 from ase_ldos.model.model_file import load_model
 
 CALM = Alarm(forces=1e6, novelty=1e6)
@@ -90,6 +91,20 @@ def test_an_alarm_stops_it(committee: list[LDOSCalculator], alarm: Alarm, text: 
     found = explore(cell(), committee, alarm, temperature=500, duration=6, timestep=1, interval=2)
     assert len(found.visits) == 1
     assert re.search(text, found.alarm)
+
+
+def test_long_steps_go_where_short_ones_go(committee: list[LDOSCalculator]) -> None:
+    """With the distilled potential of `be` within; a weak thermostat draws other numbers."""
+    inner = DistilledCalculator(committee[0].model)
+    start = cell()
+    settings = {"temperature": 1e-6, "duration": 24, "seed": 3}
+    short = explore(start, committee, CALM, timestep=1, interval=6, **settings)
+    long = explore(start, committee, CALM, timestep=6, interval=1, inner=inner, n_inner=6, **settings)
+    assert [visit.time for visit in long.visits] == [visit.time for visit in short.visits] == [0, 6, 12, 18, 24]
+    moved = np.abs(short.visits[-1].atoms.positions - start.positions).max()
+    for left, right in zip(short.visits, long.visits):
+        assert np.abs(left.atoms.positions - right.atoms.positions).max() < 0.05 * moved
+    assert moved > 0.02
 
 
 def test_the_last_step_is_looked_at_whatever_the_interval(committee: list[LDOSCalculator]) -> None:

@@ -14,7 +14,8 @@ from ase import Atoms
 from ase.build import bulk
 
 import ase_ldos.active_learning.learn as learning
-from ase_ldos.active_learning.learn import REPORT, STATE, Round, learn
+from ase_ldos.active_learning.exploration import default_timestep
+from ase_ldos.active_learning.learn import INNER_STEPS, REPORT, STATE, Round, learn
 from ase_ldos.active_learning.settings import LearnSettings
 from ase_ldos.calculator.calculator import LDOSCalculator
 from ase_ldos.dataset.npz import load_snapshots, save_snapshot
@@ -168,10 +169,26 @@ def test_a_learning_is_interrupted_resumed_and_reported(folder: Path, teacher: T
     assert 0 < state.rounds[0].test["forces"] < 3000
     assert any(line.startswith("round 1: 23 labels; test ") for line in lines)
 
+    # the finished model holds a potential for long steps, and was run
+    assert model.distilled is not None
+    assert any(line.startswith("  it differs from the model by ") for line in lines)
+    assert state.dynamics["passed"] == (not state.dynamics["alarm"])
+    short = any("too much for long steps" in line for line in lines)
+    steps = state.dynamics["reached_fs"] / default_timestep(CRYSTAL) / (1 if short else INNER_STEPS)
+    assert steps == pytest.approx(round(steps))
+
     text = (folder / REPORT).read_text()
     assert "learned from" in text
     assert state.verdict in text
-    parts = ("Learning curve", "Error bars", "Equation of state", "elastic constants", "Density of states", "it cost")
+    parts = (
+        "Learning curve",
+        "Error bars",
+        "Equation of state",
+        "elastic constants",
+        "Density of states",
+        "it cost",
+        "Cheap",
+    )
     for part in parts:
         assert part in text
     assert "<script" not in text
