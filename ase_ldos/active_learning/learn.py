@@ -47,6 +47,7 @@ from ase_ldos.simulation.cut_out import cut_out
 from ase_ldos.simulation.elasticity import deformations
 from ase_ldos.simulation.first_cells import (
     compact_supercell,
+    is_symmetric_cell,
     near_cubic_supercell,
     rattled_cells,
     surface_cells,
@@ -402,9 +403,12 @@ class _Learning:
         )
 
     def _extend_validation(self, names: Sequence[str]) -> None:
-        """Hold back every sixth of the new labels; what was held back stays so."""
+        """Hold back every sixth of the new labels; what was held back stays so.
+
+        Symmetric cells are all learned: the largest strains are among them, between which rattled cells lie.
+        """
         known = set(self.state.validation) | self._learned()
-        new = [name for name in names if name not in known]
+        new = [name for name in names if name not in known and not is_symmetric_cell(name)]
         self.state.validation += new[1::VALIDATION_EVERY]
         self._save()
 

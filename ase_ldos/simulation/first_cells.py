@@ -8,6 +8,7 @@ their k-meshes, see ``Snapshot.group``.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -43,6 +44,11 @@ def symmetric_cells(crystals: Sequence[Atoms]) -> list[Atoms]:
         for kind, cell in _deformed(crystal):
             cells.append(periodic_copy(cell, name=f"n{len(cell)}_c{place}-{kind}"))
     return cells
+
+
+def is_symmetric_cell(name: str) -> bool:
+    """Whether a name is that of a cell by ``symmetric_cells`` or ``surface_cells``."""
+    return re.match(r"n\d+_c\d+-", name) is not None
 
 
 def _deformed(crystal: Atoms) -> Iterator[tuple[str, Atoms]]:
