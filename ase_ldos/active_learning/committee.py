@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.connection import wait
 from pathlib import Path
 
 import torch
+from ase import Atoms
 
 from ase_ldos.training.settings import TrainingSettings
 from ase_ldos.training.train import train_model
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,7 @@ class MemberTraining:
     bars: bool = False
 
 
-def train_committee(trainings: Sequence[MemberTraining], workers: int = 1) -> list[str]:
+def train_committee(trainings: Sequence[MemberTraining], workers: int = 1, *, bytes_each: float = 0.0) -> list[str]:
     """Train the models of a committee; they share nothing but the labels.
 
     Several at a time run in processes of their own, which share the threads of this one and end with it. Only the
@@ -46,7 +51,8 @@ def train_committee(trainings: Sequence[MemberTraining], workers: int = 1) -> li
 
     Args:
         trainings: what is to be trained.
-        workers: how many at a time.
+        workers: how many at a time, fewer where memory has no room for them.
+        bytes_each: what one training will take; see ``training_bytes``.
 
     Returns:
         Of each why its end was not reached, with the best weights saved; empty if it was.
@@ -56,6 +62,16 @@ def train_committee(trainings: Sequence[MemberTraining], workers: int = 1) -> li
         BrokenProcessPool: a process was killed from outside, for instance for want of memory.
     """
     n_processes = min(workers, len(trainings))
+    available = available_memory()
+    if available is not None and n_processes * bytes_each > available:
+        n_processes = max(1, int(available / bytes_each))
+        logger.info(
+            "%d of %d trainings at a time, of %.1f GB each: %.1f GB are free",
+            n_processes,
+            min(workers, len(trainings)),
+            bytes_each / 1e9,
+            available / 1e9,
+        )
     if n_processes < 2:
         return [_train(training) for training in trainings]
     threads = max(1, torch.get_num_threads() // n_processes)
@@ -68,6 +84,34 @@ def train_committee(trainings: Sequence[MemberTraining], workers: int = 1) -> li
             for child in set(active_children()) - others:
                 child.terminate()
             raise
+
+
+def training_bytes(frames: Sequence[Atoms], spacing: float, n_inputs: int, n_energies: int) -> float:
+    """About what a training on labels of these cells holds in memory.
+
+    Per point of the grid the derivatives of the inputs in positions and strain, in half precision, the inputs and the
+    LDOS in single precision; half as much again for what is made of them, as measured.
+
+    Args:
+        frames: the cells.
+        spacing: of the grid, Å.
+        n_inputs: of the network.
+        n_energies: nodes of the LDOS.
+    """
+    total = 0.0
+    for atoms in frames:
+        points = atoms.get_volume() / spacing**3
+        total += points * ((3 * len(atoms) + 6) * n_inputs * 2 + 4 * (n_inputs + n_energies))
+    return 1.6 * total
+
+
+def available_memory() -> float | None:
+    """Bytes that programs may still take, as Linux estimates them; None elsewhere."""
+    with suppress(OSError, ValueError):
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024 * float(line.split()[1])
+    return None
 
 
 def _train(training: MemberTraining) -> str:

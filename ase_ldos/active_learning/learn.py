@@ -24,7 +24,7 @@ import numpy as np
 from ase import Atoms, units
 from ase.io import read, write
 
-from ase_ldos.active_learning.committee import MemberTraining, train_committee
+from ase_ldos.active_learning.committee import MemberTraining, train_committee, training_bytes
 from ase_ldos.active_learning.exploration import (
     Alarm,
     Trajectory,
@@ -361,7 +361,10 @@ class _Learning:
             trainings.append(MemberTraining(settings, path, folder / f"run-{member}.safetensors", start, self.bars))
         if trainings:
             self._check_budget()
-        for failure in train_committee(trainings, self.workers):
+        frames = [frame for k in range(number + 1) for frame in _read_structures(self._structures(f"round-{k}"))]
+        n_energies = len(self.training.model.energies)
+        size_each = training_bytes(frames, self.recipe.grid_spacing, n_inputs, n_energies)
+        for failure in train_committee(trainings, self.workers, bytes_each=size_each):
             if failure:
                 self.progress(f"  {failure}")
         self._note()

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from ase.build import bulk
 from predicted_labels import labelled
 
-from ase_ldos.active_learning.committee import MemberTraining, train_committee
+from ase_ldos.active_learning import committee
+from ase_ldos.active_learning.committee import MemberTraining, available_memory, train_committee, training_bytes
 from ase_ldos.dataset.npz import save_snapshot
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.model.model_file import load_model
@@ -92,11 +94,37 @@ def test_what_is_wrong_with_one_ends_all(settings: TrainingSettings, tmp_path: P
     assert multiprocessing.active_children() == []
 
 
+def test_trainings_wait_where_memory_has_no_room_for_all(
+    settings: TrainingSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In this process then, which no pool is made for."""
+    monkeypatch.setattr(committee, "ProcessPoolExecutor", None)
+    monkeypatch.setattr(committee, "available_memory", lambda: 5e9)
+    with caplog.at_level("INFO", logger=committee.__name__):
+        assert train_committee(trainings(settings, tmp_path / "models"), workers=2, bytes_each=3e9) == ["", ""]
+    assert "1 of 2 trainings at a time, of 3.0 GB each: 5.0 GB are free" in caplog.text
+    with pytest.raises(TypeError):  # the pool that there is not
+        train_committee(trainings(settings, tmp_path / "others"), workers=2, bytes_each=2e9)
+
+
+def test_memory_is_estimated_by_what_is_kept() -> None:
+    silicon = bulk("Si", a=5.47, cubic=True)
+    # 101 cells of silicon of 2 to 8 atoms took 8.1 GB
+    cells = [silicon] * 60 + [bulk("Si", a=5.47)] * 41
+    assert 5e9 < training_bytes(cells, 0.22, 64, 123) < 10e9
+    assert training_bytes([silicon], 0.22, 64, 123) == pytest.approx(
+        1.6 * silicon.get_volume() / 0.22**3 * (30 * 64 * 2 + 64 * 4 + 123 * 4)
+    )
+    found = available_memory()
+    assert found is None or 1e8 < found < 1e14
+
+
 ENDLESS = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from ase_ldos.active_learning.committee import MemberTraining, train_committee
+from ase_ldos.active_learning import committee
+from ase_ldos.active_learning.committee import MemberTraining, available_memory, train_committee, training_bytes
 from ase_ldos.training.settings import load_settings
 
 if __name__ == "__main__":
