@@ -80,6 +80,8 @@ LENIENCE = 1.2
 #: Steps of the distilled potential in one of the last dynamics, and the part of the forces by which it may differ from
 #: the model: beyond that, long steps gain nothing.
 INNER_STEPS, LARGEST_INNER_ERROR = 4, 0.25
+#: Structures from which it is distilled at least, and their atoms together.
+DISTILLED_FROM, DISTILLED_ATOMS = 80, 1280
 #: Time between two looks at the last dynamics, in steps that are not divided.
 LOOK_EVERY = 20
 #: A trajectory stops where the models' standard deviation of a force is this many times the asked error of forces.
@@ -584,6 +586,7 @@ class _Learning:
                 model.distilled = distill(
                     model,
                     cells,
+                    n_structures=max(DISTILLED_FROM, round(DISTILLED_ATOMS / len(cells[0]))),
                     temperature=self.settings.final_temperature,
                     seed=self.settings.seed,
                     progress=self.bars,

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from ase import Atoms
+from ase.build import make_supercell
 from ase.geometry import minkowski_reduce
 
 from ase_ldos.simulation.periodic_copy import periodic_copy
@@ -29,6 +30,13 @@ DISPLACEMENTS = (0.03, 0.06)
 #: displacements cost more than thermal ones of that size: in silicon 0.06 costs 0.5 eV/atom, 0.035 some 0.15 eV/atom,
 #: which is what a crystal takes up at 1000 K. Crystals melt where thermal ones reach some 0.07 (Lindemann).
 RATTLE = (0.008, 0.035)
+#: Lattice vectors of cells by those of primitive ones: itself, and see ``near_cubic_supercell``.
+_BASES = (
+    ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
+    ((-1, 1, 1), (1, -1, 1), (1, 1, -1)),
+    ((0, 1, 1), (1, 0, 1), (1, 1, 0)),
+    ((1, 0, 0), (1, 2, 0), (0, 0, 1)),
+)
 #: No two atoms of a rattled cell are closer than this, in nearest distances.
 CLOSEST = 0.75
 
@@ -175,19 +183,25 @@ def compact_supercell(crystal: Atoms, multiple: int) -> Atoms:
 
 
 def near_cubic_supercell(crystal: Atoms, atoms: int) -> Atoms:
-    """The repeat n1 × n2 × n3 of about so many atoms whose lattice vectors are most alike in length."""
-    lengths = crystal.cell.lengths()
-    best, score = (1, 1, 1), math.inf
-    most = max(1, math.ceil(atoms / len(crystal)))
-    for repeats in np.ndindex(*(min(most, 12),) * 3):
-        numbers = np.array(repeats) + 1
-        size = int(numbers.prod()) * len(crystal)
-        if size > 1.3 * atoms:
-            continue
-        found = float(np.ptp(np.log(lengths * numbers))) + 3 * abs(math.log(size / atoms))
-        if found < score:
-            best, score = (int(numbers[0]), int(numbers[1]), int(numbers[2])), found
-    return periodic_copy(crystal.repeat(best))
+    """The supercell of about so many atoms that is most like a cube.
+
+    Repeats n1 × n2 × n3 of the primitive cell and of the cells that make the primitive ones of face- and body-centred
+    cubic crystals cubic, and a hexagonal one rectangular.
+    """
+    best, score = crystal, math.inf
+    for base in _BASES:
+        unit = make_supercell(crystal, base)
+        most = math.ceil(1.3 * atoms / len(unit))
+        for repeats in np.ndindex(*(min(most, 12),) * 3):
+            numbers = np.array(repeats) + 1
+            size = int(numbers.prod()) * len(unit)
+            if size > max(1.3 * atoms, len(crystal)):
+                continue
+            stretches = np.linalg.svd(unit.cell.array * numbers[:, None], compute_uv=False)
+            found = float(np.ptp(np.log(stretches))) + 3 * abs(math.log(size / atoms))
+            if found < score - 1e-9:
+                best, score = unit.repeat(tuple(int(n) for n in numbers)), found
+    return periodic_copy(best)
 
 
 def _with_cell(atoms: Atoms, cell: np.ndarray) -> Atoms:

@@ -33,6 +33,7 @@ from ase_ldos.geometry.atom_blocks import iterate_atom_blocks
 from ase_ldos.geometry.structure import Structure, species_indices
 from ase_ldos.model.distilled_calculator import DistilledCalculator
 from ase_ldos.model.distilled_potential import DistilledPotential
+from ase_ldos.model.extrapolation import atom_distances, warning_threshold
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.prediction.predict import predict
 from ase_ldos.prediction.request import check_structure
@@ -55,6 +56,8 @@ MOST_COMPONENTS = 128
 RATTLES = (0.015, 0.025, 0.035)
 #: Temperatures of the dynamics, in units of the one that is wanted; the hotter ones keep the potential sound.
 HEATS = (1.0, 1.0, 1.5)
+#: Atoms farther out, in thresholds of the model's warning, teach nothing.
+FARTHEST = 3.0
 #: Time between two structures, and before the first, fs.
 INTERVAL, EQUILIBRATION = 60.0, 120.0
 
@@ -205,6 +208,7 @@ def _sampled(
                 frame = strained(frame, rng, strain=0.01, volume=(-0.02, 0.02))
             try:
                 check_structure(model, frame)
+                _check_range(model, frame)
             except ValueError as error:
                 # what the model cannot judge teaches nothing; rattled atoms do
                 logger.info("the dynamics of the distilled potential went astray (%s)", error)
@@ -214,6 +218,15 @@ def _sampled(
                 continue
             yield frame
         run.atoms = atoms
+
+
+def _check_range(model: LDOSModel, frame: Atoms) -> None:
+    """Refuse what is so far from the model's training data that what it says of it is chance."""
+    if not model.metadata.extrapolation:
+        return
+    distance = float(atom_distances(model, Structure.from_atoms(frame)).max()) / warning_threshold(model.metadata)
+    if distance > FARTHEST:
+        raise ValueError(f"an atom is {distance:.1f} times as far out as the model's range reaches")
 
 
 @dataclass(frozen=True)
