@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Set up, learn, report; 1 if the goals were not reached."""
+    """Set up, learn, report; 1 if the goals were not reached, or the dynamics of the finished model was stopped."""
     from ase_ldos.active_learning.learn import REPORT, learn
     from ase_ldos.active_learning.settings import LearnSettings
     from ase_ldos.active_learning.setup import DFT_RECIPE, RECORD, TRAINING_RECIPE
@@ -97,5 +97,7 @@ def run(args: argparse.Namespace) -> int:
     )
     last = [item for item in state.rounds if item.finished][-1:]
     met = bool(last) and settings.met_by(last[0].test)
-    print(f"goals {'met' if met else 'not met'}; look at {args.out / REPORT}")
-    return 0 if met else 1
+    passed = state.dynamics.get("passed")
+    dynamics = {True: "passed", False: "stopped by an alarm", None: "not run"}[passed]
+    print(f"goals on the test set {'met' if met else 'not met'}, last dynamics {dynamics}; look at {args.out / REPORT}")
+    return 0 if met and passed is not False else 1
