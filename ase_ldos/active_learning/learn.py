@@ -17,6 +17,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -228,7 +229,7 @@ class _Learning:
                 self._reserve = self._dynamics_cpu(finished, INNER_STEPS)
             if number:
                 self.progress(self._line(number))
-            reason = self._reached(number) or self._plan(number + 1)
+            reason = self._accepted(number) or self._plan(number + 1)
             if reason or number + 1 >= self.settings.rounds:
                 break
             self._explore(number)
@@ -303,8 +304,9 @@ class _Learning:
         frame.calc = None
         if len(frame) <= self.settings.cell_atoms:
             return frame
-        for crystal in self.crystals:
-            perfect = near_cubic_supercell(crystal, self.settings.explore_atoms)
+        sizes = self.settings.explore_atoms, self.settings.final_atoms
+        for crystal, size in product(self.crystals, sizes):
+            perfect = near_cubic_supercell(crystal, size)
             if len(perfect) == len(frame) and np.array_equal(perfect.numbers, frame.numbers):
                 small = compact_supercell(crystal, max(1, self.settings.cell_atoms // len(crystal)))
                 return cut_out(frame, perfect, crystal, small, visit.atom)
@@ -450,9 +452,8 @@ class _Learning:
 
     def _explore(self, number: int) -> None:
         """Dynamics at every temperature and pressure."""
-        path = self.out / f"round-{number}" / "explored.extxyz"
         current = self.state.rounds[number]
-        if path.exists():
+        if self._explored_path(number).exists():
             return
         self._spend("exploration")
         self._check_budget()
@@ -485,9 +486,14 @@ class _Learning:
                         f"  dynamics of {len(cell)} atoms at {temperature:g} K, {pressure:g} GPa: {time:.0f} fs, "
                         + (f"stopped: {found.alarm}" if found.alarm else "without alarm")
                     )
+        self._keep(number, trajectories, alarm)
+
+    def _keep(self, number: int, trajectories: Sequence[Trajectory], alarm: Alarm) -> None:
+        """Keep what was explored after a round for the choice of the next structures."""
+        current = self.state.rounds[number]
         current.alarms = [found.alarm for found in trajectories]
         current.explored_ps = sum(found.visits[-1].time for found in trajectories if found.visits) / 1000
-        current.disagreement = bound
+        current.disagreement = 1000 * alarm.forces
         self._save()
         frames = []
         for place, found in enumerate(trajectories):
@@ -497,12 +503,15 @@ class _Learning:
                 frame.info |= {"time": visit.time, "disagreement": visit.disagreement, "novelty": visit.novelty}
                 frame.info |= {"atom": visit.atom, "alarm": found.alarm or "none"}
                 frames.append(frame)
-        _write_structures(path, frames)
+        _write_structures(self._explored_path(number), frames)
+
+    def _explored_path(self, number: int) -> Path:
+        return self.out / f"round-{number}" / "explored.extxyz"
 
     def _explored(self, number: int) -> list[Trajectory]:
         """The trajectories of a round from their file."""
         by_place: dict[int, list[Atoms]] = {}
-        for frame in _read_structures(self.out / f"round-{number}" / "explored.extxyz"):
+        for frame in _read_structures(self._explored_path(number)):
             by_place.setdefault(int(frame.info["trajectory"]), []).append(frame)
         found = []
         for frames in by_place.values():
@@ -531,6 +540,17 @@ class _Learning:
         before = self.state.rounds[number - 1] if number else None
         if before is not None and before.alarms and not any(before.alarms):
             return f"dynamics of {before.explored_ps:g} ps passed without alarm"
+        return ""
+
+    def _accepted(self, number: int) -> str:
+        """Why no more rounds are needed; a model that does not pass its dynamics is one more exploration's start."""
+        reason = self._reached(number)
+        if not reason or number + 1 >= self.settings.rounds:
+            return reason
+        self._last_dynamics()
+        if self.state.dynamics.get("passed") is not False:
+            return reason
+        self.progress(f"{reason}, but not the last one: its frames are labelled next")
         return ""
 
     def _last_dynamics(self) -> None:
@@ -570,6 +590,8 @@ class _Learning:
         )
         time = found.visits[-1].time if found.visits else 0.0
         self.state.dynamics = plan | {"passed": not found.alarm, "reached_fs": time, "alarm": found.alarm}
+        if found.alarm and not self._explored_path(last).exists():
+            self._keep(last, [found], alarm)
         self._note()
         outcome = f"stopped: {found.alarm}" if found.alarm else "without alarm"
         self.progress(f"last dynamics of {len(cell)} atoms at {chosen.final_temperature:g} K: {time:.0f} fs, {outcome}")

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.build import bulk
+from ase.io import read
 
 import ase_ldos.active_learning.learn as learning
 from ase_ldos.active_learning.exploration import default_timestep
@@ -219,6 +221,38 @@ def test_a_learning_is_interrupted_resumed_and_reported(
     assert [item.test for item in again.rounds] == [item.test for item in state.rounds]
     with pytest.raises(ValueError, match=r"was begun with test = 3, not 4"):
         learn([CRYSTAL], folder, LearnSettings(test=4, first=6, cell_atoms=4))
+
+
+def test_a_model_that_fails_its_dynamics_learns_from_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames of the last dynamics take the place of an exploration, cut to the size that is labelled."""
+    settings = replace(SETTINGS, forces=5.0, final_ps=0.05, final_atoms=16, final_temperature=2000.0, rounds=3)
+    run = learning._Learning([CRYSTAL], folder, settings, 1, "", None, print, False)
+    good = {"energy": 0.0, "forces": 0.0, "density": 0.0}
+    run.state.rounds = [Round(finished=True, test=good, alarms=[""]), Round(finished=True, test=good)]
+    (folder / "round-1").mkdir()
+    for member, seed in enumerate((0, 1)):
+        model = load_model("be")
+        with torch.no_grad():
+            weight = model.network.head.weight
+            weight += 0.05 * seed * weight.std() * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
+        save_model(model, folder / "round-1" / f"model-{member}.safetensors")
+    save_model(load_model("be"), folder / "taught.safetensors")
+    assert run._reached(1)
+    assert run._accepted(1) == ""
+    assert run.state.dynamics["passed"] is False
+    (alarm,) = run.state.rounds[1].alarms
+    assert alarm == run.state.dynamics["alarm"]
+    assert "the models differ by" in alarm
+    run._explore(1)  # has nothing to do
+    assert run.state.rounds[1].alarms == [alarm]
+    run.state.rounds.append(Round())
+    assert run._next_structures(1)
+    chosen = read(folder / "structures" / "round-2.extxyz", ":")
+    assert 0 < len(chosen) <= settings.per_round
+    assert {len(atoms) for atoms in chosen} == {settings.cell_atoms}
+    # in the last round that is allowed the dynamics comes in the end
+    run.settings = replace(settings, rounds=2)
+    assert run._accepted(1) == run._reached(1) != ""
 
 
 @pytest.mark.parametrize("errors", [None, {"energy": 9.0, "forces": 300.0, "typical_forces": 1000.0, "stress": 1.0}])
