@@ -85,23 +85,28 @@ COMMANDS: Registry[Command] = Registry("command", "ase_ldos.commands", _OWN)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 2 after an error, 130 when interrupted."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    _wait_without_spinning()
+    _wait_without_much_spinning()
     # a rank that waits for others in a library could not look at a signal; torchrun's must end it at once
     alone = os.environ.get("WORLD_SIZE", "1") == "1"
     with _patient_output(), exit_on_signals() if alone else nullcontext():
         return _run(argv)
 
 
-def _wait_without_spinning() -> None:
-    """Let the threads of this process and of its children sleep while they wait for each other.
+#: Turns of a waiting thread before it sleeps, by tests/benchmarks/thread_waits.py.
+_SPINS = "3000"
+
+
+def _wait_without_much_spinning() -> None:
+    """Let threads of this process and of its children spin for a moment, then sleep, while they wait for each other.
 
     OpenMP's threads spin. Where cores have other work too (a second process, a job of somebody else) they spin against
-    the very thread that they wait for, and a calculation takes ten times as long. Nothing happens where the user has
-    chosen, or torch is loaded already.
+    the very thread that they wait for, and a calculation may take ten times as long; where they sleep at once, it takes
+    one and a half times as long on idle cores. GNU's library takes a number of turns; others know the policy alone.
+    Nothing happens where the user has chosen, or torch is loaded already.
     """
     chosen = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
     if "torch" not in sys.modules and not any(name in os.environ for name in chosen):
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.environ["OMP_WAIT_POLICY"], os.environ["GOMP_SPINCOUNT"] = "PASSIVE", _SPINS
 
 
 def _run(argv: list[str]) -> int:

@@ -16,6 +16,7 @@ import sys
 WAYS = {
     "as it comes": {},
     "OMP_WAIT_POLICY=PASSIVE": {"OMP_WAIT_POLICY": "PASSIVE"},
+    **{f"GOMP_SPINCOUNT={count}": {"GOMP_SPINCOUNT": str(count)} for count in (300, 1000, 3000, 10000)},
     "OMP_NUM_THREADS=1": {"OMP_NUM_THREADS": "1"},
 }
 _STEPS = """

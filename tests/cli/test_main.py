@@ -387,18 +387,23 @@ def test_wrong_commands_are_one_sentence(
 
 @pytest.mark.parametrize(
     ("given", "expected"),
-    [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"), ({"GOMP_SPINCOUNT": "1000"}, "None")],
+    [
+        ({}, "PASSIVE 3000"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE None"),
+        ({"GOMP_SPINCOUNT": "1000"}, "None 1000"),
+        ({"KMP_BLOCKTIME": "5"}, "None None"),
+    ],
 )
-def test_threads_sleep_while_they_wait(given: dict[str, str], expected: str) -> None:
+def test_threads_sleep_after_a_moment_of_waiting(given: dict[str, str], expected: str) -> None:
     """In a process of its own, unless the user has chosen."""
     chosen = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
     environment = {name: value for name, value in os.environ.items() if name not in chosen} | given
     code = (
         "import os\nfrom ase_ldos.cli.main import main\ntry:\n    main(['--version'])\nexcept SystemExit:\n"
-        "    print(os.environ.get('OMP_WAIT_POLICY'))"
+        "    print(os.environ.get('OMP_WAIT_POLICY'), os.environ.get('GOMP_SPINCOUNT'))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
-    assert found.stdout.split()[-1] == expected
+    assert found.stdout.splitlines()[-1] == expected
 
 
 def test_the_library_leaves_the_environment_alone() -> None:
