@@ -120,7 +120,7 @@ def test_memory_is_estimated_by_what_is_kept() -> None:
 
 
 ENDLESS = """
-import sys
+import signal, sys
 from dataclasses import replace
 from pathlib import Path
 from ase_ldos.active_learning import committee
@@ -128,6 +128,7 @@ from ase_ldos.active_learning.committee import MemberTraining, available_memory,
 from ase_ldos.training.settings import load_settings
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which tests in the background begin without
     settings, folder = load_settings(sys.argv[1]), Path(sys.argv[2])
     settings = replace(settings, stages=tuple(replace(stage, epochs=10**6) for stage in settings.stages))
     print("ready", flush=True)
