@@ -61,14 +61,14 @@ def train_committee(trainings: Sequence[MemberTraining], workers: int = 1, *, by
         ValueError: from ``train_model``.
         BrokenProcessPool: a process was killed from outside, for instance for want of memory.
     """
-    n_processes = min(workers, len(trainings))
+    n_processes = wanted = min(workers, len(trainings))
     available = available_memory()
     if available is not None and n_processes * bytes_each > available:
         n_processes = max(1, int(available / bytes_each))
         logger.info(
             "%d of %d trainings at a time, of %.1f GB each: %.1f GB are free",
             n_processes,
-            min(workers, len(trainings)),
+            wanted,
             bytes_each / 1e9,
             available / 1e9,
         )

@@ -188,7 +188,7 @@ def near_cubic_supercell(crystal: Atoms, atoms: int) -> Atoms:
     Repeats n1 × n2 × n3 of the primitive cell and of the cells that make the primitive ones of face- and body-centred
     cubic crystals cubic, and a hexagonal one rectangular.
     """
-    best, score = crystal, math.inf
+    best, score = (crystal, np.ones(3, dtype=int)), math.inf
     for base in _BASES:
         unit = make_supercell(crystal, base)
         most = math.ceil(1.3 * atoms / len(unit))
@@ -200,8 +200,9 @@ def near_cubic_supercell(crystal: Atoms, atoms: int) -> Atoms:
             stretches = np.linalg.svd(unit.cell.array * numbers[:, None], compute_uv=False)
             found = float(np.ptp(np.log(stretches))) + 3 * abs(math.log(size / atoms))
             if found < score - 1e-9:
-                best, score = unit.repeat(tuple(int(n) for n in numbers)), found
-    return periodic_copy(best)
+                best, score = (unit, numbers), found
+    unit, numbers = best
+    return periodic_copy(unit.repeat(numbers.tolist()))
 
 
 def _with_cell(atoms: Atoms, cell: np.ndarray) -> Atoms:

@@ -132,6 +132,7 @@ class ThermalData:
             model.thermal_correction = kept
         self.names = [change.name for change in self._changes]
         self._basis = self._components()
+        self._rows = [self._rows_of(change) for change in self._changes]
         self._equations = [self._normal_equations(place) for place in range(len(self._features))]
 
     def fit(self, *, without: str | None = None, ridge: float | None = None) -> ThermalCorrection:
@@ -144,9 +145,8 @@ class ThermalData:
         Raises:
             ValueError: nothing is left, or too little to choose a ridge.
         """
-        left_out = {change.structure for change in self._changes if change.name == without}
-        chosen = [place for place in range(len(self._features)) if place not in left_out]
-        weights = self._solve(chosen, self._choose_ridge(chosen) if ridge is None else ridge)
+        coefficients = self._fitted(self._places(without), ridge)
+        weights = coefficients.reshape(FUNCTIONS, -1) @ self._basis.T
         return ThermalCorrection(weights, self._own, self._highest)
 
     def errors(self, *, ridge: float | None = None) -> dict[str, dict[str, float]]:
@@ -159,14 +159,15 @@ class ThermalData:
             ValueError: there is only one structure, or too few to choose a ridge without one of them.
         """
         one_of_each = {change.structure: change.name for change in self._changes}
-        fits = {structure: self.fit(without=name, ridge=ridge) for structure, name in one_of_each.items()}
+        fits = {place: self._fitted(self._places(name), ridge) for place, name in one_of_each.items()}
         scales = {"energy": 1000, "forces": 1000, "pressure": GIGAPASCAL}
         found: dict[str, dict[str, float]] = {}
         for temperature in sorted({change.temperature for change in self._changes}):
             squares: dict[str, list[float]] = {}
-            for change in (item for item in self._changes if item.temperature == temperature):
-                rest_of_fit = self._rest(change, fits[change.structure].weights)
-                for prefix, rest in (("plain_", change.missing), ("", rest_of_fit)):
+            for change, rows in zip(self._changes, self._rows, strict=True):
+                if change.temperature != temperature:
+                    continue
+                for prefix, rest in (("plain_", change.missing), ("", change.missing - rows @ fits[change.structure])):
                     parts = self._parts(change, rest)
                     parts["pressure"] = parts.pop("stress")[:3].mean(dim=0, keepdim=True)
                     for name, values in parts.items():
@@ -189,6 +190,19 @@ class ThermalData:
         errors = self.errors(ridge=ridge)
         return replace(self.fit(ridge=used), errors=errors, provenance={"labels": self.names, "ridge": used})
 
+    def _places(self, without: str | None) -> list[int]:
+        """All structures but that of a label."""
+        left_out = {change.structure for change in self._changes if change.name == without}
+        return [place for place in range(len(self._features)) if place not in left_out]
+
+    def _fitted(self, places: Sequence[int], ridge: float | None) -> Tensor:
+        """Coefficients of the fit of these structures, with their best ridge if none is given."""
+        return self._solve(places, self._choose_ridge(places) if ridge is None else ridge)
+
+    def _of_structure(self, place: int) -> list[tuple[_Change, Tensor]]:
+        """A structure's changes and their rows."""
+        return [(item, rows) for item, rows in zip(self._changes, self._rows, strict=True) if item.structure == place]
+
     def _choose_ridge(self, places: Sequence[int]) -> float:
         """The ridge with the smallest errors on each of these structures, left out in turn.
 
@@ -203,9 +217,10 @@ class ThermalData:
         def score(ridge: float) -> float:
             rests, wholes = dict[tuple[float, str], float](), dict[tuple[float, str], float]()
             for place in places:
-                weights = self._solve([other for other in places if other != place], ridge)
-                for change in (item for item in self._changes if item.structure == place):
-                    for squares, row in ((rests, self._rest(change, weights)), (wholes, change.missing)):
+                coefficients = self._solve([other for other in places if other != place], ridge)
+                for change, rows in self._of_structure(place):
+                    rest = change.missing - rows @ coefficients
+                    for squares, row in ((rests, rest), (wholes, change.missing)):
                         for name, values in self._parts(change, row).items():
                             key = change.temperature, name
                             squares[key] = squares.get(key, 0.0) + float(values.square().sum())
@@ -215,30 +230,26 @@ class ThermalData:
         return best if score(best) < LARGEST_REST else math.inf
 
     def _solve(self, places: Sequence[int], ridge: float) -> Tensor:
-        """Weights of the fit of these structures, ``[function, hidden + 1]``."""
+        """Coefficients of the fit of these structures, ``[function · component]``."""
         if not places:
             raise ValueError("there is only one structure; without it there is nothing to learn from")
         left = torch.stack([self._equations[place][0] for place in places]).sum(dim=0)
         right = torch.stack([self._equations[place][1] for place in places]).sum(dim=0)
         if ridge == math.inf:
-            return torch.zeros(FUNCTIONS, len(self._basis), dtype=torch.float64)
+            return torch.zeros_like(right)
         left = left + ridge * torch.eye(len(left), dtype=torch.float64)
-        return torch.linalg.solve(left, right).reshape(FUNCTIONS, -1) @ self._basis.T
+        solved: Tensor = torch.linalg.solve(left, right)
+        return solved
 
     def _normal_equations(self, place: int) -> tuple[Tensor, Tensor]:
         """What a structure adds to both sides of the normal equations."""
         n_weights = FUNCTIONS * self._basis.shape[1]
         left, right = torch.zeros(n_weights, n_weights).double(), torch.zeros(n_weights).double()
-        for change in (item for item in self._changes if item.structure == place):
+        for change, rows in self._of_structure(place):
             units = self._units(change)
-            rows = self._rows(change, self._basis) / units[:, None]
-            left, right = left + rows.T @ rows, right + rows.T @ (change.missing / units)
+            scaled = rows / units[:, None]
+            left, right = left + scaled.T @ scaled, right + scaled.T @ (change.missing / units)
         return left, right
-
-    def _rest(self, change: _Change, weights: Tensor) -> Tensor:
-        """What is missing with these weights."""
-        whole = torch.eye(len(self._basis), dtype=torch.float64)
-        return change.missing - self._rows(change, whole) @ weights.flatten()
 
     def _components(self) -> Tensor:
         """Standardised principal components as functions of φ, the constant last, ``[hidden + 1, component + 1]``."""
@@ -251,10 +262,10 @@ class ThermalData:
         basis[:-1, :-1], basis[-1, :-1], basis[-1, -1] = scaled, -mean @ scaled, 1.0
         return basis
 
-    def _rows(self, change: _Change, basis: Tensor) -> Tensor:
-        """What each weight adds to energy, forces and stress of a label, ``[1 + 3 atom + 6, function · component]``."""
+    def _rows_of(self, change: _Change) -> Tensor:
+        """What a coefficient adds to energy, forces, stress of a label, ``[1 + 3 atom + 6, function · component]``."""
         item = self._features[change.structure]
-        slopes, total = item.slopes @ basis, (item.total @ basis)[None]
+        slopes, total = item.slopes @ self._basis, (item.total @ self._basis)[None]
         each = torch.cat((total, -slopes[:-6], slopes[-6:] / item.volume))
         return torch.cat([factor * each for factor in change.factors], dim=1)
 
