@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +15,8 @@ import pytest
 import torch
 from ase.build import bulk
 from predicted_labels import labelled
+from processes import children_of, is_alive
+from recipes import recipe_head
 
 from ase_ldos.active_learning import committee
 from ase_ldos.active_learning.committee import MemberTraining, available_memory, train_committee, training_bytes
@@ -24,28 +25,16 @@ from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.model.model_file import load_model
 from ase_ldos.training.settings import TrainingSettings, load_settings
 
-RECIPE = """
-name = "member"
-data = ["data"]
-validation = { every = 3, offset = 2 }
-
-[model]
-valence = { Be = 2.0 }
-broadening = 0.3
-energy_window = [-5.0, 12.0]
-energy_spacing = 0.2881355932203390
-descriptor = { cutoff = 4.2, n_radial = 3, lmax = 2 }
-n_components = 20
-hidden = [16]
-electronic_temperature = 3000.0
-grid_spacing = 0.45
-
+RECIPE = (
+    recipe_head("member")
+    + """
 [[stages]]
 name = "everything"
 epochs = 4
 learning_rate = 3e-3
 weights = { ldos_points = 200 }
 """
+)
 
 
 @pytest.fixture
@@ -152,12 +141,12 @@ def test_trainings_end_with_their_parent(settings: TrainingSettings, tmp_path: P
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        children = children_of(process.pid)
         assert len(children) >= 2
         process.send_signal(how)
         process.wait(30)
         deadline = time.monotonic() + 30
-        while any(is_running(int(child)) for child in children):
+        while any(map(is_alive, children)):
             assert time.monotonic() < deadline, "a training goes on without its parent"
             time.sleep(0.1)
     finally:
@@ -165,9 +154,3 @@ def test_trainings_end_with_their_parent(settings: TrainingSettings, tmp_path: P
         process.wait()
         assert process.stdout is not None
         process.stdout.close()
-
-
-def is_running(process: int) -> bool:
-    with suppress(FileNotFoundError, ProcessLookupError):
-        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    return False

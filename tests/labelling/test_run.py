@@ -21,6 +21,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 from ase.io import write
+from processes import is_alive
 
 from ase_ldos.cli.label import add_arguments, run
 from ase_ldos.cli.main import main
@@ -477,14 +478,6 @@ def test_the_end_of_a_run_ends_its_programs(
     for pid in sleeping.read_text().split():
         assert not is_alive(int(pid))
     assert not (tmp_path / "set" / FAILURES).exists()
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process runs, zombies apart: whoever adopts orphans may be slow to bury them."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in ("Z", "X")
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 @pytest.mark.usefixtures("broken_pw")

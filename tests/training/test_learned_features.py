@@ -13,6 +13,7 @@ import torch
 from ase import Atoms
 from ase.build import bulk
 from predicted_labels import labelled
+from recipes import recipe_head
 from safetensors.torch import load_file
 
 from ase_ldos.calculator.calculator import LDOSCalculator
@@ -28,22 +29,9 @@ from ase_ldos.training.precompute import Scaler, TrainingSnapshot, fit_scaler, p
 from ase_ldos.training.settings import TrainingSettings, load_data, load_settings
 from ase_ldos.training.train import train_stages
 
-RECIPE = """
-name = "toy"
-data = ["data"]
-validation = { every = 3, offset = 2 }
-
-[model]
-valence = { Be = 2.0 }
-broadening = 0.3
-energy_window = [-5.0, 12.0]
-energy_spacing = 0.2881355932203390
-descriptor = { DESCRIPTOR }
-n_components = INPUTS
-hidden = [16]
-electronic_temperature = 3000.0
-grid_spacing = 0.45
-
+RECIPE = (
+    recipe_head(descriptor="DESCRIPTOR", n_components="INPUTS")
+    + """
 [[stages]]
 name = "ldos"
 steps = 30
@@ -55,6 +43,7 @@ learning_rate = 3e-3
 validate_every = 1
 weights = { ldos_points = 200 }
 """
+)
 NETWORK = (
     'kind = "se3_transformer", cutoff = 4.2, atom_cutoff = 3.6, lmax = 1, channels = 4, heads = 2, layers = 1, '
     "n_radial = 3, n_radial_atoms = 4, fields = 4, moments = 0"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from predicted_labels import predicted_snapshot, rattled_beryllium
+from recipes import recipe_head
 from torch import Tensor
 
 from ase_ldos.dataset.npz import save_snapshot
@@ -19,22 +20,9 @@ from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.training.settings import load_data, load_settings
 from ase_ldos.training.train import train_stages
 
-SETTINGS = """
-name = "snap"
-data = ["data"]
-validation = { every = 3, offset = 2 }
-
-[model]
-valence = { Be = 2.0 }
-broadening = 0.3
-energy_window = [-5.0, 12.0]
-energy_spacing = 0.2881355932203390
-descriptor = { kind = "snap", twojmax = 2, cutoff = 3.6 }
-n_components = 5
-hidden = [8]
-electronic_temperature = 3000.0
-grid_spacing = 0.7
-
+SETTINGS = (
+    recipe_head("snap", 'kind = "snap", twojmax = 2, cutoff = 3.6', n_components=5, hidden=8, grid_spacing=0.7)
+    + """
 [[stages]]
 name = "everything"
 epochs = 4
@@ -42,6 +30,7 @@ learning_rate = 3e-3
 validate_every = 1
 weights = { forces = 20.0, ldos_points = 100 }
 """
+)
 
 
 def one_block(structure: Structure, cutoff: float) -> Block:

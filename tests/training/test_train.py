@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from predicted_labels import labelled
+from recipes import recipe_head
 
 from ase_ldos.checkpoint import read_checkpoint
 from ase_ldos.cli.main import main
@@ -50,22 +51,9 @@ from ase_ldos.training.settings import (
 )
 from ase_ldos.training.train import TrainedModel, start_linear, train_model, train_stages
 
-RECIPE = """
-name = "toy"
-data = ["data"]
-validation = { every = 3, offset = 2 }
-
-[model]
-valence = { Be = 2.0 }
-broadening = 0.3
-energy_window = [-5.0, 12.0]
-energy_spacing = 0.2881355932203390
-descriptor = { cutoff = 4.2, n_radial = 3, lmax = 2 }
-n_components = 20
-hidden = [16]
-electronic_temperature = 3000.0
-grid_spacing = 0.45
-
+RECIPE = (
+    recipe_head()
+    + """
 [[stages]]
 name = "ldos"
 steps = 30
@@ -77,6 +65,7 @@ learning_rate = 3e-3
 validate_every = 2
 weights = { ldos_points = 200 }
 """
+)
 
 
 def prepared(model: LDOSModel, snapshot: Snapshot, jacobian: torch.dtype = torch.float64) -> TrainingSnapshot:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import children_of
 
 pytest.importorskip("starlette", reason="the extra 'web' is not installed")
 httpx = pytest.importorskip("httpx")
@@ -65,10 +66,7 @@ class Server:
 
     def children(self) -> list[int]:
         """Process numbers of the workers (Linux)."""
-        found: list[int] = []
-        for task in Path(f"/proc/{self.process.pid}/task").iterdir():
-            found += [int(number) for number in (task / "children").read_text().split()]
-        return found
+        return children_of(self.process.pid)
 
 
 @pytest.fixture(scope="session")
