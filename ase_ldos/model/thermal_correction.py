@@ -96,6 +96,18 @@ class ThermalCorrection:
         """(v, c)(T) and its first and second derivatives in T, eV/Å³ and per K, float64 ``[3, hidden + 1]``."""
         return temperature_functions(temperature, self.own) @ self.weights
 
+    def integrate(self, temperature: float, hidden_sum: Tensor, n_points: int, volume: Tensor) -> Tensor:
+        """ΔA and its first and second derivatives in T, eV and per K, float64 ``[3]``.
+
+        Args:
+            temperature: K.
+            hidden_sum: Σ_r h(r), float64 ``[hidden]``.
+            n_points: of the grid.
+            volume: of one of them, Å³; gradients flow through it.
+        """
+        density = self.at(temperature)
+        return (density[:, :-1] @ hidden_sum + density[:, -1] * n_points) * volume
+
     def of_raw_features(self, mean: Tensor, projection: Tensor) -> ThermalCorrection:
         """The same change where the last hidden features are raw ones x in place of (x − mean) · projection.
 

@@ -140,7 +140,7 @@ def _differentiate(
     """Terms of A, and derivatives where the terms of the density have theirs; ``response`` is ∂n₀/∂μ ``[grid]``."""
     structure, shape, wanted = request.structure, request.grid_shape, request.differentiates
     thermal = model.thermal_correction
-    learned = None if thermal is None else thermal.at(request.electronic_temperature)[0]
+    temperature = request.electronic_temperature
     with torch.set_grad_enabled(wanted):
         strain = torch.zeros_like(structure.cell, requires_grad=wanted)
         leaf_sum = electrons.ldos_sum.detach().requires_grad_(wanted)
@@ -159,8 +159,8 @@ def _differentiate(
         energies = Energies.collect(dos, weights, terms.energies, ewald)
         # everything up to here counts energies as the network does; the sum over the electrons is DFT's
         energies = replace(energies, band=energies.band + n_electrons * model.energy_shift(strained))
-        if learned is not None:
-            change = (learned[:-1] @ electrons.hidden_sum + learned[-1] * grid.n_points) * grid.voxel_volume
+        if thermal is not None:
+            change = thermal.integrate(temperature, electrons.hidden_sum, grid.n_points, grid.voxel_volume)[0]
             energies = replace(energies, band=energies.band + change)
         free_energy = energies.free_energy
         if terms.potential is not None:
@@ -181,8 +181,8 @@ def _differentiate(
     number, _ = number_weights(nodes, electrons.fermi_levels[0], electrons.thermal_energies[0])
     by_strain, by_energy = by_strain + terms.strain, torch.stack((a, number))
     constant = a @ head
-    if learned is not None:
-        constant = constant + learned[:-1] * grid.voxel_volume.detach()
+    if thermal is not None:
+        constant = constant + thermal.at(temperature)[0, :-1] * grid.voxel_volume.detach()
     return FreeEnergyGradient(values, constant, number @ head, by_positions, by_strain, terms.potential, by_energy)
 
 

@@ -214,8 +214,7 @@ def _thermal_slopes(model: LDOSModel, request: PredictionRequest, electrons: Ele
     entropy = float(electronic_entropy(dos, model.energies_on_cpu, electrons.fermi_levels[-1], temperature))
     if model.thermal_correction is None:
         return entropy, 0.0
-    learned = model.thermal_correction.at(temperature)
-    change = (learned[:, :-1] @ electrons.hidden_sum + learned[:, -1] * grid.n_points) * grid.voxel_volume
+    change = model.thermal_correction.integrate(temperature, electrons.hidden_sum, grid.n_points, grid.voxel_volume)
     return entropy - float(change[1]), -temperature * float(change[2])
 
 
