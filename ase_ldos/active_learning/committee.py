@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
-import threading
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from multiprocessing import active_children, get_context, parent_process
-from multiprocessing.connection import wait
 from pathlib import Path
 
-import torch
 from ase import Atoms
 
+from ase_ldos.active_learning.side_by_side import run_side_by_side
 from ase_ldos.training.settings import TrainingSettings
 from ase_ldos.training.train import train_model
 
@@ -45,9 +40,7 @@ class MemberTraining:
 def train_committee(trainings: Sequence[MemberTraining], workers: int = 1, *, bytes_each: float = 0.0) -> list[str]:
     """Train the models of a committee; they share nothing but the labels.
 
-    Several at a time run in processes of their own, which share the threads of this one and end with it. Only the
-    first shows its bars then. As with any process that Python starts anew, a script that calls this with more than one
-    worker needs ``if __name__ == "__main__":`` around what it does.
+    Several at a time run in processes of their own; see ``run_side_by_side``. Only the first shows its bars then.
 
     Args:
         trainings: what is to be trained.
@@ -59,7 +52,7 @@ def train_committee(trainings: Sequence[MemberTraining], workers: int = 1, *, by
 
     Raises:
         ValueError: from ``train_model``.
-        BrokenProcessPool: a process was killed from outside, for instance for want of memory.
+        BrokenProcessPool: from ``run_side_by_side``.
     """
     n_processes = wanted = min(workers, len(trainings))
     available = available_memory()
@@ -72,18 +65,12 @@ def train_committee(trainings: Sequence[MemberTraining], workers: int = 1, *, by
             bytes_each / 1e9,
             available / 1e9,
         )
-    if n_processes < 2:
-        return [_train(training) for training in trainings]
-    threads = max(1, torch.get_num_threads() // n_processes)
-    quiet = [replace(training, bars=training.bars and place == 0) for place, training in enumerate(trainings)]
-    others = set(active_children())
-    with ProcessPoolExecutor(n_processes, get_context("spawn"), _prepare_process, (threads,)) as pool:
-        try:
-            return list(pool.map(_train, quiet))
-        except BaseException:  # an interrupt too: checkpoints are there, and nobody waits for hours
-            for child in set(active_children()) - others:
-                child.terminate()
-            raise
+    side_by_side = n_processes > 1
+    quiet = [
+        replace(training, bars=training.bars and (place == 0 or not side_by_side))
+        for place, training in enumerate(trainings)
+    ]
+    return run_side_by_side(_train, quiet, n_processes)
 
 
 def training_bytes(frames: Sequence[Atoms], spacing: float, n_inputs: int, n_energies: int) -> float:
@@ -123,17 +110,3 @@ def _train(training: MemberTraining) -> str:
         progress=training.bars,
     )
     return trained.failure
-
-
-def _prepare_process(threads: int) -> None:
-    """Within a process of the pool: its share of the cores, and an end when the one that started it ends."""
-    torch.set_num_threads(threads)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal; the parent gets it too and ends this process
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)  # trainings save as they go; two of them must not write to one checkpoint

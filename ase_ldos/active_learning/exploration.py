@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from ase import Atoms, units
@@ -14,6 +17,7 @@ from ase.calculators.calculator import Calculator, CalculatorError
 from ase.md.langevin import Langevin
 from ase.md.md import MolecularDynamics
 
+from ase_ldos.active_learning.side_by_side import run_side_by_side
 from ase_ldos.calculator.calculator import LDOSCalculator
 from ase_ldos.descriptors.protocol import PointFeatures
 from ase_ldos.model.extrapolation import ExtrapolationWarning, warning_threshold
@@ -78,6 +82,11 @@ class Trajectory:
     temperature: float
     pressure: float
     alarm: str
+
+    @property
+    def reached(self) -> float:
+        """Time of the last frame, fs."""
+        return self.visits[-1].time if self.visits else 0.0
 
 
 def default_timestep(atoms: Atoms) -> float:
@@ -176,6 +185,64 @@ def explore(
         except (CalculatorError, ValueError) as error:
             stopped = f"the model gives no forces at {dynamics.nsteps * timestep:.0f} fs: {error}"
     return Trajectory(tuple(visits), temperature, pressure, stopped)
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """Dynamics at one temperature and pressure, by models in files.
+
+    Attributes:
+        start: the structure.
+        models: files of two or more.
+        alarm: where a trajectory stops.
+        temperature: K.
+        pressure: GPa, for the record.
+        duration: fs of all trajectories together.
+        timestep: fs.
+        seed: of the first trajectory; each further one takes the next.
+        most: trajectories; where alarms end them early, another one begins with other velocities.
+        cpu_seconds: what may be spent.
+    """
+
+    start: Atoms
+    models: tuple[Path, ...]
+    alarm: Alarm
+    temperature: float
+    pressure: float
+    duration: float
+    timestep: float
+    seed: int
+    most: int = 1
+    cpu_seconds: float = math.inf
+
+
+def explore_all(explorations: Sequence[Exploration], workers: int = 1) -> list[list[Trajectory]]:
+    """The trajectories of several explorations, side by side as far as there are workers (``run_side_by_side``)."""
+    return run_side_by_side(_explore_from_files, explorations, workers)
+
+
+def _explore_from_files(task: Exploration) -> list[Trajectory]:
+    end = time.process_time() + task.cpu_seconds
+    committee = [LDOSCalculator(path) for path in task.models]
+    found: list[Trajectory] = []
+    left = task.duration
+    while left >= task.timestep and len(found) < task.most and time.process_time() < end:
+        trajectory = explore(
+            task.start,
+            committee,
+            task.alarm,
+            temperature=task.temperature,
+            pressure=task.pressure,
+            duration=left,
+            timestep=task.timestep,
+            seed=task.seed + len(found),
+            budget=lambda: time.process_time() < end,
+        )
+        found.append(trajectory)
+        left -= max(trajectory.reached, task.timestep)
+        if not trajectory.alarm:
+            break
+    return found
 
 
 def _reason(visit: Visit, passed: str) -> str:

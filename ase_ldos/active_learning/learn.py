@@ -28,11 +28,13 @@ from ase.io import read, write
 from ase_ldos.active_learning.committee import MemberTraining, train_committee, training_bytes
 from ase_ldos.active_learning.exploration import (
     Alarm,
+    Exploration,
     Trajectory,
     Visit,
     choose_frames,
     default_timestep,
     explore,
+    explore_all,
     without_extrapolation_warnings,
 )
 from ase_ldos.active_learning.settings import LearnSettings
@@ -44,6 +46,7 @@ from ase_ldos.labelling.dft_settings import Recipe, load_recipe
 from ase_ldos.labelling.run import label_structures, read_failures
 from ase_ldos.model.distilled_calculator import DistilledCalculator
 from ase_ldos.model.model_file import load_model, save_model
+from ase_ldos.networks.registry import make_point_features
 from ase_ldos.simulation.cut_out import cut_out
 from ase_ldos.simulation.elasticity import deformations
 from ase_ldos.simulation.first_cells import (
@@ -51,6 +54,7 @@ from ase_ldos.simulation.first_cells import (
     is_symmetric_cell,
     near_cubic_supercell,
     rattled_cells,
+    supercell_beyond,
     surface_cells,
     symmetric_cells,
 )
@@ -85,6 +89,11 @@ INNER_STEPS, LARGEST_INNER_ERROR = 4, 0.25
 DISTILLED_FROM, DISTILLED_ATOMS = 80, 1280
 #: Time between two looks at the last dynamics, in steps that are not divided.
 LOOK_EVERY = 20
+#: Least distance of an atom from its own images in the largest cell that is labelled, in cutoffs of the descriptor, and
+#: the number of atoms that such a cell may have: surroundings in which neighbours move as one are no larger crystal's.
+APART, LARGEST_CELL = 1.2, 32
+#: An alarm is followed by another trajectory with other velocities, up to so many at one temperature and pressure.
+STARTS = 6
 #: A trajectory stops where the models' standard deviation of a force is this many times the asked error of forces.
 ALARM = 5.7
 
@@ -198,6 +207,7 @@ class _Learning:
         self.progress, self.bars = progress, bars
         self.recipe: Recipe = load_recipe(out / DFT_RECIPE)
         self.training: TrainingSettings = load_settings(out / TRAINING_RECIPE)
+        self.supercells = [self._supercell(crystal) for crystal in self.crystals]
         (out / "structures").mkdir(exist_ok=True)
         self.state = self._load_state()
         self._clock, self._kind = _cpu_seconds(), "other"
@@ -258,14 +268,14 @@ class _Learning:
     def _first_structures(self) -> None:
         """Cells of the first round, of the test set and of the reference; drawn once."""
         chosen, rng = self.settings, np.random.default_rng(self.settings.seed)
-        test = rattled_cells(self.crystals, chosen.test, rng, prefix="t", largest=chosen.cell_atoms)
-        cells = symmetric_cells(self.crystals)
-        cells += rattled_cells(self.crystals, chosen.first, rng, prefix="r0", largest=chosen.cell_atoms)
+        crystals, supercells = self.crystals, self.supercells
+        test = rattled_cells(crystals, supercells, chosen.test, rng, prefix="t")
+        cells = symmetric_cells(crystals)
+        cells += rattled_cells(crystals, supercells, chosen.first, rng, prefix="r0")
         if chosen.vacancies:
-            number = max(4, chosen.first // 6)
-            cells += rattled_cells(self.crystals, number, rng, prefix="v0", largest=chosen.cell_atoms, vacancies=True)
+            cells += rattled_cells(crystals, supercells, max(4, chosen.first // 6), rng, prefix="v0", vacancies=True)
         if chosen.surfaces:
-            cells += surface_cells(self.crystals, largest=chosen.cell_atoms)
+            cells += surface_cells(crystals, largest=max(map(len, supercells)))
         reference = []
         for place, crystal in enumerate(self.crystals if chosen.reference else ()):
             if len(crystal) > LARGEST_REFERENCE:
@@ -302,13 +312,12 @@ class _Learning:
         """The frame, or what surrounds its most disputed atom."""
         frame = visit.atoms.copy()
         frame.calc = None
-        if len(frame) <= self.settings.cell_atoms:
+        if len(frame) <= max(map(len, self.supercells)):
             return frame
-        sizes = self.settings.explore_atoms, self.settings.final_atoms
-        for crystal, size in product(self.crystals, sizes):
+        sizes = [size for size in (self.settings.explore_atoms, self.settings.final_atoms) if size]
+        for (crystal, small), size in product(zip(self.crystals, self.supercells), sizes):
             perfect = near_cubic_supercell(crystal, size)
             if len(perfect) == len(frame) and np.array_equal(perfect.numbers, frame.numbers):
-                small = compact_supercell(crystal, max(1, self.settings.cell_atoms // len(crystal)))
                 return cut_out(frame, perfect, crystal, small, visit.atom)
         return None
 
@@ -461,38 +470,45 @@ class _Learning:
         # models that err by e in each component deviate by √3 e on average, the farthest of many atoms by more
         bound = max(ALARM * self.settings.forces, 2.8 * math.sqrt(3) * current.test.get("forces", 0.0))
         alarm = Alarm(bound / 1000)
+        models = tuple(self._model_paths(number))
+        conditions = list(product(range(len(self.crystals)), self.settings.pressures, self.settings.temperatures))
+        rests: dict[tuple[int, float], Atoms] = {}
+        tasks: list[Exploration] = []
+        for place, pressure, temperature in conditions:
+            if (place, pressure) not in rests:
+                rests[place, pressure] = _under_pressure(self.crystals[place], committee[0], pressure)
+            cell = self._explored_cell(place, rests[place, pressure])
+            tasks.append(
+                Exploration(
+                    cell,
+                    models,
+                    alarm,
+                    temperature,
+                    pressure,
+                    duration=1000 * self.settings.explore_ps,
+                    timestep=self.settings.timestep or default_timestep(cell),
+                    seed=self.settings.seed + 1000 * number + STARTS * len(tasks),
+                    most=STARTS,
+                    cpu_seconds=self._left() / len(conditions),
+                )
+            )
         trajectories: list[Trajectory] = []
-        for place, crystal in enumerate(self.crystals):
-            for pressure in self.settings.pressures:
-                rest = _under_pressure(crystal, committee[0], pressure)
-                cell = near_cubic_supercell(rest, self.settings.explore_atoms)
-                step = self.settings.timestep or default_timestep(cell)
-                for temperature in self.settings.temperatures:
-                    found = explore(
-                        cell,
-                        committee,
-                        alarm,
-                        temperature=temperature,
-                        pressure=pressure,
-                        duration=1000 * self.settings.explore_ps,
-                        timestep=step,
-                        seed=self.settings.seed + 1000 * number + 10 * place + len(trajectories),
-                        budget=self._within_budget,
-                    )
-                    trajectories.append(found)
-                    self._note()
-                    time = found.visits[-1].time if found.visits else 0.0
-                    self.progress(
-                        f"  dynamics of {len(cell)} atoms at {temperature:g} K, {pressure:g} GPa: {time:.0f} fs, "
-                        + (f"stopped: {found.alarm}" if found.alarm else "without alarm")
-                    )
+        for task, found in zip(tasks, explore_all(tasks, self.workers)):
+            trajectories += found
+            times = ", ".join(f"{trajectory.reached:.0f}" for trajectory in found)
+            alarms = [trajectory.alarm for trajectory in found if trajectory.alarm]
+            self.progress(
+                f"  dynamics of {len(task.start)} atoms at {task.temperature:g} K, {task.pressure:g} GPa: {times} fs, "
+                + (f"stopped: {alarms[-1]}" if alarms else "without alarm")
+            )
+        self._note()
         self._keep(number, trajectories, alarm)
 
     def _keep(self, number: int, trajectories: Sequence[Trajectory], alarm: Alarm) -> None:
         """Keep what was explored after a round for the choice of the next structures."""
         current = self.state.rounds[number]
         current.alarms = [found.alarm for found in trajectories]
-        current.explored_ps = sum(found.visits[-1].time for found in trajectories if found.visits) / 1000
+        current.explored_ps = sum(found.reached for found in trajectories) / 1000
         current.disagreement = 1000 * alarm.forces
         self._save()
         frames = []
@@ -588,13 +604,14 @@ class _Learning:
             inner=inner,
             n_inner=n_inner,
         )
-        time = found.visits[-1].time if found.visits else 0.0
-        self.state.dynamics = plan | {"passed": not found.alarm, "reached_fs": time, "alarm": found.alarm}
+        self.state.dynamics = plan | {"passed": not found.alarm, "reached_fs": found.reached, "alarm": found.alarm}
         if found.alarm and not self._explored_path(last).exists():
             self._keep(last, [found], alarm)
         self._note()
         outcome = f"stopped: {found.alarm}" if found.alarm else "without alarm"
-        self.progress(f"last dynamics of {len(cell)} atoms at {chosen.final_temperature:g} K: {time:.0f} fs, {outcome}")
+        self.progress(
+            f"last dynamics of {len(cell)} atoms at {chosen.final_temperature:g} K: {found.reached:.0f} fs, {outcome}"
+        )
         self._save()
 
     def _distilled(self) -> DistilledCalculator | None:
@@ -602,7 +619,7 @@ class _Learning:
         path = self.out / f"{self.training.name}.safetensors"
         model = load_model(path)
         if model.distilled is None:
-            cells = [near_cubic_supercell(crystal, self.settings.explore_atoms) for crystal in self.crystals]
+            cells = [self._explored_cell(place, crystal) for place, crystal in enumerate(self.crystals)]
             self.progress("distilling a cheap potential from the model, for long steps")
             try:
                 model.distilled = distill(
@@ -653,9 +670,30 @@ class _Learning:
 
     # ---- small things
 
+    def _supercell(self, crystal: Atoms) -> Atoms:
+        """The largest cell of a crystal that is labelled."""
+        wanted = self.settings.cell_atoms
+        if not wanted:
+            cutoff = make_point_features(self.training.model.feature_settings).cutoff
+            return supercell_beyond(crystal, APART * cutoff, largest=LARGEST_CELL)
+        if len(crystal) > wanted:
+            raise ValueError(f"a primitive cell has {len(crystal)} atoms, the largest cell {wanted}; allow larger ones")
+        return compact_supercell(crystal, wanted // len(crystal))
+
+    def _explored_cell(self, place: int, rest: Atoms) -> Atoms:
+        """The cell of the dynamics that explores, of a crystal that a pressure has scaled."""
+        if self.settings.explore_atoms:
+            return near_cubic_supercell(rest, self.settings.explore_atoms)
+        cell = self.supercells[place].copy()
+        scale = (rest.get_volume() / self.crystals[place].get_volume()) ** (1 / 3)
+        cell.set_cell(cell.cell.array * scale, scale_atoms=True)
+        return cell
+
+    def _model_paths(self, number: int) -> list[Path]:
+        return sorted((self.out / f"round-{number}").glob("model-*.safetensors"))
+
     def _committee(self, number: int) -> list[LDOSCalculator]:
-        paths = sorted((self.out / f"round-{number}").glob("model-*.safetensors"))
-        return [LDOSCalculator(path) for path in paths]
+        return [LDOSCalculator(path) for path in self._model_paths(number)]
 
     def _structures(self, name: str) -> Path:
         return self.out / "structures" / f"{name}.extxyz"

@@ -22,11 +22,13 @@ class LearnSettings:
         rounds: at most so many trainings.
         models: trained with different seeds, whose disagreement chooses structures; the first one is the result.
         test: cells of the test set, which is chosen first and never learned from.
-        first: rattled cells of the first round, beside the symmetric ones.
+        first: rattled cells of the first round, beside the symmetric ones; every other one of the largest size.
         per_round: cells labelled in each later round.
-        cell_atoms: of the largest cell that is labelled.
-        explore_atoms: of the cell of the dynamics that explores.
-        explore_ps: length of one trajectory.
+        cell_atoms: of the largest cell that is labelled; 0: of each crystal the smallest cell in which no atom is near
+            its own images.
+        explore_atoms: of the cell of the dynamics that explores; 0: that of the largest cell that is labelled.
+        explore_ps: length of the dynamics at one temperature and pressure; where alarms end a trajectory early, others
+            follow.
         timestep: fs; 0: by the lightest atom.
         training_steps: optimiser steps on whole snapshots in the first round; half of them where a model trains on.
         final_atoms, final_ps, final_temperature: of the dynamics that the finished model has to pass.
@@ -45,10 +47,10 @@ class LearnSettings:
     rounds: PositiveInt = 8
     models: PositiveInt = 2
     test: PositiveInt = 12
-    first: PositiveInt = 60
+    first: PositiveInt = 40
     per_round: PositiveInt = 12
-    cell_atoms: PositiveInt = 8
-    explore_atoms: PositiveInt = 8
+    cell_atoms: NonNegativeInt = 0
+    explore_atoms: NonNegativeInt = 0
     explore_ps: PositiveFloat = 1.0
     timestep: float = 0.0
     training_steps: PositiveInt = 4000
@@ -64,6 +66,7 @@ class LearnSettings:
         """Refuse what cannot be done."""
         numbers = asdict(self)
         may_be_zero = {"timestep", "seed", "pressures", "reference", "vacancies", "surfaces"}
+        may_be_zero |= {"cell_atoms", "explore_atoms"}
         for name, value in numbers.items():
             values = value if isinstance(value, tuple) else (value,)
             if not values:

@@ -44,7 +44,7 @@ from ase_ldos.labelling.pw_output import sample_dos
 from ase_ldos.labelling.selfcheck import DerivativeCheck, check_derivatives, energy_defect
 from ase_ldos.simulation.first_cells import CLOSEST, RATTLE, compact_supercell
 from ase_ldos.simulation.primitive_cell import nearest_distance
-from ase_ldos.simulation.sampling import rattled
+from ase_ldos.simulation.sampling import harmonically_rattled
 from ase_ldos.units import BOLTZMANN, GIGAPASCAL
 
 if TYPE_CHECKING:
@@ -598,7 +598,7 @@ def _rattled(rest: Atoms) -> Atoms:
     cell = rest if len(rest) >= 4 else compact_supercell(rest, math.ceil(4 / len(rest)))
     distance = nearest_distance(rest)
     rng = np.random.default_rng(0)
-    return rattled(cell, RATTLE[1] * distance, rng, minimum_distance=CLOSEST * distance)
+    return harmonically_rattled(cell, RATTLE[1] * distance, rng, minimum_distance=CLOSEST * distance)
 
 
 def _width(

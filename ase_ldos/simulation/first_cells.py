@@ -18,7 +18,7 @@ from ase.geometry import minkowski_reduce
 
 from ase_ldos.simulation.periodic_copy import periodic_copy
 from ase_ldos.simulation.primitive_cell import nearest_distance
-from ase_ldos.simulation.sampling import rattled, strained
+from ase_ldos.simulation.sampling import harmonically_rattled, strained
 
 #: Relative changes of volume.
 VOLUMES = (-0.12, -0.08, -0.04, 0.0, 0.04, 0.08, 0.12)
@@ -26,10 +26,9 @@ VOLUMES = (-0.12, -0.08, -0.04, 0.0, 0.04, 0.08, 0.12)
 STRAIN = 0.03
 #: Displacements of one atom, in nearest distances.
 DISPLACEMENTS = (0.03, 0.06)
-#: Rattled cells: least and greatest standard deviation in each direction, in nearest distances. Independent
-#: displacements cost more than thermal ones of that size: in silicon 0.06 costs 0.5 eV/atom, 0.035 some 0.15 eV/atom,
-#: which is what a crystal takes up at 1000 K. Crystals melt where thermal ones reach some 0.07 (Lindemann).
-RATTLE = (0.008, 0.035)
+#: Rattled cells: least and greatest σ of ``harmonically_rattled``, in nearest distances. Silicon takes up 0.15 eV/atom
+#: at 0.035, the potential energy of a crystal at 1200 K; closely packed metals melt near 0.05.
+RATTLE = (0.01, 0.045)
 #: Lattice vectors of cells by those of primitive ones: itself, and see ``near_cubic_supercell``.
 _BASES = (
     ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
@@ -84,53 +83,45 @@ def _deformed(crystal: Atoms) -> Iterator[tuple[str, Atoms]]:
 
 def rattled_cells(
     crystals: Sequence[Atoms],
+    supercells: Sequence[Atoms],
     number: int,
     rng: np.random.Generator,
     *,
     prefix: str,
-    largest: int = 8,
     volume: tuple[float, float] = (-0.06, 0.06),
     strain: float = 0.02,
     rattle: tuple[float, float] = RATTLE,
     vacancies: bool = False,
 ) -> list[Atoms]:
-    """Strained supercells of a few primitive cells with rattled atoms.
+    """Strained supercells with atoms displaced as in thermal motion, every other one as large as is labelled.
 
     Args:
         crystals: primitive cells at rest, taken in turn.
+        supercells: of each the largest one to be labelled; the others have 2 to 8 atoms.
         number: how many.
         rng: source of random numbers.
         prefix: of the names, after the number of atoms.
-        largest: number of atoms of a cell.
         volume: least and greatest relative change.
         strain: largest component.
-        rattle: least and greatest standard deviation of a displacement, in nearest distances.
-        vacancies: whether to take an atom out of each cell of more than four.
-
-    Raises:
-        ValueError: a primitive cell has more atoms than ``largest``.
+        rattle: least and greatest σ of ``harmonically_rattled``, in nearest distances.
+        vacancies: whether to take an atom out of each cell, all of them of the largest size then.
     """
     cells = []
     for i in range(number):
-        crystal = crystals[i % len(crystals)]
-        if len(crystal) > largest:
-            raise ValueError(
-                f"a primitive cell has {len(crystal)} atoms, the largest cell {largest}; allow larger ones"
-            )
-        multiples = [m for m in (1, 2, 3, 4) if m * len(crystal) <= largest]
-        cell = compact_supercell(crystal, multiples[(i // len(crystals)) % len(multiples)])
+        crystal, largest = crystals[i % len(crystals)], supercells[i % len(crystals)]
+        turn, odd = divmod(i // len(crystals), 2)
+        multiples = [m for m in (1, 2, 4, 8) if 2 <= m * len(crystal) <= 8 and m * len(crystal) < len(largest)]
+        cell = compact_supercell(crystal, multiples[turn % len(multiples)]) if odd and multiples else largest
         if vacancies:
-            cell = compact_supercell(crystal, max(1, largest // len(crystal)))
+            cell = largest.copy()
             if len(cell) > 4:
                 del cell[int(rng.integers(len(cell)))]
         sigma = rng.uniform(*rattle) * nearest_distance(crystal)
-        for narrower in range(20):  # the widest rattles cannot always keep the atoms apart
+        deformed = strained(cell, rng, strain=strain, volume=volume)
+        for narrower in range(20):  # the widest displacements cannot always keep the atoms apart
             try:
-                moved = rattled(
-                    strained(cell, rng, strain=strain, volume=volume),
-                    sigma * 0.9**narrower,
-                    rng,
-                    minimum_distance=CLOSEST * nearest_distance(crystal),
+                moved = harmonically_rattled(
+                    deformed, sigma * 0.9**narrower, rng, minimum_distance=CLOSEST * nearest_distance(crystal)
                 )
                 break
             except ValueError:
@@ -163,23 +154,61 @@ def surface_cells(crystals: Sequence[Atoms], *, largest: int = 8, vacuum: float 
 
 
 def compact_supercell(crystal: Atoms, multiple: int) -> Atoms:
-    """The supercell of so many primitive cells whose shortest lattice vectors are longest, among repeats along axes.
+    """The supercell of so many primitive cells whose shortest lattice vectors are longest.
 
     Args:
         crystal: primitive cell.
         multiple: number of cells.
     """
-    best, longest = crystal, (0.0, 0.0, 0.0)
-    for n in range(1, multiple + 1):
-        for m in range(1, multiple + 1):
-            if multiple % (n * m):
+    best, longest = np.eye(3, dtype=int), (0.0, 0.0, 0.0)
+    for matrix in _sublattices(multiple):
+        x, y, z = np.sort(np.linalg.norm(_reduced(matrix @ crystal.cell.array), axis=1)).round(6).tolist()
+        if (x, y, z) > longest:
+            best, longest = matrix, (x, y, z)
+    cell = make_supercell(crystal, best)
+    reduced = _reduced(cell.cell.array)
+    cell.set_cell(reduced if np.linalg.det(reduced) > 0 else -reduced)
+    cell.wrap(eps=1e-6)
+    return periodic_copy(cell)
+
+
+def supercell_beyond(crystal: Atoms, distance: float, *, largest: int) -> Atoms:
+    """The smallest supercell in which no atom is closer to its own images than a distance.
+
+    Surroundings in which images move along with an atom are none that a larger crystal has: a model that has seen no
+    others knows nothing of their motion against each other.
+
+    Args:
+        crystal: primitive cell.
+        distance: Å.
+        largest: number of atoms; where no cell of so many suffices, the most compact one of about so many.
+    """
+    most = max(1, largest // len(crystal))
+    for multiple in range(1, most + 1):
+        # a lattice with vectors of this length has at least this volume (Gauss: none is denser than fcc)
+        if multiple < most and multiple * crystal.get_volume() < distance**3 / np.sqrt(2):
+            continue
+        cell = compact_supercell(crystal, multiple)
+        if np.linalg.norm(cell.cell.array, axis=1).min() >= distance:
+            break
+    return cell
+
+
+def _sublattices(multiple: int) -> Iterator[np.ndarray]:
+    """One matrix for each sublattice of this index: Hermite's normal forms."""
+    for a in range(1, multiple + 1):
+        if multiple % a:
+            continue
+        for b in range(1, multiple // a + 1):
+            if (multiple // a) % b:
                 continue
-            cell = crystal.repeat((n, m, multiple // (n * m)))
-            reduced, _ = minkowski_reduce(cell.cell.array)
-            x, y, z = np.sort(np.linalg.norm(reduced, axis=1)).round(6).tolist()
-            if (x, y, z) > longest:
-                best, longest = cell, (x, y, z)
-    return periodic_copy(best)
+            c = multiple // (a * b)
+            for x, y, z in np.ndindex(b, c, c):
+                yield np.array([[a, x, y], [0, b, z], [0, 0, c]])
+
+
+def _reduced(cell: np.ndarray) -> np.ndarray:
+    return np.asarray(minkowski_reduce(cell)[0])
 
 
 def near_cubic_supercell(crystal: Atoms, atoms: int) -> Atoms:

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 
     from ase_ldos.descriptors.protocol import PointFeatures
 
+#: Springs between atoms: reach in nearest distances, power of their decay, part of the stiffness across a bond. The
+#: second neighbours of a body-centred crystal, and those that hold the angles of diamond, are within reach.
+SPRING_REACH, SPRING_DECAY, SPRING_ACROSS = 2.0, 8, 0.15
+
 
 def rattled(atoms: Atoms, sigma: float, rng: np.random.Generator, *, minimum_distance: float = 0.0) -> Atoms:
     """Displace every atom by a Gaussian in each direction.
@@ -27,14 +31,75 @@ def rattled(atoms: Atoms, sigma: float, rng: np.random.Generator, *, minimum_dis
     """
     from ase.neighborlist import neighbor_list
 
-    if not sigma >= 0:
-        raise ValueError(f"sigma is {sigma} Å; it must not be negative")
+    _check_sigma(sigma)
     for _ in range(100):
         new = atoms.copy()
         new.positions += rng.normal(0.0, sigma, new.positions.shape)
         if minimum_distance <= 0 or len(neighbor_list("i", new, minimum_distance)) == 0:
             return new
     raise ValueError(f"with sigma {sigma} Å atoms come closer than {minimum_distance} Å in each of 100 draws")
+
+
+def harmonically_rattled(
+    atoms: Atoms, sigma: float, rng: np.random.Generator, *, minimum_distance: float = 0.0
+) -> Atoms:
+    """Displace atoms as those of a crystal of springs do in thermal motion: neighbours move together.
+
+    Between atoms at a distance r, to twice the nearest one d, springs are put of stiffness (d/r)⁸ along the bond and
+    0.15 of that across it. Displacements u then have the distribution exp(−u·K·u / 2 s) of that crystal at rest (its
+    mean moves nowhere), with s such that an atom between atoms that stand still has the asked deviation. The energy
+    that they cost is that of independent displacements with this deviation, less the three of the mean, whatever the
+    size of the cell; they themselves are larger, the more so the larger the cell.
+
+    Args:
+        atoms: a crystal at rest, all atoms on their sites; it is not changed.
+        sigma: standard deviation in each direction of an atom whose neighbours stand still, Å.
+        rng: source of random numbers.
+        minimum_distance: draw again (at most 100 times) until no two atoms are closer, Å.
+
+    Raises:
+        ValueError: σ is negative, or no draw keeps the distance.
+    """
+    from ase.neighborlist import neighbor_list
+
+    _check_sigma(sigma)
+    stiffness, einstein = spring_matrix(atoms)
+    values, modes = np.linalg.eigh(stiffness)
+    moving = values > 1e-9 * einstein  # not the three translations
+    widths = np.sqrt(einstein / values[moving])
+    for _ in range(100):
+        new = atoms.copy()
+        new.positions += sigma * (modes[:, moving] @ (widths * rng.normal(size=len(widths)))).reshape(-1, 3)
+        if minimum_distance <= 0 or len(neighbor_list("i", new, minimum_distance)) == 0:
+            return new
+    raise ValueError(f"with sigma {sigma} Å atoms come closer than {minimum_distance} Å in each of 100 draws")
+
+
+def spring_matrix(atoms: Atoms) -> tuple[np.ndarray, float]:
+    """Stiffness K ``[3 · atom + x, 3 · atom + x]`` of ``harmonically_rattled``, and Einstein's constant.
+
+    The constant is the mean curvature of the energy in the coordinates of an atom whose neighbours and own images stand
+    still; it does not depend on the cell that a crystal is described by.
+    """
+    from ase.neighborlist import neighbor_list
+
+    from ase_ldos.simulation.primitive_cell import nearest_distance
+
+    nearest = nearest_distance(atoms)
+    first, second, distances, vectors = neighbor_list("ijdD", atoms, SPRING_REACH * nearest)
+    along = vectors / distances[:, None]
+    springs = (1 - SPRING_ACROSS) * along[:, :, None] * along[:, None, :] + SPRING_ACROSS * np.eye(3)
+    springs *= ((nearest / distances) ** SPRING_DECAY)[:, None, None]
+    blocks = np.zeros((len(atoms), len(atoms), 3, 3))
+    np.add.at(blocks, (first, first), springs)
+    einstein = float(np.trace(blocks.sum(axis=(0, 1)))) / (3 * len(atoms))
+    np.add.at(blocks, (first, second), -springs)
+    return blocks.transpose(0, 2, 1, 3).reshape(3 * len(atoms), 3 * len(atoms)), einstein
+
+
+def _check_sigma(sigma: float) -> None:
+    if not sigma >= 0:
+        raise ValueError(f"sigma is {sigma} Å; it must not be negative")
 
 
 def strained(
