@@ -7,6 +7,7 @@ again, labels and trainings resume in their middle. ``state.json`` says what eac
     structures/ROUND.extxyz                  what is labelled, ``test`` and ``reference`` among them
     labels/, labels-test/, labels-reference/ what DFT says
     round-N/model-M.safetensors              models of a round; Visits of its exploration: explored.extxyz
+    inputs/                                  of the network, for its trainings; removed in the end
     NAME.safetensors, report.html            the latest model, the report
 """
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
@@ -68,7 +70,7 @@ from ase_ldos.training.settings import (
     load_settings,
 )
 
-STATE, REPORT = "state.json", "report.html"
+STATE, REPORT, INPUT_FILES = "state.json", "report.html", "inputs"
 #: Of the labels of a round every so-many-th is held back to choose the best weights.
 VALIDATION_EVERY = 6
 #: Inputs of the network by the number of labels, (labels, inputs); never more than the recipe's n_components. With more
@@ -254,6 +256,7 @@ class _Learning:
     def conclude(self, reason: str) -> None:
         """Last dynamics and report, as far as the budget goes."""
         self.state.verdict = reason
+        shutil.rmtree(self.out / INPUT_FILES, ignore_errors=True)
         self._save()
         self.progress(f"learning ends: {reason}")
         if not any(item.finished for item in self.state.rounds):
@@ -363,6 +366,7 @@ class _Learning:
         folder.mkdir(exist_ok=True)
         size = self.state.rounds[number].size
         trainings = []
+        inputs = self.out / INPUT_FILES
         for member in range(self.settings.models):
             path = folder / f"model-{member}.safetensors"
             if path.exists() and load_model(path).metadata.extrapolation:
@@ -371,13 +375,17 @@ class _Learning:
             settings = self._training_settings(names, n_inputs, member, start is not None, size)
             how = "on from the last round's" if start is not None else "from scratch"
             self.progress(f"training model {member + 1} of {self.settings.models} {how}, {len(names)} labels")
-            trainings.append(MemberTraining(settings, path, folder / f"run-{member}.safetensors", start, self.bars))
+            trainings.append(
+                MemberTraining(settings, path, folder / f"run-{member}.safetensors", start, self.bars, inputs)
+            )
         if trainings:
             self._check_budget()
+        if any(training.init_from is None for training in trainings) and number:
+            shutil.rmtree(inputs, ignore_errors=True)  # of another projection
         frames = [frame for k in range(number + 1) for frame in _read_structures(self._structures(f"round-{k}"))]
         n_energies = len(self.training.model.energies)
-        size_each = training_bytes(frames, self.recipe.grid_spacing, n_inputs, n_energies)
-        for failure in train_committee(trainings, self.workers, bytes_each=size_each):
+        own, shared = training_bytes(frames, self.recipe.grid_spacing, n_inputs, n_energies)
+        for failure in train_committee(trainings, self.workers, bytes_each=own, bytes_shared=shared):
             if failure:
                 self.progress(f"  {failure}")
         self._note()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from ase_ldos.geometry.structure import Structure
 from ase_ldos.physics.ewald import ewald_energy
 from ase_ldos.physics.gap import find_gap
 from ase_ldos.physics.occupation import number_weights
+from ase_ldos.training.input_files import InputFiles, input_key
 from ase_ldos.units import BOLTZMANN
 
 #: Points of a block while Jacobians are built: their moments in float64 should stay in the cache.
@@ -189,6 +191,7 @@ def prepare_snapshot(
     level_constants: Mapping[str, float] | None = None,
     spacing: float = 0.25,
     jacobian: torch.dtype | None = torch.float16,
+    files: InputFiles | None = None,
 ) -> TrainingSnapshot:
     """Evaluate inputs, Jacobian and Ewald terms of a snapshot, and bring its labels onto the model's energies.
 
@@ -202,13 +205,20 @@ def prepare_snapshot(
         level_constants: of the model, eV Å³: labels are brought onto ``energies`` + Σ_a c_a/Ω.
         spacing: of the grid where the snapshot has none, Å.
         jacobian: its precision; ``None`` leaves it out, and with it forces and stress.
+        files: where inputs and Jacobian are looked for and kept; ``None``: in memory alone.
 
     Raises:
         ValueError: data broader than the model's broadening, elements without charge.
     """
     structure = snapshot.structure
     grid = snapshot_grid(snapshot, structure, spacing)
-    inputs, slopes = _inputs(descriptor, scaler, structure, grid, jacobian)
+    make = partial(_inputs, descriptor, scaler, structure, grid, jacobian)
+    if files is None or descriptor is None:
+        inputs, slopes = make()
+    else:
+        inputs, slopes = files.get(
+            input_key(descriptor, scaler.mean, scaler.projection, structure, grid, jacobian), make
+        )
     unknown = sorted({int(n) for n in snapshot.numbers} - charges.keys())
     if unknown:
         raise ValueError(f"{snapshot.name}: atomic number {unknown[0]} has no valence charge in the settings")
@@ -238,11 +248,19 @@ def prepare_snapshots(
     descriptor: FixedFeatures | None,
     scaler: Scaler,
     charges: dict[int, float],
-    **options: object,
+    *,
+    progress: bool = True,
+    files: InputFiles | None = None,
+    **options: Any,  # noqa: ANN401 - those of prepare_snapshot
 ) -> list[TrainingSnapshot]:
-    """``prepare_snapshot`` of each, with a progress bar; ``options`` are its keyword arguments."""
-    bar = tqdm(list(snapshots), desc="descriptors", disable=not options.pop("progress", True))
-    return [prepare_snapshot(snapshot, descriptor, scaler, charges, **options) for snapshot in bar]  # type: ignore[arg-type]
+    """``prepare_snapshot`` of each, with a progress bar; ``options`` are its other keyword arguments."""
+    waiting = list(snapshots)
+    places = range(len(waiting)) if files is None else files.order(len(waiting))
+    prepared = {
+        place: prepare_snapshot(waiting[place], descriptor, scaler, charges, files=files, **options)
+        for place in tqdm(places, desc="descriptors", disable=not progress)
+    }
+    return [prepared[place] for place in range(len(waiting))]
 
 
 class JacobianProduct(torch.autograd.Function):

@@ -39,6 +39,7 @@ from ase_ldos.training.data_parallel import SharedLoss
 from ase_ldos.training.evaluate import SnapshotErrors, evaluate_model, summarise
 from ase_ldos.training.fine_tuning import features_with_elements, new_species, with_elements
 from ase_ldos.training.history import History
+from ase_ldos.training.input_files import InputFiles
 from ase_ldos.training.learned_features import fixed_scaler, graft, whole_scaler
 from ase_ldos.training.loop import check_context, fit
 from ase_ldos.training.losses import (
@@ -103,6 +104,7 @@ def train_model(
     progress: bool = True,
     communicator: Communicator | None = None,
     device: str | torch.device = "auto",
+    inputs_folder: PathLike | None = None,
 ) -> TrainedModel:
     """Train a model, measure it on the snapshots held back, and write its file.
 
@@ -119,6 +121,8 @@ def train_model(
         progress: show bars.
         communicator: ranks that share the snapshots of a step; the model of the first one is complete.
         device: where steps are taken, see ``devices.find_device``; the model of the result lies there.
+        inputs_folder: where inputs and derivatives are kept and looked for (``InputFiles``): trainings on the same
+            cells share them. They are as large as the memory that they take.
 
     Returns:
         The model with range, errors and provenance, and the histories of its stages.
@@ -155,6 +159,7 @@ def train_model(
         progress=progress,
         communicator=communicator,
         device=device,
+        inputs_folder=inputs_folder,
     )
     if not communicator.is_root:
         return trained
@@ -232,6 +237,7 @@ def train_stages(
     progress: bool = True,
     communicator: Communicator | None = None,
     device: str | torch.device = "auto",
+    inputs_folder: PathLike | None = None,
 ) -> TrainedModel:
     """Train the model of some settings on snapshots that are loaded, and nothing else.
 
@@ -246,6 +252,7 @@ def train_stages(
         progress: show bars.
         communicator: ranks that share the snapshots of a step.
         device: where steps are taken, see ``devices.find_device``. Snapshots are prepared and stay on the CPU.
+        inputs_folder: see ``train_model``.
 
     Raises:
         ValueError: no training snapshot of a stage has an LDOS, none is held back, data that do not fit the settings,
@@ -263,7 +270,8 @@ def train_stages(
     context = _fingerprint(settings, data, start)
     done, known_epochs = _resume_point(checkpoint, context, settings)
     generator = torch.Generator().manual_seed(settings.seed)
-    run = _Training(settings, data, start, generator, progress, find_device(device))
+    files = None if inputs_folder is None else InputFiles(Path(inputs_folder))
+    run = _Training(settings, data, start, generator, progress, find_device(device), files)
     if start is None and not done:
         start_linear(run.model, run.points(settings.stages[0]).completed(run.model))
     histories: dict[str, History] = {name: History.from_dict(known) for name, known in done.items()}
@@ -302,6 +310,7 @@ class _Training:
         generator: of all randomness.
         progress: show bars.
         device: of the model.
+        files: see ``prepare_snapshot``.
     """
 
     def __init__(
@@ -312,6 +321,7 @@ class _Training:
         generator: torch.Generator,
         progress: bool,
         device: torch.device,
+        files: InputFiles | None,
     ) -> None:
         self.settings, self.data, self.generator, self.progress = settings, data, generator, progress
         with_ldos = [snapshot for snapshot in data.chosen(None)[0] if snapshot.ldos is not None]
@@ -337,6 +347,7 @@ class _Training:
             self.model.metadata.level_constants,
             wants_forces,
             progress,
+            files,
         )
         self._prepared = {snapshot.name: snapshot for snapshot in prepared}
         self.model.to(device)
@@ -643,6 +654,7 @@ def _prepare(
     level_constants: dict[str, float],
     wants_forces: bool,
     progress: bool,
+    files: InputFiles | None,
 ) -> list[TrainingSnapshot]:
     chosen = settings.model
     return prepare_snapshots(
@@ -656,6 +668,7 @@ def _prepare(
         spacing=chosen.grid_spacing,
         jacobian=torch.float16 if wants_forces else None,
         progress=progress,
+        files=files,
     )
 
 

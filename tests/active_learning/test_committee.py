@@ -18,7 +18,7 @@ from predicted_labels import labelled
 from processes import children_of, is_alive
 from recipes import recipe_head
 
-from ase_ldos.active_learning import committee
+from ase_ldos.active_learning import committee, side_by_side
 from ase_ldos.active_learning.committee import MemberTraining, available_memory, train_committee, training_bytes
 from ase_ldos.dataset.npz import save_snapshot
 from ase_ldos.model.ldos_model import LDOSModel
@@ -87,11 +87,15 @@ def test_trainings_wait_where_memory_has_no_room_for_all(
     settings: TrainingSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """In this process then, which no pool is made for."""
-    monkeypatch.setattr(committee, "ProcessPoolExecutor", None)
+    monkeypatch.setattr(side_by_side, "ProcessPoolExecutor", None)
     monkeypatch.setattr(committee, "available_memory", lambda: 5e9)
     with caplog.at_level("INFO", logger=committee.__name__):
         assert train_committee(trainings(settings, tmp_path / "models"), workers=2, bytes_each=3e9) == ["", ""]
-    assert "1 of 2 trainings at a time, of 3.0 GB each: 5.0 GB are free" in caplog.text
+    assert "1 of 2 trainings at a time, of 3.0 GB each and 0.0 GB that they share: 5.0 GB are free" in caplog.text
+    caplog.clear()
+    with caplog.at_level("INFO", logger=committee.__name__):
+        train_committee(trainings(settings, tmp_path / "sharing"), workers=2, bytes_each=1e9, bytes_shared=3.5e9)
+    assert "1 of 2 trainings" in caplog.text
     with pytest.raises(TypeError):  # the pool that there is not
         train_committee(trainings(settings, tmp_path / "others"), workers=2, bytes_each=2e9)
 
@@ -100,9 +104,10 @@ def test_memory_is_estimated_by_what_is_kept() -> None:
     silicon = bulk("Si", a=5.47, cubic=True)
     # 101 cells of silicon of 2 to 8 atoms took 8.1 GB
     cells = [silicon] * 60 + [bulk("Si", a=5.47)] * 41
-    assert 5e9 < training_bytes(cells, 0.22, 64, 123) < 10e9
+    assert 5e9 < sum(training_bytes(cells, 0.22, 64, 123)) < 10e9
+    points = 1.6 * silicon.get_volume() / 0.22**3
     assert training_bytes([silicon], 0.22, 64, 123) == pytest.approx(
-        1.6 * silicon.get_volume() / 0.22**3 * (30 * 64 * 2 + 64 * 4 + 123 * 4)
+        (points * 123 * 4, points * (30 * 64 * 2 + 64 * 4))
     )
     found = available_memory()
     assert found is None or 1e8 < found < 1e14

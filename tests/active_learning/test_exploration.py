@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,18 +16,20 @@ from ase.build import bulk
 
 from ase_ldos.active_learning.exploration import (
     Alarm,
+    Exploration,
     Trajectory,
     Visit,
     choose_frames,
     default_timestep,
     explore,
+    explore_all,
     inspect,
     without_extrapolation_warnings,
 )
 from ase_ldos.calculator.calculator import LDOSCalculator
 from ase_ldos.descriptors.power_spectrum.descriptor import PowerSpectrum
 from ase_ldos.model.distilled_calculator import DistilledCalculator
-from ase_ldos.model.model_file import load_model
+from ase_ldos.model.model_file import load_model, save_model
 
 CALM = Alarm(forces=1e6, novelty=1e6)
 
@@ -39,6 +43,16 @@ def committee() -> list[LDOSCalculator]:
         weight = other.network.head.weight
         weight += 0.02 * weight.std() * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
     return [LDOSCalculator(m, device="cpu", grid_spacing=0.5) for m in (model, other)]
+
+
+def committee_files(folder: Path) -> tuple[Path, ...]:
+    model = load_model("be")
+    save_model(model, folder / "first.safetensors")
+    with torch.no_grad():
+        weight = model.network.head.weight
+        weight += 0.02 * weight.std() * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
+    save_model(model, folder / "second.safetensors")
+    return folder / "first.safetensors", folder / "second.safetensors"
 
 
 def cell() -> Atoms:
@@ -130,6 +144,34 @@ def test_a_committee_of_one_is_refused(committee: list[LDOSCalculator]) -> None:
 def test_the_budget_stops_it_without_alarm(committee: list[LDOSCalculator]) -> None:
     found = explore(cell(), committee, CALM, temperature=500, duration=6, timestep=1, interval=1, budget=lambda: False)
     assert (len(found.visits), found.alarm) == (1, "")
+
+
+def test_trajectories_that_end_early_are_followed_by_others(tmp_path: Path) -> None:
+    files = committee_files(tmp_path)
+    shaky = Alarm(forces=1e-6)
+    task = Exploration(cell(), files, shaky, 500.0, 2.0, duration=20, timestep=1, seed=3, most=4)
+    calm = replace(task, alarm=CALM, duration=3)
+    spent = replace(task, alarm=CALM, cpu_seconds=0.0)
+    serial = explore_all([task, calm, spent])
+    assert [len(found) for found in serial] == [4, 1, 0]
+    assert all(found.alarm for found in serial[0])
+    assert [found.reached for found in serial[1]] == [3]
+    assert {found.temperature for found in serial[0]} == {500.0}
+    assert {found.pressure for found in serial[0]} == {2.0}
+    # the time is that of all together
+    short = explore_all([replace(task, duration=2.0)])[0]
+    assert len(short) == 2
+
+
+@pytest.mark.slow
+def test_explorations_are_the_same_side_by_side(tmp_path: Path) -> None:
+    files = committee_files(tmp_path)
+    tasks = [Exploration(cell(), files, CALM, t, 0.0, duration=5, timestep=1, seed=1) for t in (300.0, 900.0)]
+    for left, right in zip(explore_all(tasks), explore_all(tasks, 2)):
+        assert [found.alarm for found in left] == [found.alarm for found in right]
+        np.testing.assert_allclose(
+            left[0].visits[-1].atoms.positions, right[0].visits[-1].atoms.positions, rtol=0, atol=1e-6
+        )
 
 
 def test_atoms_that_collide_end_a_trajectory_and_not_the_run(committee: list[LDOSCalculator]) -> None:

@@ -280,6 +280,27 @@ def test_steps_stay_short_without_a_good_potential(
     assert (load_model(folder / "taught.safetensors").distilled is None) == (errors is None)
 
 
+def test_cells_are_as_large_as_their_images_ask_for(folder: Path) -> None:
+    """1.2 cutoffs of 3.5 Å, unless a number of atoms is given."""
+
+    def run(**changes: int) -> learning._Learning:
+        return learning._Learning([CRYSTAL], folder, replace(SETTINGS, **changes), 1, "", None, print, False)
+
+    free = run(cell_atoms=0, explore_atoms=0)
+    (found,) = free.supercells
+    assert np.linalg.norm(found.cell.array, axis=1).min() >= 1.2 * 3.5
+    assert len(found) <= 32
+    squeezed = CRYSTAL.copy()
+    squeezed.set_cell(CRYSTAL.cell.array * 0.99, scale_atoms=True)
+    explored = free._explored_cell(0, squeezed)
+    assert len(explored) == len(found)
+    assert explored.get_volume() == pytest.approx(0.99**3 * found.get_volume())
+    assert len(run().supercells[0]) == 4
+    assert len(run()._explored_cell(0, squeezed)) == 8
+    with pytest.raises(ValueError, match="a primitive cell has 2 atoms, the largest cell 1; allow larger ones"):
+        run(cell_atoms=1)
+
+
 def test_a_round_is_as_large_as_the_budget_has_room_for(folder: Path) -> None:
     settings = replace(SETTINGS, cpu_hours=1.0, rounds=5)
     run = learning._Learning([CRYSTAL], folder, settings, 1, "", None, print, False)

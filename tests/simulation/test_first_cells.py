@@ -13,6 +13,7 @@ from ase_ldos.simulation.first_cells import (
     compact_supercell,
     near_cubic_supercell,
     rattled_cells,
+    supercell_beyond,
     surface_cells,
     symmetric_cells,
 )
@@ -67,21 +68,57 @@ def test_symmetric_cells_keep_names_apart_and_cover_volumes() -> None:
 
 
 def test_rattled_cells_are_reproducible_and_keep_their_distance() -> None:
-    first, again = (rattled_cells([SILICON], 9, np.random.default_rng(3), prefix="r0") for _ in range(2))
+    large = compact_supercell(SILICON, 8)
+    first, again = (rattled_cells([SILICON], [large], 12, np.random.default_rng(3), prefix="r0") for _ in range(2))
     for left, right in zip(first, again):
         np.testing.assert_array_equal(left.positions, right.positions)
-    assert {len(cell) for cell in first} == {2, 4, 6, 8}
+    assert [len(cell) for cell in first] == [16, 2, 16, 4, 16, 8] * 2
     assert min(map(nearest_distance, first)) >= 0.75 * nearest_distance(SILICON) - 1e-9
     ratios = [c.get_volume() / len(c) / SILICON.get_volume() * 2 for c in first]
     assert 0.93 < min(ratios) < max(ratios) < 1.07
-    holes = rattled_cells([SILICON], 3, np.random.default_rng(3), prefix="v", vacancies=True)
-    assert [len(cell) for cell in holes] == [7, 7, 7]
-    with pytest.raises(ValueError, match="a primitive cell has 8 atoms, the largest cell 4"):
-        rattled_cells([CRYSTALS["diamond"][0]], 1, np.random.default_rng(0), prefix="r", largest=4)
+    holes = rattled_cells([SILICON], [large], 3, np.random.default_rng(3), prefix="v", vacancies=True)
+    assert [len(cell) for cell in holes] == [15, 15, 15]
 
 
-def test_supercells_are_compact() -> None:
-    assert sorted(np.round(compact_supercell(SILICON, 4).cell.lengths() / 3.868, 1)) == [1, 2, 2]
+def test_rattled_cells_of_one_atom_are_repeated_till_something_moves() -> None:
+    aluminium = bulk("Al", "fcc", a=4.05)
+    cells = rattled_cells([aluminium], [compact_supercell(aluminium, 16)], 6, np.random.default_rng(3), prefix="r")
+    assert [len(cell) for cell in cells] == [16, 2, 16, 4, 16, 8]
+    only = rattled_cells([SILICON], [SILICON], 2, np.random.default_rng(3), prefix="r")
+    assert [len(cell) for cell in only] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("crystal", "multiple", "shortest"),
+    [
+        (SILICON, 1, 5.47 / 2**0.5),
+        (SILICON, 4, 5.47),  # the cube
+        (SILICON, 8, 2 * 5.47 / 2**0.5),
+        (bulk("CsCl", "cesiumchloride", a=4.1), 2, 4.1 * 2**0.5),  # face-centred
+        (bulk("CsCl", "cesiumchloride", a=4.1), 4, 4.1 * 3**0.5),  # body-centred
+    ],
+    ids=str,
+)
+def test_supercells_are_compact(crystal: Atoms, multiple: int, shortest: float) -> None:
+    cell = compact_supercell(crystal, multiple)
+    assert len(cell) == multiple * len(crystal)
+    assert np.linalg.norm(cell.cell.array, axis=1).min() == pytest.approx(shortest)
+    assert cell.cell.volume == pytest.approx(multiple * crystal.get_volume())
+    assert np.linalg.det(cell.cell.array) > 0
+    assert nearest_distance(cell) == pytest.approx(nearest_distance(crystal))
+
+
+def test_images_are_beyond_a_distance_in_the_smallest_cell_that_can_be() -> None:
+    cell = supercell_beyond(SILICON, 6.0, largest=32)
+    assert np.linalg.norm(cell.cell.array, axis=1).min() >= 6.0
+    smaller = [compact_supercell(SILICON, n) for n in range(1, len(cell) // 2)]
+    assert max(np.linalg.norm(c.cell.array, axis=1).min() for c in smaller) < 6.0
+    # what cannot be had is approached
+    assert len(supercell_beyond(SILICON, 30.0, largest=17)) == 16
+    assert len(supercell_beyond(CRYSTALS["diamond"][0], 30.0, largest=4)) == 8
+
+
+def test_one_cell_near_a_cube_is_the_crystal_itself() -> None:
     assert len(near_cubic_supercell(SILICON, 2)) == 2
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.build import bulk
 from ase.neighborlist import neighbor_list
 
@@ -12,8 +13,10 @@ from ase_ldos.simulation.sampling import (
     distinct,
     farthest_points,
     frame_features,
+    harmonically_rattled,
     pick_frames,
     rattled,
+    spring_matrix,
     strained,
 )
 from ase_ldos.simulation.stacking import polytype
@@ -32,6 +35,53 @@ def test_rattling_has_the_asked_width_and_seed() -> None:
         rattled(crystal, 0.3, np.random.default_rng(5), minimum_distance=2.2)
     with pytest.raises(ValueError, match="must not be negative"):
         rattled(crystal, -1, np.random.default_rng(5))
+
+
+@pytest.mark.parametrize("crystal", [bulk("Si", a=5.47), bulk("Be", "hcp", a=2.25, c=3.54)], ids=str)
+def test_harmonic_rattling_has_the_covariance_of_springs(crystal: Atoms) -> None:
+    cell, sigma, rng = crystal.repeat((2, 2, 1)), 0.04, np.random.default_rng(7)
+    moves = np.array([(harmonically_rattled(cell, sigma, rng).positions - cell.positions).ravel() for _ in range(4000)])
+    stiffness, einstein = spring_matrix(cell)
+    wanted = sigma**2 * einstein * np.linalg.pinv(stiffness, rcond=1e-9)
+    np.testing.assert_allclose(moves.T @ moves / len(moves), wanted, atol=0.08 * wanted.max())
+    # energy by equipartition, and no drift of the whole
+    energies = 0.5 * np.einsum("ni,ij,nj->n", moves, stiffness, moves)
+    assert energies.mean() == pytest.approx(0.5 * (3 * len(cell) - 3) * einstein * sigma**2, rel=0.03)
+    np.testing.assert_allclose(moves.reshape(len(moves), -1, 3).mean(axis=1), 0, atol=1e-12)
+
+
+def test_springs_hold_a_crystal_and_do_not_know_its_cell() -> None:
+    crystal = bulk("Al", a=4.05)
+    small, einstein = spring_matrix(crystal)
+    np.testing.assert_allclose(small, 0, atol=1e-12)  # an atom and its images move as one
+    stiffness, of_large = spring_matrix(crystal.repeat(3))
+    assert of_large == pytest.approx(einstein)
+    np.testing.assert_allclose(stiffness, stiffness.T, atol=1e-12)
+    values = np.linalg.eigvalsh(stiffness)
+    np.testing.assert_allclose(values[:3], 0, atol=1e-10)
+    assert values[3] > 0.05 * einstein
+    # the nearest of an fcc crystal by hand: 12 bonds, each (1 - 0.15) along it and 0.15 in all three directions
+    near, second = 12 * (0.85 + 0.45) / 3, 6 * 2**-4 * (0.85 + 0.45) / 3
+    third = 24 * 3**-4 * (0.85 + 0.45) / 3  # the fourth, at twice the nearest distance, lies on the rim
+    fourth = 12 * 2**-8 * (0.85 + 0.45) / 3
+    assert near + second + third - 1e-9 <= einstein <= near + second + third + fourth + 1e-9
+    # neighbours move together: by chance bonds would change by twice the square of a displacement
+    cell, rng = crystal.repeat(4), np.random.default_rng(1)
+    moves = np.array([harmonically_rattled(cell, 0.1, rng).positions - cell.positions for _ in range(50)])
+    first, other, bonds = neighbor_list("ijD", cell, 2.9)
+    changes = ((moves[:, first] - moves[:, other]) * bonds / np.linalg.norm(bonds, axis=1)[:, None]).sum(axis=2)
+    assert (changes**2).mean() < 1.75 * (moves**2).mean()
+    assert (moves**2).mean() > 1.02 * 0.1**2
+
+
+def test_harmonic_rattling_refuses_what_cannot_be() -> None:
+    crystal = bulk("Al", a=4.05).repeat(2)
+    moved = harmonically_rattled(crystal, 0.15, np.random.default_rng(4), minimum_distance=2.45)
+    assert neighbor_list("d", moved, 2.9).min() >= 2.45
+    with pytest.raises(ValueError, match="in each of 100 draws"):
+        harmonically_rattled(crystal, 0.5, np.random.default_rng(5), minimum_distance=2.8)
+    with pytest.raises(ValueError, match="must not be negative"):
+        harmonically_rattled(crystal, -1, np.random.default_rng(5))
 
 
 def test_straining_keeps_to_its_limits() -> None:
