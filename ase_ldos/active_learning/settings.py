@@ -44,11 +44,11 @@ class LearnSettings:
     density: PositiveFloat = 1.0
     cpu_hours: PositiveFloat = 4.0
     max_labels: PositiveInt = 200
-    rounds: PositiveInt = 8
+    rounds: PositiveInt = 12
     models: PositiveInt = 2
     test: PositiveInt = 12
     first: PositiveInt = 40
-    per_round: PositiveInt = 12
+    per_round: PositiveInt = 8
     cell_atoms: NonNegativeInt = 0
     explore_atoms: NonNegativeInt = 0
     explore_ps: PositiveFloat = 1.0
