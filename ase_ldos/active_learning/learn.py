@@ -645,10 +645,7 @@ class _Learning:
         errors = model.distilled.errors
         part = errors["forces"] / errors["typical_forces"]
         use = "" if part <= LARGEST_INNER_ERROR else "; too much for long steps"
-        self.progress(
-            f"  it differs from the model by {errors['energy']:.2f} meV/atom, {errors['forces']:.0f} meV/Å of "
-            f"{errors['typical_forces']:.0f}{use}"
-        )
+        self.progress(f"  it is off the model by {model.distilled.error_words}{use}")
         return None if use else DistilledCalculator(model.distilled)
 
     def _dynamics_cpu(self, calculator: LDOSCalculator, n_inner: int) -> float:

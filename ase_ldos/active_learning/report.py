@@ -402,11 +402,9 @@ def _cheap_potential(calculator: LDOSCalculator) -> list[str]:
     distilled = calculator.model.distilled
     if distilled is None:
         return []
-    errors = distilled.errors
     text = (
-        f"The model file holds a potential of the atoms alone. It differs from the model by {errors['energy']:.2f} "
-        f"meV/atom, {errors['forces']:.0f} meV/Å (of {errors['typical_forces']:.0f}) and {errors['stress']:.2f} GPa; "
-        "ase-ldos md --ensemble respa takes long steps by it."
+        f"The model file holds a potential of the atoms alone, off the model by {distilled.error_words}; ase-ldos md "
+        "--ensemble respa takes long steps by it."
     )
     return [heading("Cheap potential"), paragraph(text)]
 

@@ -46,10 +46,5 @@ def run(args: argparse.Namespace) -> int:
         model, frames, temperature=args.temperature, n_structures=args.number, rounds=args.rounds, seed=args.seed
     )
     save_model(model, out)
-    errors = model.distilled.errors
-    sys.stdout.write(
-        f"against the model, on structures left out: energy {errors['energy']:.2f} meV/atom, "
-        f"forces {errors['forces']:.1f} meV/Å (typical {errors['typical_forces']:.0f}), "
-        f"stress {errors['stress']:.2f} GPa\nwrote {out}\n"
-    )
+    sys.stdout.write(f"against the model, on structures left out: {model.distilled.error_words}\nwrote {out}\n")
     return 0

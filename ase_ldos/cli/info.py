@@ -109,11 +109,10 @@ def _describe(model: LDOSModel) -> dict[str, str]:
     within = [f"{symbol} {100 * factors[name]:.0f} %" for name, symbol in _WITHIN.items() if name in factors]
     described["error bars"] = f"held-back errors within σ: {', '.join(within)}" if within else "not calibrated"
     if model.distilled is not None:
-        found, made = model.distilled.errors, model.distilled.provenance
+        made = model.distilled.provenance
         described["distilled"] = (
-            f"a potential for {', '.join(made['structures'])} at {made['temperature']:g} K, within "
-            f"{found['energy']:.2f} meV/atom and {found['forces']:.0f} meV/Å "
-            f"(of {found['typical_forces']:.0f}) of it"
+            f"a potential for {', '.join(made['structures'])} at {made['temperature']:g} K, off the model by "
+            f"{model.distilled.error_words}"
         )
     return described
 

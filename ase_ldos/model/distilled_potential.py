@@ -77,6 +77,15 @@ class DistilledPotential:
             raise ValueError(f"the distilled potential has products of {self.n_products} of {n_components} components")
 
     @property
+    def error_words(self) -> str:
+        """How far it is from the model, for people."""
+        found = self.errors
+        return (
+            f"{found['energy']:.2f} meV/atom, {found['forces']:.1f} meV/Å (of {found['typical_forces']:.0f}) and "
+            f"{found['stress']:.2f} GPa"
+        )
+
+    @property
     def n_products(self) -> int:
         """q, the number of components that enter in products."""
         return round(((8 * self.quadratic.shape[-1] + 1) ** 0.5 - 1) / 2)

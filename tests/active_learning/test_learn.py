@@ -181,7 +181,7 @@ def test_a_learning_is_interrupted_resumed_and_reported(
 
     # the finished model holds a potential for long steps, and was run
     assert model.distilled is not None
-    assert any(line.startswith("  it differs from the model by ") for line in lines)
+    assert any(line.startswith("  it is off the model by ") for line in lines)
     assert state.dynamics["passed"] == (not state.dynamics["alarm"])
     steps = state.dynamics["reached_fs"] / default_timestep(CRYSTAL) / INNER_STEPS
     assert steps == pytest.approx(round(steps))
@@ -275,7 +275,11 @@ def test_steps_stay_short_without_a_good_potential(
     lines: list[str] = []
     run = learning._Learning([CRYSTAL], folder, SETTINGS, 1, "", None, lines.append, False)
     assert run._distilled() is None
-    said = "  none is made: too few states" if errors is None else "meV/Å of 1000; too much for long steps"
+    said = (
+        "  none is made: too few states"
+        if errors is None
+        else "300.0 meV/Å (of 1000) and 1.00 GPa; too much for long steps"
+    )
     assert said in lines[-1]
     assert (load_model(folder / "taught.safetensors").distilled is None) == (errors is None)
 
