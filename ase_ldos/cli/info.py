@@ -111,7 +111,7 @@ def _describe(model: LDOSModel) -> dict[str, str]:
     if model.distilled is not None:
         made = model.distilled.provenance
         described["distilled"] = (
-            f"a potential for {', '.join(made['structures'])} at {made['temperature']:g} K, off the model by "
+            f"{', '.join(made['structures'])} at {made['temperature']:g} K, off the model by "
             f"{model.distilled.error_words}"
         )
     return described

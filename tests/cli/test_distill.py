@@ -28,10 +28,11 @@ def test_a_potential_is_kept_in_the_file(
     settings = ["--number", "10", "--rounds", "1", "--temperature", "100", "--seed", "1"]
     assert main([*arguments, *settings, "--out", str(out)]) == 0
     printed = capsys.readouterr().out
-    assert "forces" in printed
     assert f"wrote {out}" in printed
     potential = load_model(out).distilled
     assert potential is not None
+    assert potential.error_words in printed
+    assert f"{potential.errors['forces']:.1f} meV/Å (of {potential.errors['typical_forces']:.0f})" in printed
     assert potential.provenance == {
         "teacher": "small",
         "temperature": 100.0,
