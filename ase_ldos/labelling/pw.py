@@ -24,7 +24,7 @@ from ase_ldos.labelling.pp import check_postproc, sample_ldos_by_postproc
 from ase_ldos.labelling.pw_output import read_creator, read_density, read_xml, sample_dos, sample_ldos
 from ase_ldos.labelling.selfcheck import ENERGY_BOUND, energy_defect, ldos_energy_defect, smearing_shift
 from ase_ldos.labelling.subprocesses import CalculationError, check_installed, run_program
-from ase_ldos.labelling.symmetry import check_operations, read_operations
+from ase_ldos.labelling.symmetry import check_operations, has_symmetry, read_operations
 from ase_ldos.units import BOLTZMANN, RYDBERG
 
 PREFIX = "pwscf"
@@ -160,6 +160,8 @@ def input_text(atoms: Atoms, recipe: Recipe, calculation: str, folder: Path) -> 
         data["electrons"]["diago_thr_init"] = NSCF_THRESHOLD
     for namelist, options in recipe.options.items():
         data.setdefault(namelist.lower(), {}).update(options)
+    if data["system"]["nosym"] is False and not has_symmetry(atoms):
+        data["system"]["nosym"] = True  # the same mesh by fewer k-points
     stream = io.StringIO()
     write_espresso_in(
         stream,

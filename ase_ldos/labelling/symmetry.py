@@ -12,9 +12,15 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
+from ase import Atoms
+from ase.geometry import minkowski_reduce
+
+#: Lattices are the same within this part of the largest squared length.
+_SAME = 1e-5
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +81,31 @@ def check_operations(operations: list[Operation], numbers: np.ndarray, fractiona
                 "not map the crystal onto itself; set nosym = true in the recipe's options"
             )
     return checked
+
+
+def has_symmetry(atoms: Atoms) -> bool:
+    """Whether a crystal has an operation beside the identity: a rotation, mirror, glide, inversion, or a translation.
+
+    Where it has none but its lattice does, as a frame of dynamics in a supercell, pw.x with ``nosym = false`` finds up
+    to twice the k-points that it takes with ``nosym = true``: it reduces the mesh by the lattice first and then puts
+    back too many.
+    """
+    reduced, _ = minkowski_reduce(atoms.cell.array)
+    entries = np.array(list(product((-1, 0, 1), repeat=9))).reshape(-1, 3, 3)  # enough for reduced cells
+    metric = reduced @ reduced.T
+    kept = np.abs(entries @ metric @ entries.transpose(0, 2, 1) - metric).max(axis=(1, 2)) < _SAME * metric.max()
+    fractional = atoms.positions @ np.linalg.inv(reduced)
+    kinds, counts = np.unique(atoms.numbers, return_counts=True)
+    rare = np.flatnonzero(atoms.numbers == kinds[counts.argmin()])
+    for matrix in entries[kept]:
+        images = fractional @ matrix
+        translations = fractional[rare] - images[rare[0]]
+        if np.array_equal(matrix, np.eye(3)):
+            translations = translations[1:]  # not the identity
+        for translation in translations:
+            if _maps_atoms(Operation(matrix.T, translation), atoms.numbers, fractional):
+                return True
+    return False
 
 
 def symmetrise(field: np.ndarray, operations: list[Operation]) -> np.ndarray:

@@ -42,7 +42,7 @@ def test_a_potential_is_kept_in_the_file(
     }
     assert load_model(arguments[1]).distilled is None
     assert main(["info", str(out)]) == 0
-    assert "a potential for Be4 at 100 K" in capsys.readouterr().out
+    assert "Be4 at 100 K, off the model by" in capsys.readouterr().out
 
 
 def test_bad_arguments(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

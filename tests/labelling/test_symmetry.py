@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.build import bulk
 
 from ase_ldos.formats.gth import find_potential, write_upf
 from ase_ldos.labelling.dft_settings import LDOSRecipe, Recipe
-from ase_ldos.labelling.pw import calculate
-from ase_ldos.labelling.symmetry import Operation, check_operations, read_operations, symmetrise
+from ase_ldos.labelling.pw import calculate, input_text
+from ase_ldos.labelling.symmetry import Operation, check_operations, has_symmetry, read_operations, symmetrise
 
 IDENTITY = Operation(np.eye(3, dtype=int), np.zeros(3))
 #: A glide: x → x + 1/2, y → −y.
@@ -33,6 +34,53 @@ def test_the_mean_over_a_group_is_invariant_and_keeps_the_integral() -> None:
 def test_a_grid_without_the_symmetry_is_refused() -> None:
     with pytest.raises(ValueError, match=r"the grid \[5, 6, 3\] does not have the crystal's symmetry"):
         symmetrise(np.zeros((5, 6, 3)), [IDENTITY, GLIDE])
+
+
+def test_crystals_have_symmetry_and_frames_of_dynamics_none() -> None:
+    silicon = bulk("Si", a=5.47)
+    frame = silicon.repeat((2, 2, 1))
+    frame.rattle(0.05, seed=1)
+    assert not has_symmetry(frame)
+    pushed, across = silicon.repeat((2, 1, 1)), silicon.repeat((2, 1, 1))
+    pushed.positions[1] += [0.1, 0.1, 0.1]  # along a bond
+    across.positions[1] += [0.13, 0.02, 0.37]
+    cases = {
+        "diamond": (silicon, True),
+        "one atom": (bulk("Al", a=4.05), True),
+        "sheared": (bulk("Be", "hcp", a=2.25, c=3.54), True),
+        "two copies": (silicon.repeat((2, 1, 1)), True),
+        "along a bond": (pushed, True),
+        "in any direction": (across, False),
+        "wrapped": (frame, False),
+    }
+    cases["sheared"][0].set_cell(cases["sheared"][0].cell.array @ [[1, 0.02, 0], [0, 1, 0], [0.01, 0, 1]])
+    frame.wrap()
+    assert {name: has_symmetry(atoms) for name, (atoms, _) in cases.items()} == {n: h for n, (_, h) in cases.items()}
+    # two atoms of any kinds are each other's inversion where they are the same
+    pair = Atoms(
+        "SiGe", positions=[[0, 0, 0], [1.3, 1.1, 1.7]], cell=[[4, 0.1, 0.3], [0.2, 5, 0.7], [0.4, 0.6, 6]], pbc=True
+    )
+    assert not has_symmetry(pair)
+    pair.numbers = [14, 14]
+    assert has_symmetry(pair)
+
+
+def test_symmetry_is_left_aside_where_there_is_none() -> None:
+    recipe = Recipe(
+        pseudopotentials={"Be": "Be.gth-pbe-uzh-q2.UPF"},
+        pseudo_dir=".",
+        cutoff=20.0,
+        electronic_temperature=1000.0,
+        kspacing=0.3,
+        bands_per_atom=4.0,
+        options={"system": {"nosym": False}},
+    )
+    crystal = bulk("Be", "hcp", a=2.25, c=3.54).repeat((2, 2, 1))
+    frame = crystal.copy()
+    frame.rattle(0.05, seed=1)
+    for atoms, wanted in ((crystal, ".false."), (frame, ".true.")):
+        (line,) = (line for line in input_text(atoms, recipe, "scf", Path()).splitlines() if "nosym" in line)
+        assert line.endswith(wanted)
 
 
 def test_the_sign_of_a_translation_is_found_from_the_atoms() -> None:
