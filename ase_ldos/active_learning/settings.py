@@ -53,7 +53,7 @@ class LearnSettings:
     explore_atoms: NonNegativeInt = 0
     explore_ps: PositiveFloat = 1.0
     timestep: float = 0.0
-    training_steps: PositiveInt = 4000
+    training_steps: PositiveInt = 10000
     final_atoms: PositiveInt = 64
     final_ps: PositiveFloat = 5.0
     final_temperature: PositiveFloat = 600.0
