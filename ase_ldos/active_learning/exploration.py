@@ -240,8 +240,6 @@ def _explore_from_files(task: Exploration) -> list[Trajectory]:
         )
         found.append(trajectory)
         left -= max(trajectory.reached, task.timestep)
-        if not trajectory.alarm:
-            break
     return found
 
 

@@ -479,14 +479,11 @@ class _Learning:
         bound = max(ALARM * self.settings.forces, 2.8 * math.sqrt(3) * current.test.get("forces", 0.0))
         alarm = Alarm(bound / 1000)
         models = tuple(self._model_paths(number))
-        conditions = list(product(range(len(self.crystals)), self.settings.pressures, self.settings.temperatures))
-        rests: dict[tuple[int, float], Atoms] = {}
+        number_of_tasks = len(self.crystals) * len(self.settings.pressures) * len(self.settings.temperatures)
         tasks: list[Exploration] = []
-        for place, pressure, temperature in conditions:
-            if (place, pressure) not in rests:
-                rests[place, pressure] = _under_pressure(self.crystals[place], committee[0], pressure)
-            cell = self._explored_cell(place, rests[place, pressure])
-            tasks.append(
+        for (place, crystal), pressure in product(enumerate(self.crystals), self.settings.pressures):
+            cell = self._explored_cell(place, _under_pressure(crystal, committee[0], pressure))
+            tasks += [
                 Exploration(
                     cell,
                     models,
@@ -495,11 +492,12 @@ class _Learning:
                     pressure,
                     duration=1000 * self.settings.explore_ps,
                     timestep=self.settings.timestep or default_timestep(cell),
-                    seed=self.settings.seed + 1000 * number + STARTS * len(tasks),
+                    seed=self.settings.seed + 1000 * number + STARTS * (len(tasks) + turn),
                     most=STARTS,
-                    cpu_seconds=self._left() / len(conditions),
+                    cpu_seconds=self._left() / number_of_tasks,
                 )
-            )
+                for turn, temperature in enumerate(self.settings.temperatures)
+            ]
         trajectories: list[Trajectory] = []
         for task, found in zip(tasks, explore_all(tasks, self.workers)):
             trajectories += found

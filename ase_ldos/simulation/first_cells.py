@@ -14,10 +14,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from ase import Atoms
 from ase.build import make_supercell
-from ase.geometry import minkowski_reduce
 
 from ase_ldos.simulation.periodic_copy import periodic_copy
-from ase_ldos.simulation.primitive_cell import nearest_distance
+from ase_ldos.simulation.primitive_cell import nearest_distance, reduced_lattice
 from ase_ldos.simulation.sampling import harmonically_rattled, strained
 
 #: Relative changes of volume.
@@ -162,12 +161,11 @@ def compact_supercell(crystal: Atoms, multiple: int) -> Atoms:
     """
     best, longest = np.eye(3, dtype=int), (0.0, 0.0, 0.0)
     for matrix in _sublattices(multiple):
-        x, y, z = np.sort(np.linalg.norm(_reduced(matrix @ crystal.cell.array), axis=1)).round(6).tolist()
+        x, y, z = np.sort(np.linalg.norm(reduced_lattice(matrix @ crystal.cell.array), axis=1)).round(6).tolist()
         if (x, y, z) > longest:
             best, longest = matrix, (x, y, z)
     cell = make_supercell(crystal, best)
-    reduced = _reduced(cell.cell.array)
-    cell.set_cell(reduced if np.linalg.det(reduced) > 0 else -reduced)
+    cell.set_cell(reduced_lattice(cell.cell.array))
     cell.wrap(eps=1e-6)
     return periodic_copy(cell)
 
@@ -205,10 +203,6 @@ def _sublattices(multiple: int) -> Iterator[np.ndarray]:
             c = multiple // (a * b)
             for x, y, z in np.ndindex(b, c, c):
                 yield np.array([[a, x, y], [0, b, z], [0, 0, c]])
-
-
-def _reduced(cell: np.ndarray) -> np.ndarray:
-    return np.asarray(minkowski_reduce(cell)[0])
 
 
 def near_cubic_supercell(crystal: Atoms, atoms: int) -> Atoms:

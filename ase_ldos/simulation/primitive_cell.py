@@ -37,9 +37,7 @@ def primitive_cell(atoms: Atoms, *, tolerance: float = 1e-3) -> Atoms:
         for three in combinations(vectors[:60], 3)
         if abs(abs(np.linalg.det(np.array(three))) - smallest) < 1e-3 * smallest
     )
-    reduced, _ = minkowski_reduce(triple)
-    if np.linalg.det(reduced) < 0:
-        reduced = -reduced
+    reduced = reduced_lattice(triple)
     within = atoms.positions @ np.linalg.inv(reduced)
     chosen: list[int] = []
     for i in range(len(atoms)):
@@ -52,6 +50,12 @@ def primitive_cell(atoms: Atoms, *, tolerance: float = 1e-3) -> Atoms:
     found = _bare(atoms, reduced, np.array(chosen))
     found.wrap(eps=1e-6)
     return found
+
+
+def reduced_lattice(cell: np.ndarray) -> np.ndarray:
+    """Shortest lattice vectors (Minkowski's), right-handed, ``[3, 3]``."""
+    reduced = np.asarray(minkowski_reduce(cell)[0])
+    return -reduced if np.linalg.det(reduced) < 0 else reduced
 
 
 def _is_translation(atoms: Atoms, fractional: np.ndarray, shift: np.ndarray, tolerance: float) -> bool:

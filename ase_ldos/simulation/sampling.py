@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,15 +29,8 @@ def rattled(atoms: Atoms, sigma: float, rng: np.random.Generator, *, minimum_dis
     Raises:
         ValueError: σ is negative, or no draw keeps the distance.
     """
-    from ase.neighborlist import neighbor_list
-
     _check_sigma(sigma)
-    for _ in range(100):
-        new = atoms.copy()
-        new.positions += rng.normal(0.0, sigma, new.positions.shape)
-        if minimum_distance <= 0 or len(neighbor_list("i", new, minimum_distance)) == 0:
-            return new
-    raise ValueError(f"with sigma {sigma} Å atoms come closer than {minimum_distance} Å in each of 100 draws")
+    return _kept_apart(atoms, lambda: rng.normal(0.0, sigma, (len(atoms), 3)), sigma, minimum_distance)
 
 
 def harmonically_rattled(
@@ -60,19 +53,16 @@ def harmonically_rattled(
     Raises:
         ValueError: σ is negative, or no draw keeps the distance.
     """
-    from ase.neighborlist import neighbor_list
-
     _check_sigma(sigma)
     stiffness, einstein = spring_matrix(atoms)
     values, modes = np.linalg.eigh(stiffness)
     moving = values > 1e-9 * einstein  # not the three translations
     widths = np.sqrt(einstein / values[moving])
-    for _ in range(100):
-        new = atoms.copy()
-        new.positions += sigma * (modes[:, moving] @ (widths * rng.normal(size=len(widths)))).reshape(-1, 3)
-        if minimum_distance <= 0 or len(neighbor_list("i", new, minimum_distance)) == 0:
-            return new
-    raise ValueError(f"with sigma {sigma} Å atoms come closer than {minimum_distance} Å in each of 100 draws")
+
+    def draw() -> np.ndarray:
+        return sigma * (modes[:, moving] @ (widths * rng.normal(size=len(widths)))).reshape(-1, 3)
+
+    return _kept_apart(atoms, draw, sigma, minimum_distance)
 
 
 def spring_matrix(atoms: Atoms) -> tuple[np.ndarray, float]:
@@ -95,6 +85,18 @@ def spring_matrix(atoms: Atoms) -> tuple[np.ndarray, float]:
     einstein = float(np.trace(blocks.sum(axis=(0, 1)))) / (3 * len(atoms))
     np.add.at(blocks, (first, second), -springs)
     return blocks.transpose(0, 2, 1, 3).reshape(3 * len(atoms), 3 * len(atoms)), einstein
+
+
+def _kept_apart(atoms: Atoms, draw: Callable[[], np.ndarray], sigma: float, minimum_distance: float) -> Atoms:
+    """The atoms with displacements that are drawn again until no two are closer, at most 100 times."""
+    from ase.neighborlist import neighbor_list
+
+    for _ in range(100):
+        new = atoms.copy()
+        new.positions += draw()
+        if minimum_distance <= 0 or len(neighbor_list("i", new, minimum_distance)) == 0:
+            return new
+    raise ValueError(f"with sigma {sigma} Å atoms come closer than {minimum_distance} Å in each of 100 draws")
 
 
 def _check_sigma(sigma: float) -> None:

@@ -80,7 +80,5 @@ def input_key(
 
 
 def _read(path: Path) -> Inputs:
-    if not path.exists():
-        raise FileNotFoundError(path)
     found = load_file(path)
     return found["inputs"], found.get("slopes")

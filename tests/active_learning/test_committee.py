@@ -14,16 +14,14 @@ from pathlib import Path
 import pytest
 import torch
 from ase.build import bulk
-from predicted_labels import labelled
 from processes import children_of, is_alive
-from recipes import recipe_head
+from recipes import recipe_head, recipe_with_labels
 
 from ase_ldos.active_learning import committee, side_by_side
 from ase_ldos.active_learning.committee import MemberTraining, available_memory, train_committee, training_bytes
-from ase_ldos.dataset.npz import save_snapshot
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.model.model_file import load_model
-from ase_ldos.training.settings import TrainingSettings, load_settings
+from ase_ldos.training.settings import TrainingSettings
 
 RECIPE = (
     recipe_head("member")
@@ -39,12 +37,7 @@ weights = { ldos_points = 200 }
 
 @pytest.fixture
 def settings(be_model: LDOSModel, tmp_path: Path) -> TrainingSettings:
-    (tmp_path / "data").mkdir()
-    for seed in range(4):
-        snapshot = labelled(be_model, seed, with_ldos=True)
-        save_snapshot(tmp_path / "data" / f"{snapshot.name}.npz", snapshot)
-    (tmp_path / "member.toml").write_text(RECIPE)
-    return load_settings(tmp_path / "member.toml")
+    return recipe_with_labels(be_model, tmp_path, "member", RECIPE, 4)
 
 
 def trainings(settings: TrainingSettings, folder: Path) -> list[MemberTraining]:

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from predicted_labels import labelled
+
+from ase_ldos.dataset.npz import save_snapshot
+from ase_ldos.model.ldos_model import LDOSModel
+from ase_ldos.training.settings import TrainingSettings, load_settings
+
 
 def recipe_head(
     name: str = "toy",
@@ -27,3 +35,15 @@ hidden = [{hidden}]
 electronic_temperature = 3000.0
 grid_spacing = {grid_spacing}
 """
+
+
+def recipe_with_labels(
+    model: LDOSModel, folder: Path, name: str, recipe: str, number: int, without_ldos: frozenset[int] = frozenset()
+) -> TrainingSettings:
+    """The settings of a recipe, written to ``folder``, whose data are labels of so many seeds by a model."""
+    (folder / "data").mkdir()
+    for seed in range(number):
+        snapshot = labelled(model, seed, with_ldos=seed not in without_ldos)
+        save_snapshot(folder / "data" / f"{snapshot.name}.npz", snapshot)
+    (folder / f"{name}.toml").write_text(recipe)
+    return load_settings(folder / f"{name}.toml")

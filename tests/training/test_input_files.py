@@ -8,14 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from predicted_labels import labelled
-from recipes import recipe_head
+from recipes import recipe_head, recipe_with_labels
 
-from ase_ldos.dataset.npz import save_snapshot
 from ase_ldos.geometry.grid import Grid
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.training import input_files, precompute
 from ase_ldos.training.input_files import InputFiles, input_key
-from ase_ldos.training.settings import TrainingSettings, load_settings
+from ase_ldos.training.settings import TrainingSettings
 from ase_ldos.training.train import train_model
 
 RECIPE = (
@@ -32,12 +31,7 @@ weights = { ldos_points = 200 }
 
 @pytest.fixture
 def settings(be_model: LDOSModel, tmp_path: Path) -> TrainingSettings:
-    (tmp_path / "data").mkdir()
-    for seed in range(4):
-        snapshot = labelled(be_model, seed, with_ldos=True)
-        save_snapshot(tmp_path / "data" / f"{snapshot.name}.npz", snapshot)
-    (tmp_path / "kept.toml").write_text(RECIPE)
-    return load_settings(tmp_path / "kept.toml")
+    return recipe_with_labels(be_model, tmp_path, "kept", RECIPE, 4)
 
 
 def test_trainings_with_files_are_those_without(

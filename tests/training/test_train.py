@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from predicted_labels import labelled
-from recipes import recipe_head
+from recipes import recipe_head, recipe_with_labels
 
 from ase_ldos.checkpoint import read_checkpoint
 from ase_ldos.cli.main import main
@@ -93,12 +93,7 @@ def gaussian_core(width: float = 0.3, charge: float = 1.5) -> CoreCharge:
 @pytest.fixture
 def toy(be_model: LDOSModel, tmp_path: Path) -> TrainingSettings:
     """A recipe with six snapshots in its folder, two of them without LDOS."""
-    (tmp_path / "data").mkdir()
-    for seed in range(6):
-        snapshot = labelled(be_model, seed, with_ldos=seed % 3 != 1)
-        save_snapshot(tmp_path / "data" / f"{snapshot.name}.npz", snapshot)
-    (tmp_path / "toy.toml").write_text(RECIPE)
-    return load_settings(tmp_path / "toy.toml")
+    return recipe_with_labels(be_model, tmp_path, "toy", RECIPE, 6, frozenset({1, 4}))
 
 
 @pytest.mark.parametrize("core", [False, True], ids=["", "core charge"])
