@@ -410,8 +410,7 @@ class _Learning:
         for stage in stages:
             if isinstance(stage, SnapshotStage):
                 epochs = max(4, round(stage.epochs / given * wanted / n_training * stage.batch_size))
-                rate = stage.learning_rate * (0.5 if goes_on else 1.0)
-                stage = replace(stage, epochs=epochs, validate_every=max(1, epochs // 8), learning_rate=rate)
+                stage = replace(stage, epochs=epochs, validate_every=max(1, epochs // 8))
             scaled.append(stage)
         model = replace(self.training.model, n_components=n_inputs)
         if self.init_from is not None:
