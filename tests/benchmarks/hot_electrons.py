@@ -1,10 +1,11 @@
 """How far one LDOS carries: models that saw one electronic temperature against DFT at others.
 
-Run: python hot_electrons.py [MODEL ...]. For each model and temperature, over the structures of ``labels/hot``, which
-were held back from its training: the change of free energy, of −TS, μ and pressure from the temperature of the model's
-own labels (``labels/small`` and ``labels/solid``), by DFT and by the model, and errors of forces and density. In the
-heading, the highest temperature that the model's window of energies allows. Below, the same with free states above the
-window (``ase_ldos.model.energy_tail``), and, to see what these are worth, with the window of `be` cut off at 12 eV.
+Run: python hot_electrons.py [MODEL ...] [--without STRUCTURE ...]. For each model and temperature, over the structures
+of ``labels/hot``, which were held back from its training: the change of free energy, of −TS, μ and pressure from the
+temperature of the model's own labels (``labels/small`` and ``labels/solid``), by DFT and by the model, and errors of
+forces and density. In the heading, the highest temperature that the model's window of energies allows. Below, the same
+with free states above the window (``ase_ldos.model.energy_tail``), and, to see what these are worth, with the window of
+`be` cut off at 12 eV.
 
 First, the same with what the model can learn of its free energy at these temperatures (``ase_ldos.training.thermal``),
 of each structure from all others; whatever the model's file holds of that is left out.
@@ -12,8 +13,8 @@ of each structure from all others; whatever the model's file holds of that is le
 
 from __future__ import annotations
 
+import argparse
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -50,9 +51,13 @@ UNITS = (
 
 def main() -> None:
     """Print the tables."""
-    for name in sys.argv[1:] or ["be", "be-se3", "al"]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", default=["be", "be-se3", "al"], metavar="MODEL")
+    parser.add_argument("--without", nargs="+", default=[], metavar="STRUCTURE", help="leave these out")
+    options = parser.parse_args()
+    for name in options.models:
         model, folder = load_model(name), MODELS / name.removesuffix("-se3") / "labels"
-        hot = load_snapshots(folder / "hot")
+        hot = [snapshot for snapshot in load_snapshots(folder / "hot") if _stem(snapshot) not in options.without]
         own = {snapshot.name: snapshot for snapshot in load_snapshots(folder / OWN[name])}
         own |= {_stem(s): s for s in hot if float(s.electronic_temperature or 0) < 1000}
         labels = [(own.get(_stem(snapshot)), snapshot) for snapshot in hot]
