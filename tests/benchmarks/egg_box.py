@@ -4,7 +4,8 @@ Run: python egg_box.py --model be --spacing 0.25 0.2 0.16 --average 1 2 4. Rattl
 of a grid step along x and z. Columns: range of the energy; largest sum of all forces; standard deviation of a component
 of a force; what the ripple's curvature alone would make of an acoustic mode at Γ; CPU time of energy and forces.
 ``--average 2`` and ``4`` take the mean over a body- and a face-centred set of sub-shifts of the grid, 1 is the grid
-itself. A table in Markdown.
+itself. A table in Markdown. With --acoustic instead the acoustic modes at Γ of the crystal at rest, from forces of all
+its displacements, as they are and with the mean force taken off (``LDOSCalculator(remove_net_force=True)``).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from ase.build import bulk
 from ase.units import _e, _hbar, s
 from tqdm import tqdm
 
-from ase_ldos import load_model, predict
+from ase_ldos import LDOSCalculator, load_model, predict
 from ase_ldos.geometry.grid import grid_shape
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.training.distill import reference_crystal
@@ -36,6 +37,21 @@ def curvature_mode(energies: np.ndarray, step: float, mass: float) -> float:
     """ħω, meV, of a cosine with the range of the energies per atom (eV) over a period of the step (Å)."""
     amplitude = np.ptp(energies) / 2
     return 1000 * HBAR * float((amplitude * (2 * np.pi / step) ** 2 / mass) ** 0.5)
+
+
+def acoustic_modes(model: LDOSModel, atoms: Atoms, spacing: float, remove: bool, step: float = 0.02) -> np.ndarray:
+    """ħω, meV, of the three modes in which all atoms move together; below 0 where ω² is. ω² = Σ_ij Φ_ij / Σ_i m_i."""
+    calculator = LDOSCalculator(model, remove_net_force=remove)
+    calculator.fix_grid(grid_shape(atoms.cell.array, spacing))
+    sums = np.zeros((3, 3))
+    for atom in tqdm(range(len(atoms)), leave=False):
+        for axis in range(3):
+            for sign in (1, -1):
+                moved = atoms.copy()
+                moved.positions[atom, axis] += sign * step
+                sums[axis] -= sign * calculator.get_forces(moved).sum(axis=0) / (2 * step)
+    squares = np.linalg.eigvalsh((sums + sums.T) / 2) / atoms.get_masses().sum()
+    return 1000 * HBAR * np.sign(squares) * np.sqrt(np.abs(squares))
 
 
 def row(model: LDOSModel, atoms: Atoms, spacing: float, average: int, n_places: int) -> list[float]:
@@ -72,10 +88,17 @@ def main() -> None:
     parser.add_argument("--average", type=int, nargs="+", choices=SHIFTS, default=[1])
     parser.add_argument("--places", type=int, default=6, help="along each axis")
     parser.add_argument("--rattle", type=float, default=0.08, metavar="Å", help="standard deviation of the atoms")
+    parser.add_argument("--acoustic", action="store_true", help="acoustic modes at Γ, with and without the mean force")
     options = parser.parse_args()
     model = load_model(options.model)
     beryllium = model.descriptor.species == (4,)
     crystal = bulk("Be", "hcp", a=2.245, c=3.531).repeat((2, 2, 2)) if beryllium else reference_crystal(model)
+    if options.acoustic:
+        for spacing in options.spacing or [model.metadata.grid_spacing]:
+            for remove in (False, True):
+                modes = ", ".join(f"{mode:.2g}" for mode in acoustic_modes(model, crystal, spacing, remove))
+                print(f"{spacing:g} Å, mean force {'taken off' if remove else 'kept'}: acoustic modes {modes} meV")
+        return
     if options.rattle:
         crystal.rattle(options.rattle, seed=1)
     print(f"{options.model}, {crystal.get_chemical_formula()}")
