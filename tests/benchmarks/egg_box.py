@@ -5,7 +5,7 @@ of a grid step along x and z. Columns: range of the energy; largest sum of all f
 of a force; what the ripple's curvature alone would make of an acoustic mode at Γ; CPU time of energy and forces.
 ``--average 2`` and ``4`` take the mean over a body- and a face-centred set of sub-shifts of the grid, 1 is the grid
 itself. A table in Markdown. With --acoustic instead the acoustic modes at Γ of the crystal at rest, from forces of all
-its displacements, as they are and with the mean force taken off (``LDOSCalculator(remove_net_force=True)``).
+its displacements; without the mean force (``LDOSCalculator(remove_net_force=True)``) they are zero by construction.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ def curvature_mode(energies: np.ndarray, step: float, mass: float) -> float:
     return 1000 * HBAR * float((amplitude * (2 * np.pi / step) ** 2 / mass) ** 0.5)
 
 
-def acoustic_modes(model: LDOSModel, atoms: Atoms, spacing: float, remove: bool, step: float = 0.02) -> np.ndarray:
+def acoustic_modes(model: LDOSModel, atoms: Atoms, spacing: float, step: float = 0.02) -> np.ndarray:
     """ħω, meV, of the three modes in which all atoms move together; below 0 where ω² is. ω² = Σ_ij Φ_ij / Σ_i m_i."""
-    calculator = LDOSCalculator(model, remove_net_force=remove)
+    calculator = LDOSCalculator(model)
     calculator.fix_grid(grid_shape(atoms.cell.array, spacing))
     sums = np.zeros((3, 3))
     for atom in tqdm(range(len(atoms)), leave=False):
@@ -88,16 +88,14 @@ def main() -> None:
     parser.add_argument("--average", type=int, nargs="+", choices=SHIFTS, default=[1])
     parser.add_argument("--places", type=int, default=6, help="along each axis")
     parser.add_argument("--rattle", type=float, default=0.08, metavar="Å", help="standard deviation of the atoms")
-    parser.add_argument("--acoustic", action="store_true", help="acoustic modes at Γ, with and without the mean force")
+    parser.add_argument("--acoustic", action="store_true", help="acoustic modes at Γ")
     options = parser.parse_args()
     model = load_model(options.model)
     beryllium = model.descriptor.species == (4,)
     crystal = bulk("Be", "hcp", a=2.245, c=3.531).repeat((2, 2, 2)) if beryllium else reference_crystal(model)
     if options.acoustic:
         for spacing in options.spacing or [model.metadata.grid_spacing]:
-            for remove in (False, True):
-                modes = ", ".join(f"{mode:.2g}" for mode in acoustic_modes(model, crystal, spacing, remove))
-                print(f"{spacing:g} Å, mean force {'taken off' if remove else 'kept'}: acoustic modes {modes} meV")
+            print(f"{spacing:g} Å: {', '.join(f'{mode:.2g}' for mode in acoustic_modes(model, crystal, spacing))} meV")
         return
     if options.rattle:
         crystal.rattle(options.rattle, seed=1)
