@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ CORE_RADIUS = 10.0
 _SPACING = 0.1
 #: The last of them, beyond what a grid of 0.1 Å carries.
 _LARGEST = 60.0
+#: Between words and numbers, of the header too.
+_SEPARATORS = re.compile(r'[\s"<>=]+')
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +52,7 @@ class Pseudopotential:
             functional that is not there, another name in lower case such as ``"lda-pz"``.
         kind: ``"NC"`` (norm-conserving), ``"US"`` (ultrasoft) or ``"PAW"``.
         core: Fourier transform of its partial core charge; ``None`` without one.
-        sha256: hash of the file.
+        sha256: hash of what it says, see :func:`content_digest`.
         analytic_momenta: in a GTH file, whose projectors are given by formulas, the number of angular momenta that
             may have some; 0 in a UPF file.
     """
@@ -100,15 +103,35 @@ def read_pseudopotential(path: str | os.PathLike[str]) -> Pseudopotential:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"there is no pseudopotential file {path}")
-    content = path.read_bytes()
-    text = content.decode("utf-8", errors="replace")
-    digest = hashlib.sha256(content).hexdigest()
+    text = path.read_bytes().decode("utf-8", errors="replace")
     with reading(path, "a pseudopotential"):
+        digest = content_digest(text)
         if "<PP_HEADER" in text:
             return _parse_upf(text, digest)
         if path.suffix.lower() == ".gth":
             return _parse_gth(text, digest)
     raise ValueError(f"{path} is neither UPF (it has no PP_HEADER) nor a .gth file; give one of these")
+
+
+def content_digest(text: str) -> str:
+    """Hash of the words and numbers of a pseudopotential file: equal potentials have equal hashes.
+
+    Numbers count to six digits and comments not at all, as tables that two machines calculate from the same parameters
+    differ in the last digits (exponential functions do), and labels of one are to be gone on with on the other.
+    """
+    start, end = text.find("<PP_INFO"), text.find("</PP_INFO>")
+    if 0 <= start < end:
+        text = text[:start] + text[end:]
+    return hashlib.sha256(" ".join(map(_rounded, _SEPARATORS.split(text))).encode()).hexdigest()
+
+
+def _rounded(word: str) -> str:
+    """A number to six digits, 0 below 1e-30; another word as it is."""
+    try:
+        number = float(_decimal(word))
+    except ValueError:
+        return word
+    return "0" if abs(number) < 1e-30 else f"{number:.5e}"
 
 
 def _parse_upf(text: str, digest: str) -> Pseudopotential:

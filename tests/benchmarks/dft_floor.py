@@ -1,11 +1,13 @@
-"""What the k-mesh of beryllium's labels leaves open: the same structures on a denser mesh.
+"""What a set-up of labels leaves open: the same structures by that and by a finer one.
 
-Run: python dft_floor.py. Compares the labels of ``models/be/labels/floor`` (``dft-floor.toml``, 0.11 1/Å) with those of
-``small`` (``dft.toml``, 0.165 1/Å) by the measures of ``ase-ldos evaluate`` and prints a table in Markdown.
+Run: python dft_floor.py [COARSE FINE]. Compares the labels that both folders have by the measures of ``ase-ldos
+evaluate`` and prints a table in Markdown; without folders, beryllium's ``small`` (``dft.toml``, 0.165 1/Å) with
+``floor`` (``dft-floor.toml``, 0.11 1/Å).
 """
 
 from __future__ import annotations
 
+import argparse
 import math
 from pathlib import Path
 
@@ -72,19 +74,27 @@ def compare(coarse: Snapshot, fine: Snapshot) -> dict[str, float]:
     }
 
 
-if __name__ == "__main__":
-    names = sorted(path.stem for path in (FOLDER / "floor").glob("*.npz"))
-    columns = [
-        compare(load_snapshot(FOLDER / "small" / f"{name}.npz"), load_snapshot(FOLDER / "floor" / f"{name}.npz"))
-        for name in names
-    ]
-    print("| | " + " | ".join(names) + " |\n" + "|---" * (len(names) + 1) + "|")
+def floor_table(coarse: Path, fine: Path) -> str:
+    """The errors of every structure that both folders have, in Markdown.
+
+    Raises:
+        ValueError: they have none in common.
+    """
+    names = sorted({path.stem for path in coarse.glob("*.npz")} & {path.stem for path in fine.glob("*.npz")})
+    if not names:
+        raise ValueError(f"{coarse} and {fine} have no label of one name")
+    columns = [compare(load_snapshot(coarse / f"{name}.npz"), load_snapshot(fine / f"{name}.npz")) for name in names]
+    lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     for key, heading in COLUMNS.items():
-        print(
-            f"| {heading} | "
-            + " | ".join(
-                f"{errors[key]:+.3g}" if key in ("energy", "level", "level_broad") else f"{errors[key]:.3g}"
-                for errors in columns
-            )
-            + " |"
-        )
+        style = "+.3g" if key in ("energy", "level", "level_broad") else ".3g"
+        lines.append(f"| {heading} | " + " | ".join(f"{errors[key]:{style}}" for errors in columns) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER", help="of the coarse and of the fine labels")
+    folders = parser.parse_args().folders or [FOLDER / "small", FOLDER / "floor"]
+    if len(folders) != 2:
+        parser.error(f"two folders are compared; {len(folders)} are given")
+    print(floor_table(*folders))
