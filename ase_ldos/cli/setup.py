@@ -32,6 +32,13 @@ def add_dft_arguments(parser: argparse.ArgumentParser) -> None:
     )
     goals.add_argument("--force", type=float, default=8.0, metavar="meV/Å", help="default: 8")
     goals.add_argument(
+        "--pulay",
+        type=float,
+        default=0.5,
+        metavar="GPa",
+        help="Pulay stress, corrected for to first order (default: 0.5)",
+    )
+    goals.add_argument(
         "--dos", type=float, default=10.0, metavar="PERCENT", help="the DOS of two k-meshes (default: 10 %%)"
     )
     goals.add_argument(
@@ -67,7 +74,7 @@ def measure(args: argparse.Namespace) -> SetupMeasurement:
 
     structures = [atoms for path in args.structures for atoms in read_structures(path)]
     targets = ConvergenceTargets(
-        energy=args.energy, force=args.force, grid_energy=args.grid, dos=args.dos, above=args.above
+        energy=args.energy, force=args.force, pulay=args.pulay, grid_energy=args.grid, dos=args.dos, above=args.above
     )
     try:
         return set_up(

@@ -87,6 +87,8 @@ class ConvergenceTargets:
         energy: of differences between cells, meV/atom.
         force: meV/Å.
         stress: GPa, of the deviatoric stress where no atom can be moved.
+        pulay: of the pressure from the derivative of energies at the cutoff taken, GPa; the labels' stress is corrected
+            by one number for each element, which is right as long as it is small.
         grid_energy: of A from DFT's own density on the stored grid, meV/atom.
         dos: difference of the DOS of two k-meshes, %.
         above: how far the energy window reaches above the Fermi level, eV.
@@ -95,6 +97,7 @@ class ConvergenceTargets:
     energy: float = 1.0
     force: float = 8.0
     stress: float = 0.1
+    pulay: float = 0.5
     grid_energy: float = 0.5
     dos: float = 10.0
     above: float = 4.0
@@ -261,7 +264,7 @@ def measure_setup(
     cells = {f"{place}-{kind}": cell for place, atoms in enumerate(structures) for kind, cell in _cells(atoms).items()}
 
     measure = _Measure(runs, cells, targets, progress, clock)
-    cutoff = measure.rising("cutoff", "Ry", CUTOFFS, lambda value: replace(recipe, cutoff=value))
+    cutoff = measure.cutoff(recipe)
     recipe = replace(recipe, cutoff=cutoff.chosen)
     mesh_cells = dict(cells)
     for place in range(len(structures)):
@@ -379,25 +382,20 @@ class _Measure:
     progress: Callable[[str], None]
     clock: _Clock
 
-    def rising(
-        self,
-        name: str,
-        unit: str,
-        values: Sequence[float],
-        recipe_of: Callable[[float], Recipe],
-    ) -> Series:
-        """Try values until two in a row agree; the first of them is taken.
+    def cutoff(self, recipe: Recipe) -> Series:
+        """Try cutoffs until two in a row agree and the Pulay stress of the first of them, which is taken, is small.
 
         Args:
-            name: of what varies.
-            unit: of it.
-            values: to try, each better than the last.
-            recipe_of: the set-up of a value.
+            recipe: the set-up but for its cutoff.
         """
+        name, unit, values = "cutoff", "Ry", CUTOFFS
         known = list[_Observed]()
         chosen, met = values[-1], False
         for value in values:
-            if self.agrees(known, value, recipe_of(value), f"{name} {value:g} {unit}", with_dos=False):
+            agrees = self.agrees(
+                known, value, replace(recipe, cutoff=value), f"{name} {value:g} {unit}", with_dos=False
+            )
+            if agrees and known[-2].pulay <= self.targets.pulay:
                 chosen, met = known[-2].value, True
                 break
         self.progress(
@@ -441,7 +439,10 @@ class _Measure:
             return False
         energy, force, stress, dos = differences = _differences(known[-2], known[-1])
         parts = [f"differences of A by {energy:.2f} meV/atom", f"force {force:.1f} meV/Å"]
-        parts += [f"stress {stress:.2f} GPa"] * bool(stress) + [f"DOS {dos:.1f} %"] * with_dos
+        parts += [f"stress {stress:.2f} GPa"] * bool(stress)
+        parts.append(
+            f"DOS {dos:.1f} %" if with_dos else f"Pulay stress of {known[-2].value:g} {known[-2].pulay:.2f} GPa"
+        )
         self.progress(f"{what}: against {known[-2].value:g} {', '.join(parts)}")
         targets = self.targets
         bounds = (targets.energy, targets.force, targets.stress, targets.dos if with_dos else math.inf)
@@ -464,31 +465,55 @@ class _Measure:
             "difference of A (meV/atom)": targets.energy,
             "force (meV/Å)": targets.force,
             "stress (GPa)": targets.stress,
-            f"DOS, σ {COMPARED_SIGMA:g} eV (%)": targets.dos,
         }
-        if not with_dos:
-            bounds.popitem()
+        bounds |= (
+            {f"DOS, σ {COMPARED_SIGMA:g} eV (%)": targets.dos} if with_dos else {"Pulay stress (GPa)": targets.pulay}
+        )
         columns = (f"{name} ({unit})", "A (meV/atom)", *bounds)
-        rows = tuple((item.value, item.energy, *_differences(item, known[-1]))[: len(columns)] for item in known)
-        note = f"differences to {known[-1].value:g} {unit}"
-        return Series(name, unit, columns, rows, bounds, chosen, met, note, outcome)
+        rows = []
+        for item in known:
+            *differences, dos = _differences(item, known[-1])
+            rows.append((item.value, item.energy, *differences, dos if with_dos else item.pulay))
+        note = f"differences to {known[-1].value:g} {unit}" + ("" if with_dos else ", but for the Pulay stress")
+        return Series(name, unit, columns, tuple(rows), bounds, chosen, met, note, outcome)
 
 
 @dataclass(frozen=True, eq=False)
 class _Observed:
-    """What is compared: A of the first cell, meV/atom; differences, eV/atom; force, eV/Å; stress, GPa; the cells."""
+    """What is compared: A of the first cell, meV/atom; differences, eV/atom; force, eV/Å; stresses, GPa; the cells."""
 
     value: float
     energy: float
     differences: np.ndarray
     force: float
     stress: float
+    pulay: float
     found: Mapping[str, Snapshot]
 
 
 def _observe(value: float, found: Mapping[str, Snapshot]) -> _Observed:
     first = next(iter(found.values()))
-    return _Observed(value, 1000 * float(first.free_energy or 0) / len(first), *_observables(found), found)
+    return _Observed(
+        value, 1000 * float(first.free_energy or 0) / len(first), *_observables(found), _pulay_stress(found), found
+    )
+
+
+def _pulay_stress(found: Mapping[str, Snapshot]) -> float:
+    """Mean pressure between the compressed and the expanded cell, minus that of energies, GPa; the largest of all.
+
+    Simpson's rule: (P₋ + 4 P₀ + P₊)/6 + (A₊ − A₋)/(V₊ − V₋), as the volumes are equally spaced.
+    """
+    largest = 0.0
+    for place in sorted({name.split("-")[0] for name in found}):
+        cells = [found[f"{place}-{kind}"] for kind in ("compressed", "rest", "expanded")]
+        pressures = [s.pressure if s.stress is None else -float(np.trace(s.stress)) / 3 for s in cells]
+        if any(pressure is None for pressure in pressures):
+            continue
+        mean = float(np.dot((1, 4, 1), np.array(pressures, dtype=float))) / 6
+        work = float(cells[2].free_energy or 0) - float(cells[0].free_energy or 0)
+        volume = abs(np.linalg.det(cells[2].cell)) - abs(np.linalg.det(cells[0].cell))
+        largest = max(largest, GIGAPASCAL * abs(mean + work / float(volume)))
+    return largest
 
 
 def _differences(item: _Observed, last: _Observed) -> tuple[float, float, float, float]:

@@ -117,7 +117,11 @@ def test_every_choice_meets_its_target_and_the_one_before_does_not(tmp_path: Pat
     assert math.sqrt(3) * (force(CUTOFFS[place - 1]) - force(recipe.cutoff)) > 8.0
     assert series["cutoff"].met
     rows = series["cutoff"].rows
-    assert rows[-1][2:] == (0.0, 0.0, 0.0)  # each is compared with the last
+    assert rows[-1][2:5] == (0.0, 0.0, 0.0)  # each is compared with the last
+    # the made-up stress is none, the derivative of the energies is error / volume and what 2x² leaves, which is even
+    expected = [160.2177 * 5.0 * math.exp(-cutoff / 3) / PER_ATOM for cutoff in CUTOFFS[: place + 2]]
+    of_mesh = 160.2177 * 0.3 * math.exp(-3.0 / convergence.COARSE_KSPACING) / PER_ATOM
+    assert [row[5] for row in rows] == pytest.approx([value + of_mesh for value in expected], rel=1e-6)
     assert [row[0] for row in rows] == list(CUTOFFS[: place + 2])
     # the mesh: energies converge, and the DOS
     mesh = series["k-spacing"]
@@ -135,6 +139,17 @@ def test_every_choice_meets_its_target_and_the_one_before_does_not(tmp_path: Pat
     assert recipe.pulay == {"Be": 0.02}
     assert recipe.options == {"system": {"nosym": False}}
     assert found.electrons == {"Be": 2.0}
+
+
+def test_a_large_pulay_stress_raises_the_cutoff(tmp_path: Path, program: Program) -> None:
+    of_mesh = 0.3 * math.exp(-3.0 / convergence.COARSE_KSPACING)
+    stress = lambda cutoff: 160.2177 * (5.0 * math.exp(-cutoff / 3) + of_mesh) / PER_ATOM  # noqa: E731
+    bound = stress(50.0)
+    loose = measure(tmp_path / "loose", pulay=100.0).recipe.cutoff
+    strict = measure(tmp_path / "strict", pulay=bound).recipe.cutoff
+    before = CUTOFFS[CUTOFFS.index(strict) - 1]
+    assert strict > loose
+    assert stress(strict) <= bound < stress(before)
 
 
 def test_the_kind_of_mesh_that_converges_first_is_taken(tmp_path: Path, program: Program) -> None:
