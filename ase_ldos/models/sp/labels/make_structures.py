@@ -6,6 +6,9 @@ pressure and strain, small rattled cells, random alloys, ternaries, liquids. Wha
 * ``*-test``: every sixth structure of each kind;
 * ``*-pairs``: all structures of six pairs of elements that are never seen together (:data:`UNSEEN_PAIRS`).
 
+* ``*-reference``: five volumes of the ten elements and ten compounds, for lattice constants and bulk moduli; a series
+  shares one mesh of k-points and one grid of pw.x, so that its energies lie on a smooth curve. Never trained on.
+
 ``soft`` are the structures of Li, Na, Mg and K alone, which a cutoff of 18 Ry suffices for; ``hard`` all others.
 """
 
@@ -20,6 +23,9 @@ from ase import Atoms
 from ase.build import bulk
 from ase.io import write
 from ase.neighborlist import neighbor_list
+
+from ase_ldos.labelling.pw import kpoint_mesh
+from ase_ldos.units import BOHR
 
 ELEMENTS = ("Li", "Be", "Na", "Mg", "Al", "Si", "K", "Ga", "Ge", "As")
 SOFT = {"Li", "Na", "Mg", "K"}
@@ -69,6 +75,12 @@ COMPOUNDS = {
     "LiGa-b32": 6.21,
     "LiAlAlAl-l12": 4.01,
 }
+#: Volumes of the reference over those of the lists.
+SERIES = (0.94, 0.97, 1.0, 1.03, 1.06)
+#: Cutoffs of the set-ups, Ry, and their spacing of k-points, 1/Å.
+CUTOFFS, KSPACING = {"soft": 18.0, "hard": 30.0}, 0.16
+#: Grids of pw.x, multiples of four, so that quarters of a cell are on them.
+GRIDS = (12, 16, 20, 24, 32, 36, 40, 48, 60, 64, 72, 80, 96)
 #: Closest pair in rattled cells and liquids over the sum of radii, which are those of spheres of VOLUME.
 CLOSEST = 0.62
 
@@ -279,6 +291,23 @@ def disordered_structures(at_rest: Named, rng: np.random.Generator) -> Iterator[
         yield f"{''.join(chosen)}-liquid-{number}", liquid((chosen * 6)[:6], rng)
 
 
+def volume_series() -> Iterator[tuple[str, Atoms]]:
+    """Elements and compounds at rest at several volumes: the list's name and the structure."""
+    crystals = {f"{s}-{kinds[0]}": element_crystal(s, kinds[0]) for s, kinds in CRYSTALS.items()}
+    for name, atoms in (crystals | {name: compound(name) for name in COMPOUNDS}).items():
+        family = "soft" if set(atoms.symbols) <= SOFT else "hard"
+        largest = at_volume(atoms, max(SERIES) * atoms.get_volume())
+        # up to twice the largest wave vector of a state, in both directions, 1/Å
+        waves = 2 * np.sqrt(CUTOFFS[family]) / BOHR * largest.cell.lengths() / np.pi
+        grid = [next(n for n in GRIDS if n >= wanted + 1) for wanted in waves]
+        mesh = kpoint_mesh(at_volume(atoms, min(SERIES) * atoms.get_volume()).cell.array, KSPACING)
+        for factor in SERIES:
+            cell = at_volume(atoms, factor * atoms.get_volume())
+            cell.info = {"kpoints": np.array(mesh), "fft_grid": np.array(grid)}
+            cell.info["name"] = f"reference_{name}-v{round(100 * factor)}"
+            yield f"{family}-reference", cell
+
+
 def list_of(atoms: Atoms, place: int) -> str:
     """Name of the list that a structure goes to; ``place`` is its number among those of its cutoff."""
     symbols = set(atoms.symbols)
@@ -299,6 +328,8 @@ def lists() -> dict[str, list[Atoms]]:
         # one underscore: all structures are one group, whose energies are compared with each other
         atoms.info = {"name": f"sp_{name}"}
         atoms.wrap()
+        found.setdefault(target, []).append(atoms)
+    for target, atoms in volume_series():
         found.setdefault(target, []).append(atoms)
     return found
 
