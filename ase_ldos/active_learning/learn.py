@@ -82,8 +82,9 @@ SMALLEST_ROUND = 0.35
 LARGEST_REFERENCE = 4
 #: The last dynamics keeps its part of the budget free if it needs no more than this.
 LARGEST_RESERVE = 0.4
-#: It is begun with so many times less.
-LENIENCE = 1.2
+#: It is begun with so many times less, and with whatever is left where it needs no more than this part of the budget:
+#: without it nobody knows what all that was spent before is good for.
+LENIENCE, SMALL_DYNAMICS = 1.2, 0.05
 #: Steps of the distilled potential in one of the last dynamics, and the part of the forces by which it may differ from
 #: the model: beyond that, long steps gain nothing.
 INNER_STEPS, LARGEST_INNER_ERROR = 4, 0.25
@@ -579,7 +580,7 @@ class _Learning:
         chosen = self.settings
         last = max(n for n, item in enumerate(self.state.rounds) if item.finished)
         done = self.state.dynamics
-        if done.get("round") == last and done.get("ps") == chosen.final_ps and "passed" in done:
+        if done.get("round") == last and done.get("ps") == chosen.final_ps and self._settled(done):
             return
         self._spend("last dynamics")
         committee = self._committee(last)
@@ -588,12 +589,10 @@ class _Learning:
         inner = self._distilled()
         n_inner = 1 if inner is None else INNER_STEPS
         needed = self._dynamics_cpu(committee[0], n_inner) / 3600
-        left = chosen.cpu_hours - self.state.total_cpu / 3600
-        if needed > LENIENCE * left:  # what was kept for it may have been touched by the last training
-            self.state.dynamics = plan | {"needed_cpu_hours": needed}
-            self.progress(
-                f"the last dynamics of {len(cell)} atoms needs {needed:.1f} CPU hours; {max(left, 0):.1f} are left"
-            )
+        self.state.dynamics = plan | {"needed_cpu_hours": needed}
+        if not self._affordable(needed):  # what was kept for it may have been touched by the last training
+            left = max(chosen.cpu_hours - self.state.total_cpu / 3600, 0.0)
+            self.progress(f"the last dynamics of {len(cell)} atoms needs {needed:.1f} CPU hours; {left:.1f} are left")
             self._save()
             return
         alarm = Alarm(ALARM * max(chosen.forces, self.state.rounds[last].test.get("forces", 0.0)) / 1000)
@@ -618,6 +617,15 @@ class _Learning:
             f"last dynamics of {len(cell)} atoms at {chosen.final_temperature:g} K: {found.reached:.0f} fs, {outcome}"
         )
         self._save()
+
+    def _affordable(self, needed: float) -> bool:
+        """Whether the budget has room for a last dynamics of some CPU hours."""
+        budget = self.settings.cpu_hours
+        return needed <= max(LENIENCE * (budget - self.state.total_cpu / 3600), SMALL_DYNAMICS * budget)
+
+    def _settled(self, dynamics: dict[str, Any]) -> bool:
+        """Whether a last dynamics was run, or was measured and cannot be."""
+        return "passed" in dynamics or not self._affordable(float(dynamics["needed_cpu_hours"]))
 
     def _distilled(self) -> DistilledCalculator | None:
         """A potential distilled from the finished model and kept in its file; None where it is too far from it."""

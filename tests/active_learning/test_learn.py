@@ -16,7 +16,7 @@ from ase.build import bulk
 from ase.io import read
 
 import ase_ldos.active_learning.learn as learning
-from ase_ldos.active_learning.exploration import default_timestep
+from ase_ldos.active_learning.exploration import Trajectory, Visit, default_timestep
 from ase_ldos.active_learning.learn import INNER_STEPS, REPORT, STATE, Round, learn
 from ase_ldos.active_learning.settings import LearnSettings
 from ase_ldos.calculator.calculator import LDOSCalculator
@@ -331,6 +331,35 @@ def test_a_round_is_as_large_as_the_budget_has_room_for(folder: Path) -> None:
     # one that is begun stays as it is
     assert run._plan(2) == ""
     assert len(run.state.rounds) == 3
+
+
+@pytest.mark.parametrize(("needed", "outcome"), [(0.04, "passed"), (0.3, "needed_cpu_hours")])
+def test_a_short_last_dynamics_is_run_though_the_budget_is_spent(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, needed: float, outcome: str
+) -> None:
+    run = learning._Learning([CRYSTAL], folder, replace(SETTINGS, cpu_hours=1.0), 1, "", None, print, False)
+    run.state.rounds = [Round(finished=True)]
+    run.state.cpu_seconds = {"DFT": 3700.0}
+    (folder / "round-0").mkdir()
+    save_model(load_model("be"), folder / "round-0" / "model-0.safetensors")
+    measured, runs = [], []
+
+    def measure(*_: object) -> float:
+        measured.append(needed)
+        return 3600 * needed
+
+    def explore(*_: object, temperature: float, duration: float, **__: object) -> Trajectory:
+        runs.append(duration)
+        return Trajectory((Visit(CRYSTAL, duration, 0.0, 0.0, 0),), temperature, 0.0, "")
+
+    monkeypatch.setattr(run, "_dynamics_cpu", measure)
+    monkeypatch.setattr(run, "_distilled", lambda: None)
+    monkeypatch.setattr(learning, "explore", explore)
+    for _ in range(2):  # the second time nothing is left to find out
+        run._last_dynamics()
+        assert outcome in run.state.dynamics
+        assert len(measured) == 1
+        assert len(runs) == (outcome == "passed")
 
 
 def test_a_budget_ends_it_before_anything_is_trained(folder: Path, teacher: Teacher) -> None:
