@@ -106,7 +106,9 @@ def _down_to(lowest: float, values: np.ndarray, snapshot: Snapshot) -> tuple[np.
     """Values and their energies with zeros put below the window's start where nothing is at that start."""
     nodes = np.asarray(snapshot.energies, dtype=float)
     missing = math.ceil((nodes[0] - lowest) / (nodes[1] - nodes[0]) - 1e-9) if len(nodes) > 1 else 0
-    if missing <= 0 or np.abs(values[..., 0]).max() > _NOTHING * np.abs(values).max():
+    # rounding has spread over all energies of an LDOS in the compact form, but not of the DOS
+    begun = values if snapshot.dos is None else np.asarray(snapshot.dos)
+    if missing <= 0 or np.abs(begun[..., 0]).max() > _NOTHING * np.abs(begun).max():
         return values, nodes
     spacing = (nodes[-1] - nodes[0]) / (len(nodes) - 1)
     below = nodes[0] + spacing * np.arange(-missing, 0)
