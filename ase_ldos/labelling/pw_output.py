@@ -17,6 +17,8 @@ from ase_ldos.units import BOHR, HARTREE
 
 #: Memory for the wavefunctions on the grid, bytes.
 _BATCH_MEMORY = 1 << 27
+#: Bands whose densities are added to the LDOS by one product of matrices.
+_PRODUCT_BANDS = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,7 +202,11 @@ def band_densities(states: Wavefunctions, fft_grid: tuple[int, int, int], shape:
         coefficients = states.coefficients[start : start + batch]
         waves = np.zeros((len(coefficients), *fft_grid), dtype=complex)
         waves[(slice(None), *where)] = coefficients
-        density = np.abs(fft.ifftn(waves, axes=(1, 2, 3), norm="forward", overwrite_x=True)) ** 2
+        waves = fft.ifftn(waves, axes=(1, 2, 3), norm="forward", overwrite_x=True)
+        density = waves.real**2 + waves.imag**2
+        if shape == fft_grid:
+            parts.append(density)
+            continue
         small = resize_waves(fft.fftn(density, axes=(1, 2, 3), norm="forward"), shape)
         parts.append(fft.ifftn(small, axes=(1, 2, 3), norm="forward").real)
     return np.concatenate(parts)
@@ -246,10 +252,15 @@ def sample_ldos(
     reduced = len(operations) > 1
     first = fft_grid if reduced else shape
     total = np.zeros((math.prod(first), len(energies)))
+    densities, weights = list[np.ndarray](), list[np.ndarray]()
     for k, weight in enumerate(results["k_weights"]):
         states = read_wavefunctions(Path(save) / f"wfc{k + 1}.dat")
-        densities = band_densities(states, fft_grid, first).reshape(len(states.coefficients), -1)
-        total += densities.T @ (gaussians(energies, results["eigenvalues"][k], sigma).T * (weight / volume))
+        densities.append(band_densities(states, fft_grid, first).reshape(len(states.coefficients), -1))
+        weights.append(gaussians(energies, results["eigenvalues"][k], sigma).T * (weight / volume))
+        # many bands at once: the sum over the grid and energies is read and written for each product
+        if sum(map(len, densities)) >= _PRODUCT_BANDS or k + 1 == len(results["k_weights"]):
+            total += np.concatenate(densities).T @ np.concatenate(weights)
+            densities, weights = [], []
     ldos = total.reshape(*first, len(energies))
     if reduced:
         whole = symmetrise(ldos, list(operations))
