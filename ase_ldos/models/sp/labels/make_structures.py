@@ -1,7 +1,9 @@
 """Write the lists of structures of ten elements and their alloys: ``python make_structures.py``.
 
-The order within a list is the order of worth: crystals of the elements and ordered binaries at rest, the same under
-pressure and strain, small rattled cells, random alloys, ternaries, liquids. What is held back is decided here, once:
+The order within a list is the order of worth: crystals of the elements and ordered binaries at rest and at other
+volumes, the same strained and with a displaced atom, small rattled cells, random alloys, ternaries, liquids. A cell
+without symmetry takes ten times as long as one that has some (``hard``; those of ``soft`` are cheap), so most are
+distorted along an axis that keeps a part of it. What is held back is decided here, once:
 
 * ``*-test``: every sixth structure of each kind;
 * ``*-pairs``: all structures of six pairs of elements that are never seen together (:data:`UNSEEN_PAIRS`).
@@ -14,11 +16,13 @@ pressure and strain, small rattled cells, random alloys, ternaries, liquids. Wha
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+import spglib  # of the extra "phonons"
 from ase import Atoms
 from ase.build import bulk
 from ase.io import write
@@ -79,6 +83,8 @@ COMPOUNDS = {
 SERIES = (0.94, 0.97, 1.0, 1.03, 1.06)
 #: Cutoffs of the set-ups, Ry, and their spacing of k-points, 1/Å.
 CUTOFFS, KSPACING = {"soft": 18.0, "hard": 30.0}, 0.16
+#: Spacing in hard cells of little symmetry (so many rotations at most), where it is as good as the other in crystals.
+LOW_SYMMETRY, LOW_SYMMETRY_KSPACING = 8, 0.2
 #: Grids of pw.x, multiples of four, so that quarters of a cell are on them.
 GRIDS = (12, 16, 20, 24, 32, 36, 40, 48, 60, 64, 72, 80, 96)
 #: Closest pair in rattled cells and liquids over the sum of radii, which are those of spheres of VOLUME.
@@ -238,8 +244,12 @@ def all_structures() -> Iterator[tuple[str, Atoms]]:
     simple = {name: atoms for name, atoms in binaries.items() if "-l12" not in name}
     yield from symmetric_structures(crystals, at_rest, compounds, binaries, simple)
     rng = np.random.default_rng(23)
-    yield from disturbed_structures(crystals, compounds | simple, rng)
-    yield from disordered_structures(at_rest, rng)
+    yield from only_soft(disturbed_structures(crystals, compounds | simple, rng))
+    yield from only_soft(disordered_structures(at_rest, rng))
+    own = np.random.default_rng(24)
+    yield from ordered_structures(own)
+    yield from distorted_structures(crystals, compounds | simple, own)
+    yield from small_disordered_structures(own)
 
 
 def symmetric_structures(
@@ -257,6 +267,104 @@ def symmetric_structures(
         for factor in (0.93, 1.07):
             yield f"{name}-v{round(100 * factor)}", at_volume(atoms, factor * atoms.get_volume())
     yield from ((name, atoms) for name, atoms in binaries.items() if name not in simple)
+
+
+def only_soft(structures: Iterator[tuple[str, Atoms]]) -> Iterator[tuple[str, Atoms]]:
+    """Those of Li, Na, Mg and K alone."""
+    return ((name, atoms) for name, atoms in structures if set(atoms.symbols) <= SOFT)
+
+
+def hard_pairs() -> Iterator[tuple[str, str]]:
+    """Pairs of elements with one at least that takes the higher cutoff."""
+    return (pair for pair in combinations(ELEMENTS, 2) if not set(pair) <= SOFT)
+
+
+def ordered_structures(rng: np.random.Generator) -> Iterator[tuple[str, Atoms]]:
+    """More compositions and neighbours of each pair, in the cells of antifluorite and of Fe3Al, at any volume."""
+    face = np.array([[0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
+    corner, first, middle, last = (0, 0, 0), (0.25, 0.25, 0.25), (0.5, 0.5, 0.5), (0.75, 0.75, 0.75)
+    for kind, places in (("antifluorite", [corner, first, last]), ("d03", [corner, first, middle, last])):
+        for number, pair in enumerate(hard_pairs()):
+            one, other = pair if number % 2 else pair[::-1]
+            symbols = [one] + [other] * (len(places) - 1)
+            atoms = Atoms(symbols, cell=face, scaled_positions=places, pbc=True)
+            yield f"{pair[0]}{pair[1]}-{kind}", at_volume(atoms, rng.uniform(0.93, 1.07) * volume_of(symbols))
+
+
+def distorted_structures(crystals: Named, alloys: Named, rng: np.random.Generator) -> Iterator[tuple[str, Atoms]]:
+    """What feels forces: crystals and ordered alloys, distorted along an axis."""
+    for number in range(3):
+        for name, atoms in (crystals if number else crystals | alloys).items():
+            if not set(atoms.symbols) <= SOFT:
+                yield f"{name}-s{number}", distorted_along_axis(two_atoms(atoms), rng)
+
+
+def two_atoms(atoms: Atoms) -> Atoms:
+    """A crystal of one atom in a cell of two that is as symmetric as may be."""
+    if len(atoms) > 1:
+        return atoms
+    lengths = [np.linalg.norm(signs @ atoms.cell.array) for signs in ((1, 1, 0), (1, 0, 1), (0, 1, 1))]
+    if np.allclose(lengths, 2**0.5 * atoms.cell.lengths()[0]):  # simple cubic
+        return atoms.repeat((1, 1, 2))
+    if np.ptp(atoms.cell.angles()) < 1e-6 and abs(atoms.cell.angles()[0] - 60) < 1e-6:  # fcc: half its cube
+        a = 2**0.5 * atoms.cell.lengths()[0]
+        cell = np.diag([a / 2**0.5, a / 2**0.5, a])
+    else:  # bcc and body-centred tetragonal: sums of two vectors are the edges
+        cell = np.diag(lengths[::-1])
+    symbols = list(atoms.symbols) * 2
+    return Atoms(symbols, cell=cell, scaled_positions=[(0, 0, 0), (0.5, 0.5, 0.5)], pbc=True)
+
+
+def distorted_along_axis(atoms: Atoms, rng: np.random.Generator) -> Atoms:
+    """A random volume within 10 %, a strain along an axis and one atom moved along it: some symmetry is left."""
+    distance = (atoms.get_volume() / len(atoms)) ** (1 / 3)
+    axes = [np.array(axis) / np.linalg.norm(axis) for axis in ((0, 0, 1), (1, 1, 1), (1, 1, 0), (1, 0, 0))]
+    found: list[tuple[int, Atoms]] = []
+    for axis in rng.permutation(axes):
+        deformation = np.eye(3) + rng.uniform(-0.06, 0.06) * np.outer(axis, axis)
+        deformation *= (rng.uniform(0.9, 1.1) / np.linalg.det(deformation)) ** (1 / 3)
+        copy = atoms.copy()
+        copy.set_cell(atoms.cell.array @ deformation, scale_atoms=True)
+        copy.positions[rng.integers(len(copy))] += rng.choice((-1, 1)) * rng.uniform(0.03, 0.1) * distance * axis
+        if closest_pairs_fit(copy):
+            found.append((n_rotations(copy), copy))
+    # the first axis of sufficient symmetry, so that all of them occur
+    good = [cell for count, cell in found if count >= 8]
+    return good[0] if good else max(found, key=lambda item: item[0])[1]
+
+
+def n_rotations(atoms: Atoms) -> int:
+    """Number of rotations, inversion put to them, that k-points are equal under."""
+    data = spglib.get_symmetry_dataset((atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers), symprec=1e-5)
+    rotations = {tuple(rotation.ravel()) for rotation in data.rotations}
+    return len(rotations | {tuple(-np.array(rotation)) for rotation in rotations})
+
+
+def is_crystal(name: str) -> bool:
+    """Whether a structure is a crystal at its own or another volume."""
+    return re.search(r"-(s\d|alloy|ternary-\d+|liquid)$", name) is None
+
+
+def small_disordered_structures(rng: np.random.Generator) -> Iterator[tuple[str, Atoms]]:
+    """Random alloys of four atoms of every pair, some of three elements, and a few liquids."""
+    diamond = bulk("Si", "diamond", a=5.0).repeat((2, 1, 1))
+    fcc = bulk("Al", "fcc", a=4.0, cubic=True)
+
+    def alloy(symbols: list[str]) -> Atoms:
+        is_open = set(symbols) <= {"Si", "Ge", "As", "Ga", "Al"} and set(symbols) != {"Al", "Ga"}
+        cell = (diamond if is_open else fcc).copy()
+        cell.symbols = rng.permutation(symbols)
+        return disturbed(at_volume(cell, volume_of(symbols, open_structure=is_open)), rng, rng.uniform(0.03, 0.08))
+
+    for number, (first, second) in enumerate(hard_pairs()):
+        share = 1 + number % 3
+        yield f"{first}{second}-alloy", alloy([first] * share + [second] * (4 - share))
+    for number in range(12):
+        chosen = list(rng.choice(ELEMENTS, 3, replace=False))
+        if not set(chosen) <= SOFT:
+            yield f"{''.join(chosen)}-ternary-{number}", alloy([*chosen, chosen[number % 3]])
+    for first, second in [("Be", "Be"), ("Al", "Al"), ("Si", "Si"), ("Ga", "Ga"), ("Ge", "Ge"), ("As", "As")]:
+        yield f"{first}-liquid", liquid([first, second] * 2, rng)
 
 
 def disturbed_structures(crystals: Named, alloys: Named, rng: np.random.Generator) -> Iterator[tuple[str, Atoms]]:
@@ -323,10 +431,13 @@ def lists() -> dict[str, list[Atoms]]:
     places = {"soft": 0, "hard": 0}
     for name, structure in all_structures():
         atoms = structure.copy()
-        target = list_of(atoms, places[(family := "soft" if set(atoms.symbols) <= SOFT else "hard")])
+        family = "soft" if set(atoms.symbols) <= SOFT else "hard"
+        target = list_of(atoms, places[family])
         places[family] += not target.endswith("-pairs")
         # one underscore: all structures are one group, whose energies are compared with each other
         atoms.info = {"name": f"sp_{name}"}
+        if family == "hard" and not is_crystal(name) and n_rotations(atoms) <= LOW_SYMMETRY:
+            atoms.info["kpoints"] = np.array(kpoint_mesh(atoms.cell.array, LOW_SYMMETRY_KSPACING))
         atoms.wrap()
         found.setdefault(target, []).append(atoms)
     for target, atoms in volume_series():
