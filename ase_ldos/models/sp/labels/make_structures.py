@@ -336,6 +336,8 @@ def distorted_along_axis(atoms: Atoms, rng: np.random.Generator) -> Atoms:
 def n_rotations(atoms: Atoms) -> int:
     """Number of rotations, inversion put to them, that k-points are equal under."""
     data = spglib.get_symmetry_dataset((atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers), symprec=1e-5)
+    if data is None:
+        raise ValueError(f"{atoms.get_chemical_formula()}: no space group is found")
     rotations = {tuple(rotation.ravel()) for rotation in data.rotations}
     return len(rotations | {tuple(-np.array(rotation)) for rotation in rotations})
 
