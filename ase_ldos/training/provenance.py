@@ -66,5 +66,6 @@ def describe_sources(settings: TrainingSettings) -> dict[str, Any]:
                     f"{source['name']} was labelled with {pseudo['file']}, which has a partial core charge that the "
                     f'energy needs; add pseudopotentials = {{ {symbol} = "{pseudo["file"]}" }} to [model]'
                 )
-    files = settings.model.pseudopotentials
-    return {"data": data, "pseudopotentials": [describe_source(find_source(settings, name)) for name in files.values()]}
+    files = [find_source(settings, name) for name in settings.model.pseudopotentials.values()]
+    pseudos = [{"name": file.name, "sha256": read_pseudopotential(file).sha256} for file in files]
+    return {"data": data, "pseudopotentials": pseudos}

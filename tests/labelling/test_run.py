@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import re
@@ -28,6 +27,7 @@ from ase_ldos.cli.main import main
 from ase_ldos.dataset.compact import is_compact, save_compact
 from ase_ldos.dataset.npz import Snapshot, load_snapshot, load_snapshots
 from ase_ldos.dataset.provenance import RECORD, read_record
+from ase_ldos.formats.pseudopotential import read_pseudopotential
 from ase_ldos.labelling.dft_settings import Recipe, load_recipe
 from ase_ldos.labelling.pw import calculate
 from ase_ldos.labelling.run import FAILURES, label_structures
@@ -496,7 +496,7 @@ def test_labels_of_another_setup_are_not_mixed_in(
     file = dft_folder / "Be.pbe-gth-q2.gth"
     assert record["pseudopotentials"]["Be"] == {
         "file": file.name,
-        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "sha256": read_pseudopotential(file).sha256,
         "kind": "NC",
         "functional": "pbe",
         "valence": 2.0,
@@ -504,7 +504,9 @@ def test_labels_of_another_setup_are_not_mixed_in(
     }
     with pytest.raises(ValueError, match=r"have cutoff 10, not 12; choose another folder"):
         label_structures(structures(3), replace(recipe, cutoff=12), out)
-    (tmp_path / file.name).write_text(file.read_text() + "\n")
+    text = file.read_text()
+    (number, *_) = re.findall(r"-?\d\.\d{4,}", text)
+    (tmp_path / file.name).write_text(text.replace(number, f"{1.001 * float(number):.8f}"))
     with pytest.raises(ValueError, match=r"whose content is not that of Be\.pbe-gth-q2\.gth"):
         label_structures(structures(3), replace(recipe, pseudo_dir=tmp_path), out)
     assert len(load_snapshots(out)) == 2
