@@ -116,13 +116,17 @@ def read_pseudopotential(path: str | os.PathLike[str]) -> Pseudopotential:
 def content_digest(text: str) -> str:
     """Hash of the words and numbers of a pseudopotential file: equal potentials have equal hashes.
 
-    Numbers count to six digits and comments not at all, as tables that two machines calculate from the same parameters
+    Numbers count to six digits and PP_INFO not at all, as tables that two machines calculate from the same parameters
     differ in the last digits (exponential functions do), and labels of one are to be gone on with on the other.
     """
+    words = _SEPARATORS.split(_without_information(text))
+    return hashlib.sha256(" ".join(map(_rounded, words)).encode()).hexdigest()
+
+
+def _without_information(text: str) -> str:
+    """A UPF file without PP_INFO, in which any text may stand."""
     start, end = text.find("<PP_INFO"), text.find("</PP_INFO>")
-    if 0 <= start < end:
-        text = text[:start] + text[end:]
-    return hashlib.sha256(" ".join(map(_rounded, _SEPARATORS.split(text))).encode()).hexdigest()
+    return text[:start] + text[end + len("</PP_INFO>") :] if 0 <= start < end else text
 
 
 def _rounded(word: str) -> str:
@@ -202,12 +206,10 @@ class _Sections:
 
 
 def _xml_sections(text: str) -> _Sections:
-    """Version 2: XML, but for PP_INFO, in which any text may stand."""
+    """Version 2: XML, but for PP_INFO."""
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise ValueError("it defines entities of its own; a pseudopotential needs none")
-    start, end = text.find("<PP_INFO"), text.find("</PP_INFO>")
-    if 0 <= start < end:
-        text = text[:start] + text[end + len("</PP_INFO>") :]
+    text = _without_information(text)
     try:
         # what stands before the root may be a declaration, comments, or anything
         root = ET.fromstring(text[text.find("<UPF") :] if "<UPF" in text else f"<UPF>{text}</UPF>")  # noqa: S314
