@@ -41,7 +41,13 @@ from ase_ldos.labelling.dft_settings import LDOSRecipe, Recipe
 from ase_ldos.labelling.provenance import recipe_table
 from ase_ldos.labelling.pw import FIXED_GAP, calculate, check_setup, kpoint_mesh
 from ase_ldos.labelling.pw_output import sample_dos
-from ase_ldos.labelling.selfcheck import DerivativeCheck, check_derivatives, energy_defect
+from ase_ldos.labelling.selfcheck import (
+    DerivativeCheck,
+    check_derivatives,
+    derivative_defect,
+    energy_defect,
+    known_stress,
+)
 from ase_ldos.simulation.first_cells import CLOSEST, RATTLE, compact_supercell
 from ase_ldos.simulation.primitive_cell import nearest_distance
 from ase_ldos.simulation.sampling import harmonically_rattled
@@ -388,20 +394,16 @@ class _Measure:
         Args:
             recipe: the set-up but for its cutoff.
         """
-        name, unit, values = "cutoff", "Ry", CUTOFFS
         known = list[_Observed]()
-        chosen, met = values[-1], False
-        for value in values:
-            agrees = self.agrees(
-                known, value, replace(recipe, cutoff=value), f"{name} {value:g} {unit}", with_dos=False
-            )
+        chosen, met = CUTOFFS[-1], False
+        for value in CUTOFFS:
+            agrees = self.agrees(known, value, replace(recipe, cutoff=value), f"cutoff {value:g} Ry", with_dos=False)
             if agrees and known[-2].pulay <= self.targets.pulay:
                 chosen, met = known[-2].value, True
                 break
-        self.progress(
-            f"  {name}: {chosen:g} {unit}" + ("" if met else ", the last that was tried; the targets are not met")
-        )
-        return self.series(name, unit, known, chosen, met)
+        told = "" if met else ", the last that was tried; the targets are not met"
+        self.progress(f"  cutoff: {chosen:g} Ry{told}")
+        return self.series("cutoff", "Ry", known, chosen, met)
 
     def meshes(self, values: Sequence[float], recipe_of: Callable[[float, Sequence[int]], Recipe]) -> list[Series]:
         """Try centred and shifted meshes side by side until two in a row of one kind agree; the first is taken.
@@ -499,20 +501,20 @@ def _observe(value: float, found: Mapping[str, Snapshot]) -> _Observed:
 
 
 def _pulay_stress(found: Mapping[str, Snapshot]) -> float:
-    """Mean pressure between the compressed and the expanded cell, minus that of energies, GPa; the largest of all.
-
-    Simpson's rule: (P₋ + 4 P₀ + P₊)/6 + (A₊ − A₋)/(V₊ − V₋), as the volumes are equally spaced.
-    """
+    """Mean pressure between the compressed and the expanded cell, minus that of energies, GPa; the largest of all."""
     largest = 0.0
     for place in sorted({name.split("-")[0] for name in found}):
-        cells = [found[f"{place}-{kind}"] for kind in ("compressed", "rest", "expanded")]
-        pressures = [s.pressure if s.stress is None else -float(np.trace(s.stress)) / 3 for s in cells]
-        if any(pressure is None for pressure in pressures):
-            continue
-        mean = float(np.dot((1, 4, 1), np.array(pressures, dtype=float))) / 6
-        work = float(cells[2].free_energy or 0) - float(cells[0].free_energy or 0)
-        volume = abs(np.linalg.det(cells[2].cell)) - abs(np.linalg.det(cells[0].cell))
-        largest = max(largest, GIGAPASCAL * abs(mean + work / float(volume)))
+        before, middle, after = (found[f"{place}-{kind}"] for kind in ("compressed", "rest", "expanded"))
+        # the volumes are equally spaced
+        step = float(abs(np.linalg.det(after.cell)) - abs(np.linalg.det(before.cell))) / 2
+        # tr(σ)/3 is dA/dV
+        slopes = {
+            change: float(np.trace(stress)) / 3
+            for change, snapshot in ((-step, before), (0.0, middle), (step, after))
+            if (stress := known_stress(snapshot)) is not None
+        }
+        if len(slopes) == 3:
+            largest = max(largest, GIGAPASCAL * abs(derivative_defect(after, before, slopes, step)))
     return largest
 
 

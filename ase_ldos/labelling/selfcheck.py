@@ -237,7 +237,7 @@ def check_derivatives(
             continue
         slopes = {step: _stress_work(snapshot, shape, step) for step, snapshot in ((0.0, base),)}
         slopes |= {step: _stress_work(results[kind, step], shape, step) for step in (STRAIN, -STRAIN)}
-        defect = _defect(results[kind, STRAIN], results[kind, -STRAIN], slopes, STRAIN)
+        defect = derivative_defect(results[kind, STRAIN], results[kind, -STRAIN], slopes, STRAIN)
         found[kind] = defect / float(atoms.get_volume())
     pressure = found["pressure"] / 3
     given = sum(recipe.pulay.get(symbol, 0.0) for symbol in atoms.symbols) / len(atoms)
@@ -259,18 +259,34 @@ def _force_defect(atoms: Atoms, label: Callable[[Atoms], Snapshot]) -> float:
         moved.positions[0] += (_OFF_PLACE + step) * direction
         ends[step] = label(moved)
         slopes[step] = -float(np.asarray(ends[step].forces)[0] @ direction)
-    return -_defect(ends[DISPLACEMENT], ends[-DISPLACEMENT], slopes, DISPLACEMENT)
+    return -derivative_defect(ends[DISPLACEMENT], ends[-DISPLACEMENT], slopes, DISPLACEMENT)
 
 
 def _stress_work(snapshot: Snapshot, shape: np.ndarray, step: float) -> float:
     """dA/de of a cell (1 + e S) cell₀ by its labelled stress: V tr(σ S (1 + e S)⁻¹), eV."""
-    stress = -np.eye(3) * (snapshot.pressure or 0.0) if snapshot.stress is None else snapshot.stress
+    stress = known_stress(snapshot)
+    if stress is None:
+        return 0.0
     volume = abs(np.linalg.det(snapshot.cell))
     return float(volume * np.trace(stress @ shape @ np.linalg.inv(np.eye(3) + step * shape)))
 
 
-def _defect(after: Snapshot, before: Snapshot, slopes: dict[float, float], step: float) -> float:
-    """Mean of the labelled derivative over −h … h by Simpson's rule, minus that of energies."""
+def known_stress(snapshot: Snapshot) -> np.ndarray | None:
+    """The labelled stress, or that of the pressure alone where no more of it is right, eV/Å³; None without either."""
+    if snapshot.stress is None and snapshot.pressure is not None:
+        return -np.eye(3) * snapshot.pressure
+    return snapshot.stress
+
+
+def derivative_defect(after: Snapshot, before: Snapshot, slopes: dict[float, float], step: float) -> float:
+    """Mean of the labelled derivative over −h … h by Simpson's rule, minus that of energies.
+
+    Args:
+        after: at h.
+        before: at −h.
+        slopes: the labelled derivative of A at −h, 0 and h.
+        step: h.
+    """
     mean = (slopes[step] + 4 * slopes[0.0] + slopes[-step]) / 6
     return mean - (float(after.free_energy or 0.0) - float(before.free_energy or 0.0)) / (2 * step)
 
