@@ -199,7 +199,8 @@ def disturbed(atoms: Atoms, rng: np.random.Generator, amplitude: float, strain: 
 def random_alloy(symbols: list[str], rng: np.random.Generator, *, open_structure: bool) -> Atoms:
     """Atoms at random on the sites of a cell of 4 or 8 atoms: diamond's where open, else fcc's or bcc's, disturbed."""
     if open_structure:
-        cell = bulk("Si", "diamond", a=5.0, cubic=True)
+        eight = len(symbols) == 8
+        cell = bulk("Si", "diamond", a=5.0, cubic=True) if eight else bulk("Si", "diamond", a=5.0).repeat((2, 1, 1))
     elif len(symbols) == 4:
         cell = bulk("Al", "fcc", a=4.0, cubic=True)
     else:
@@ -207,6 +208,11 @@ def random_alloy(symbols: list[str], rng: np.random.Generator, *, open_structure
     cell.symbols = rng.permutation(symbols)
     scaled = at_volume(cell, volume_of(symbols, open_structure=open_structure))
     return disturbed(scaled, rng, rng.uniform(0.03, 0.08))
+
+
+def likes_four_neighbours(symbols: list[str]) -> bool:
+    """Whether an alloy of these elements is open as Si and GaAs are."""
+    return set(symbols) <= {"Al", "Si", "Ga", "Ge", "As"} and set(symbols) != {"Al", "Ga"}
 
 
 def liquid(symbols: list[str], rng: np.random.Generator) -> Atoms:
@@ -269,9 +275,14 @@ def symmetric_structures(
     yield from ((name, atoms) for name, atoms in binaries.items() if name not in simple)
 
 
+def family_of(atoms: Atoms) -> str:
+    """``"soft"``, of Li, Na, Mg and K alone, or ``"hard"``."""
+    return "soft" if set(atoms.symbols) <= SOFT else "hard"
+
+
 def only_soft(structures: Iterator[tuple[str, Atoms]]) -> Iterator[tuple[str, Atoms]]:
-    """Those of Li, Na, Mg and K alone."""
-    return ((name, atoms) for name, atoms in structures if set(atoms.symbols) <= SOFT)
+    """Those of the lower cutoff. The others, too dear to label, are drawn nevertheless, so that these stay the same."""
+    return ((name, atoms) for name, atoms in structures if family_of(atoms) == "soft")
 
 
 def hard_pairs() -> Iterator[tuple[str, str]]:
@@ -295,7 +306,7 @@ def distorted_structures(crystals: Named, alloys: Named, rng: np.random.Generato
     """What feels forces: crystals and ordered alloys, distorted along an axis."""
     for number in range(3):
         for name, atoms in (crystals if number else crystals | alloys).items():
-            if not set(atoms.symbols) <= SOFT:
+            if family_of(atoms) == "hard":
                 yield f"{name}-s{number}", distorted_along_axis(two_atoms(atoms), rng)
 
 
@@ -349,24 +360,19 @@ def is_crystal(name: str) -> bool:
 
 def small_disordered_structures(rng: np.random.Generator) -> Iterator[tuple[str, Atoms]]:
     """Random alloys of four atoms of every pair, some of three elements, and a few liquids."""
-    diamond = bulk("Si", "diamond", a=5.0).repeat((2, 1, 1))
-    fcc = bulk("Al", "fcc", a=4.0, cubic=True)
-
-    def alloy(symbols: list[str]) -> Atoms:
-        is_open = set(symbols) <= {"Si", "Ge", "As", "Ga", "Al"} and set(symbols) != {"Al", "Ga"}
-        cell = (diamond if is_open else fcc).copy()
-        cell.symbols = rng.permutation(symbols)
-        return disturbed(at_volume(cell, volume_of(symbols, open_structure=is_open)), rng, rng.uniform(0.03, 0.08))
-
     for number, (first, second) in enumerate(hard_pairs()):
         share = 1 + number % 3
-        yield f"{first}{second}-alloy", alloy([first] * share + [second] * (4 - share))
+        symbols = [first] * share + [second] * (4 - share)
+        yield f"{first}{second}-alloy", random_alloy(symbols, rng, open_structure=likes_four_neighbours(symbols))
     for number in range(12):
         chosen = list(rng.choice(ELEMENTS, 3, replace=False))
         if not set(chosen) <= SOFT:
-            yield f"{''.join(chosen)}-ternary-{number}", alloy([*chosen, chosen[number % 3]])
-    for first, second in [("Be", "Be"), ("Al", "Al"), ("Si", "Si"), ("Ga", "Ga"), ("Ge", "Ge"), ("As", "As")]:
-        yield f"{first}-liquid", liquid([first, second] * 2, rng)
+            symbols = [*chosen, chosen[number % 3]]
+            atoms = random_alloy(symbols, rng, open_structure=likes_four_neighbours(symbols))
+            yield f"{''.join(chosen)}-ternary-{number}", atoms
+    for symbol in ELEMENTS:
+        if symbol not in SOFT:
+            yield f"{symbol}-liquid", liquid([symbol] * 4, rng)
 
 
 def disturbed_structures(crystals: Named, alloys: Named, rng: np.random.Generator) -> Iterator[tuple[str, Atoms]]:
@@ -383,7 +389,7 @@ def disturbed_structures(crystals: Named, alloys: Named, rng: np.random.Generato
 def disordered_structures(at_rest: Named, rng: np.random.Generator) -> Iterator[tuple[str, Atoms]]:
     """Random alloys of every pair, hot crystals, ternaries, liquids."""
     for first, second in combinations(ELEMENTS, 2):
-        open_structure = bool({first, second} <= {"Si", "Ge", "As", "Ga", "Al"}) and first + second != "AlGa"
+        open_structure = likes_four_neighbours([first, second])
         for number in range(3):
             share = 2 if open_structure else 1 + number
             n = 8 if open_structure else 4
@@ -405,7 +411,7 @@ def volume_series() -> Iterator[tuple[str, Atoms]]:
     """Elements and compounds at rest at several volumes: the list's name and the structure."""
     crystals = {f"{s}-{kinds[0]}": element_crystal(s, kinds[0]) for s, kinds in CRYSTALS.items()}
     for name, atoms in (crystals | {name: compound(name) for name in COMPOUNDS}).items():
-        family = "soft" if set(atoms.symbols) <= SOFT else "hard"
+        family = family_of(atoms)
         largest = at_volume(atoms, max(SERIES) * atoms.get_volume())
         # up to twice the largest wave vector of a state, in both directions, 1/Å
         waves = 2 * np.sqrt(CUTOFFS[family]) / BOHR * largest.cell.lengths() / np.pi
@@ -421,7 +427,7 @@ def volume_series() -> Iterator[tuple[str, Atoms]]:
 def list_of(atoms: Atoms, place: int) -> str:
     """Name of the list that a structure goes to; ``place`` is its number among those of its cutoff."""
     symbols = set(atoms.symbols)
-    family = "soft" if symbols <= SOFT else "hard"
+    family = family_of(atoms)
     if any(pair <= symbols for pair in UNSEEN_PAIRS):
         return f"{family}-pairs"
     return f"{family}-test" if place % 6 == 5 else family
@@ -433,7 +439,7 @@ def lists() -> dict[str, list[Atoms]]:
     places = {"soft": 0, "hard": 0}
     for name, structure in all_structures():
         atoms = structure.copy()
-        family = "soft" if set(atoms.symbols) <= SOFT else "hard"
+        family = family_of(atoms)
         target = list_of(atoms, places[family])
         places[family] += not target.endswith("-pairs")
         # one underscore: all structures are one group, whose energies are compared with each other
