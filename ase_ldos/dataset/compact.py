@@ -4,7 +4,8 @@ LDOS and density are smooth in space, and the LDOS in energy, where it is a sum 
 transform, Hartley's over the periodic grid (real minus imaginary part of Fourier's, its own inverse) and the cosine
 transform over the energies, leaves few large numbers; all are rounded to multiples of one step. As the transform is
 orthonormal, the root mean square error of a field is that of the rounding, and the step is chosen for it: 0.1 % of
-the LDOS and 0.005 % of the density. An LDOS of 3,000 points and 191 energies takes some 25 kB instead of 0.9 MB.
+the LDOS and 0.005 % of the density. Of a cell of 16 atoms with 8,000 points
+and 121 energies a file takes 0.35 MB instead of 1.2 MB as packed float16.
 
 A file is a zip archive named ``NAME.npz``:
 
