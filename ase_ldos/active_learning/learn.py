@@ -361,8 +361,9 @@ class _Learning:
         self._spend("training")
         names = sorted(path.stem for path in (self.out / "labels").glob("[!.]*.npz"))
         self._extend_validation(names)
-        n_inputs = max(size for least, size in INPUTS if len(names) >= least)
-        n_inputs = min(n_inputs, self.training.model.n_components)
+        n_inputs = self.training.model.n_components
+        if self.init_from is None:
+            n_inputs = min(n_inputs, max(size for least, size in INPUTS if len(names) >= least))
         folder = self.out / f"round-{number}"
         folder.mkdir(exist_ok=True)
         size = self.state.rounds[number].size
@@ -395,7 +396,7 @@ class _Learning:
         if number == 0:
             return self.init_from
         before = self.out / f"round-{number - 1}" / f"model-{member}.safetensors"
-        same = self.init_from is not None or load_model(before).network.n_inputs == n_inputs
+        same = load_model(before).network.n_inputs == n_inputs
         return before if same else None
 
     def _training_settings(
@@ -413,13 +414,10 @@ class _Learning:
                 epochs = max(4, round(stage.epochs / given * wanted / n_training * stage.batch_size))
                 stage = replace(stage, epochs=epochs, validate_every=max(1, epochs // 8))
             scaled.append(stage)
-        model = replace(self.training.model, n_components=n_inputs)
-        if self.init_from is not None:
-            model = self.training.model
         return replace(
             self.training,
             data=(str(self.out / "labels"),),
-            model=model,
+            model=replace(self.training.model, n_components=n_inputs),
             stages=tuple(replace(stage, data=None) for stage in scaled),
             validation=ValidationSettings(names=tuple(held_back)),
             seed=self.settings.seed + member,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,36 +14,47 @@ from ase_ldos.formats.pseudopotential import read_pseudopotential
 from ase_ldos.labelling.convergence import SetupMeasurement
 from ase_ldos.labelling.dft_settings import Recipe
 from ase_ldos.simulation.primitive_cell import nearest_distance
+from ase_ldos.training.settings import ModelSettings
 
 #: Cutoff of the descriptor in nearest distances, and its bounds, Å: that of the bundled models.
 DESCRIPTOR_REACH, SHORTEST_REACH, LONGEST_REACH = 2.3, 4.5, 7.0
 #: Atoms closer than this, in nearest distances, are refused by the model.
 CLOSEST = 0.65
+_MODEL_UNITS = {
+    "broadening": "eV",
+    "energy_window": "eV",
+    "energy_spacing": "eV",
+    "electronic_temperature": "K",
+    "grid_spacing": "Å",
+    "minimum_distance": "Å",
+}
 
 
-def write_dft_recipe(path: Path, measured: SetupMeasurement) -> None:
-    """Write the set-up as a file that ``load_recipe`` reads; the potentials lie where ``pseudo_dir`` tells."""
-    recipe = measured.recipe
-    lines = ["# Measured by `ase-ldos setup`; the tables are in setup.html."]
-    for series in measured.series:
-        met = "" if series.met else "; the target is not met"
-        lines.append(f"# {series.headline}{met}")
-    lines += [
+def measurement_remarks(measured: SetupMeasurement) -> list[str]:
+    """What a measured recipe tells of its measurement, in lines."""
+    outcomes = [series.headline + ("" if series.met else "; the target is not met") for series in measured.series]
+    return ["Measured by `ase-ldos setup`; the tables are in setup.html.", *outcomes]
+
+
+def write_dft_recipe(path: Path, recipe: Recipe, remarks: Sequence[str]) -> None:
+    """Write a set-up as a file that ``load_recipe`` reads, with remarks on its origin."""
+    lines = [
+        *(f"# {remark}" for remark in remarks),
         f"pseudopotentials = {_inline(recipe.pseudopotentials)}",
         f"pseudo_dir = {_text(recipe.pseudo_dir)}",
-        f"cutoff = {recipe.cutoff:.6g}  # Ry",
-        f"electronic_temperature = {recipe.electronic_temperature:.6g}  # K",
-        f"kspacing = {recipe.kspacing:.6g}  # 1/Å",
-        f"bands_per_atom = {recipe.bands_per_atom:.6g}",
+        f"cutoff = {recipe.cutoff:.9g}  # Ry",
+        f"electronic_temperature = {recipe.electronic_temperature:.9g}  # K",
+        f"kspacing = {recipe.kspacing:.9g}  # 1/Å",
+        f"bands_per_atom = {recipe.bands_per_atom:.9g}",
         f"convergence = {recipe.convergence:.3g}  # Ry",
-        f"grid_spacing = {recipe.grid_spacing:.6g}  # Å",
+        f"grid_spacing = {recipe.grid_spacing:.9g}  # Å",
     ]
     if recipe.occupations != "smearing":
         lines.append(f"occupations = {_text(recipe.occupations)}")
     if any(recipe.kpoint_shift):
         lines.append(f"kpoint_shift = {_inline(list(recipe.kpoint_shift))}  # 1: by half a step")
     if recipe.time_limit is not None:
-        lines.append(f"time_limit = {recipe.time_limit:.6g}  # s")
+        lines.append(f"time_limit = {recipe.time_limit:.9g}  # s")
     if recipe.pulay:
         lines.append(f"pulay = {_inline(recipe.pulay)}  # eV")
     if recipe.options:
@@ -53,16 +64,14 @@ def write_dft_recipe(path: Path, measured: SetupMeasurement) -> None:
             lines += ["", f"[{table}]"]
             for name, value in asdict(sampling).items():
                 unit = {"kspacing": "  # 1/Å", "bands_per_atom": ""}.get(name, "  # eV")
-                lines.append(f"{name} = {value:.8g}{unit}")
+                lines.append(f"{name} = {value:.9g}{unit}")
     write_text(path, "\n".join(lines) + "\n")
 
 
-def write_training_recipe(path: Path, name: str, recipe: Recipe, structures: Sequence[Atoms]) -> None:
-    """Write a training recipe for labels of a set-up, to be edited at will.
+def model_settings(recipe: Recipe, structures: Sequence[Atoms]) -> ModelSettings:
+    """A model for labels of a set-up, from scratch.
 
     Args:
-        path: the file.
-        name: of the model.
         recipe: the DFT set-up, with LDOS.
         structures: whose elements and distances the model is for.
 
@@ -75,8 +84,32 @@ def write_training_recipe(path: Path, name: str, recipe: Recipe, structures: Seq
     pseudos = {symbol: read_pseudopotential(recipe.pseudopotential_path(symbol)) for symbol in symbols}
     distance = min(nearest_distance(atoms) for atoms in structures)
     reach = min(max(DESCRIPTOR_REACH * distance, SHORTEST_REACH), LONGEST_REACH)
-    ldos = recipe.ldos
-    cores = {s: str(recipe.pseudopotential_path(s).resolve()) for s in symbols if pseudos[s].core is not None}
+    return ModelSettings(
+        valence={symbol: float(pseudo.valence) for symbol, pseudo in pseudos.items()},
+        functional=next(iter(pseudos.values())).functional,
+        electronic_temperature=recipe.electronic_temperature,
+        broadening=recipe.ldos.sigma,
+        energy_window=(recipe.ldos.minimum, float(recipe.ldos.energies[-1])),
+        energy_spacing=recipe.ldos.spacing,
+        n_components=96,
+        hidden=(96, 96),
+        grid_spacing=recipe.grid_spacing,
+        minimum_distance=round(CLOSEST * distance, 3),
+        descriptor={"kind": "power_spectrum", "cutoff": round(reach, 2), "n_radial": 6, "lmax": 4},
+        pseudopotentials={
+            s: str(recipe.pseudopotential_path(s).resolve()) for s in symbols if pseudos[s].core is not None
+        },
+    )
+
+
+def write_training_recipe(path: Path, name: str, model: ModelSettings) -> None:
+    """Write a training recipe, to be edited at will.
+
+    Args:
+        path: the file.
+        name: of the model.
+        model: what it is.
+    """
     weights = "ldos = 10.0, dos = 10.0, density = 300.0, stress = 5000.0, electrons = 10000.0"
     lines = [
         "# Written by `ase-ldos setup`; `ase-ldos learn` takes model, weights and rates from here and sets names and",
@@ -87,20 +120,13 @@ def write_training_recipe(path: Path, name: str, recipe: Recipe, structures: Seq
         "seed = 0",
         "",
         "[model]",
-        f"valence = {_inline({symbol: float(pseudo.valence) for symbol, pseudo in pseudos.items()})}",
-        f"functional = {_text(next(iter(pseudos.values())).functional)}",
-        f"electronic_temperature = {recipe.electronic_temperature:.6g}  # K",
-        f"broadening = {ldos.sigma:.6g}  # eV",
-        f"energy_window = [{ldos.minimum:.6g}, {ldos.energies[-1]:.6g}]  # eV",
-        f"energy_spacing = {ldos.spacing:.6g}  # eV",
-        "n_components = 96",
-        "hidden = [96, 96]",
-        f"grid_spacing = {recipe.grid_spacing:.6g}  # Å",
-        f"minimum_distance = {CLOSEST * distance:.3f}  # Å",
-        f'descriptor = {{ kind = "power_spectrum", cutoff = {reach:.2f}, n_radial = 6, lmax = 4 }}',
     ]
-    if cores:
-        lines.append(f"pseudopotentials = {_inline(cores)}")
+    usual = {item.name: item.default for item in fields(ModelSettings)}
+    for key, value in asdict(model).items():
+        if value == usual[key] or value == {}:
+            continue
+        unit = f"  # {_MODEL_UNITS[key]}" if key in _MODEL_UNITS else ""
+        lines.append(f"{key} = {_inline(value)}{unit}")
     lines += [
         "",
         "[[stages]]",

@@ -12,12 +12,21 @@ from typing import TYPE_CHECKING
 from ase import Atoms
 from matplotlib.figure import Figure
 
-from ase_ldos.active_learning.recipes import write_dft_recipe, write_training_recipe
+from ase_ldos.active_learning.recipes import (
+    measurement_remarks,
+    model_settings,
+    write_dft_recipe,
+    write_training_recipe,
+)
 from ase_ldos.files import PathLike, write_json, write_text
 from ase_ldos.formats.gth import find_potential, write_upf
 from ase_ldos.formats.pseudopotential import read_pseudopotential
 from ase_ldos.labelling.convergence import ConvergenceTargets, Series, SetupMeasurement, measure_setup
+from ase_ldos.labelling.dft_settings import Recipe, build_recipe
+from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.simulation.primitive_cell import primitive_cell
+from ase_ldos.toml_settings import build
+from ase_ldos.training.settings import ModelSettings
 from ase_ldos.web.static_page import heading, page, paragraph, pictures, table
 
 if TYPE_CHECKING:
@@ -79,11 +88,81 @@ def set_up(
         progress=progress,
     )
     relative = replace(measured.recipe, pseudo_dir=Path(PSEUDO_FOLDER))
-    write_dft_recipe(out / DFT_RECIPE, replace(measured, recipe=relative))
-    write_training_recipe(out / TRAINING_RECIPE, name, measured.recipe, cells)
+    write_dft_recipe(out / DFT_RECIPE, relative, measurement_remarks(measured))
+    write_training_recipe(out / TRAINING_RECIPE, name, model_settings(measured.recipe, cells))
     write_json(out / RECORD, measured.as_record())
     write_text(out / PAGE, setup_page(name, measured))
     return measured
+
+
+def set_up_like(
+    model: LDOSModel,
+    structures: Sequence[Atoms],
+    out: PathLike,
+    *,
+    name: str = "model",
+    pseudopotentials: Sequence[PathLike] = (),
+) -> Recipe:
+    """Write ``dft.toml`` and ``training.toml`` as they were for a model that knows the elements; nothing is measured.
+
+    Labels of the same set-up are what the model already reproduces, so that few more are needed. Its file tells the
+    recipes: of the label sets with LDOS, that of the fewest elements which has all of the structures'.
+
+    Args:
+        model: to train on from.
+        structures: what shall be learned.
+        out: folder; made if need be. Potentials go to ``OUT/pseudo``.
+        name: of the new model.
+        pseudopotentials: UPF files, those of the model's labels; elements without one get a GTH potential.
+
+    Raises:
+        ValueError: the model does not know an element, does not tell its recipes, or had another pseudopotential.
+    """
+    out, title = Path(out), model.metadata.name
+    symbols = sorted({symbol for atoms in structures for symbol in atoms.symbols})
+    known = model.metadata.valence
+    unknown = [symbol for symbol in symbols if symbol not in known]
+    if unknown:
+        raise ValueError(
+            f"the model {title!r} knows {', '.join(known)}, not {', '.join(unknown)}; begin from scratch, or put "
+            f"{DFT_RECIPE} and {TRAINING_RECIPE} with these elements into {out}"
+        )
+    provenance = model.metadata.provenance
+    sources = [source.get("labels", {}) for source in provenance.get("data", ())]
+    fitting = [
+        (labels, recipe)
+        for labels in sources
+        for recipe in labels.get("recipes", ())
+        if recipe.get("ldos") and set(symbols) <= set(labels["pseudopotentials"]) & set(recipe["pseudopotentials"])
+    ]
+    if not fitting or "model" not in provenance.get("settings", {}):
+        raise ValueError(
+            f"the file of the model {title!r} does not tell the recipes for {', '.join(symbols)}; put its {DFT_RECIPE} "
+            f"and {TRAINING_RECIPE} into {out}"
+        )
+    labels, table = min(fitting, key=lambda item: len(item[0]["pseudopotentials"]))
+    (out / PSEUDO_FOLDER).mkdir(parents=True, exist_ok=True)
+    files = collect_pseudopotentials(symbols, out / PSEUDO_FOLDER, pseudopotentials)
+    for symbol, file in files.items():
+        theirs = labels["pseudopotentials"][symbol]
+        if read_pseudopotential(out / PSEUDO_FOLDER / file).sha256 != theirs["sha256"]:
+            raise ValueError(
+                f"{file} is not the pseudopotential {theirs['file']} of {symbol} that the labels of the model "
+                f"{title!r} have; give that one, or begin from scratch"
+            )
+    of_ours = {"pseudopotentials": files, "pulay": {s: c for s, c in table.get("pulay", {}).items() if s in symbols}}
+    recipe = build_recipe(table | of_ours | {"pseudo_dir": Path(PSEUDO_FOLDER)}, f"the recipe of the model {title!r}")
+    chosen = build(ModelSettings, provenance["settings"]["model"], f"the settings of the model {title!r}")
+    descriptor = dict(chosen.descriptor)
+    if "channels" in descriptor:
+        descriptor["channels"] = {symbol: descriptor["channels"][symbol] for symbol in symbols}
+    write_dft_recipe(out / DFT_RECIPE, recipe, [f"The set-up of labels of the model {title!r}."])
+    write_training_recipe(
+        out / TRAINING_RECIPE,
+        name,
+        replace(chosen, valence={symbol: known[symbol] for symbol in symbols}, descriptor=descriptor),
+    )
+    return recipe
 
 
 def collect_pseudopotentials(

@@ -188,11 +188,24 @@ def load_recipe(path: str | os.PathLike[str], *, pseudo_dir: str | os.PathLike[s
     """
     path = Path(path)
     table = read_toml(path)
-    sampling = {"ldos": LDOSRecipe, "dos": DOSRecipe}
-    tables = {name: table.pop(name, None) for name in sampling}
-    built = {name: None if t is None else build(sampling[name], t, f"{path}, [{name}]") for name, t in tables.items()}
     folder = Path(pseudo_dir) if pseudo_dir is not None else path.parent / table.get("pseudo_dir", "")
-    return build(Recipe, table | {"pseudo_dir": folder} | built, str(path))
+    return build_recipe(table | {"pseudo_dir": folder}, str(path))
+
+
+def build_recipe(table: Mapping[str, Any], source: str) -> Recipe:
+    """The recipe of a table, of a file or of the record of some labels.
+
+    Args:
+        table: the attributes of :class:`Recipe`.
+        source: the file or record for messages.
+
+    Raises:
+        ValueError: a key is missing or unknown, or a value is impossible.
+    """
+    sampling = {"ldos": LDOSRecipe, "dos": DOSRecipe}
+    tables = {name: table.get(name) for name in sampling}
+    built = {name: None if t is None else build(sampling[name], t, f"{source}, [{name}]") for name, t in tables.items()}
+    return build(Recipe, {**table, **built}, source)
 
 
 def _check_positive(name: str, value: float) -> None:

@@ -8,8 +8,14 @@ from pathlib import Path
 import pytest
 from ase.build import bulk
 
-from ase_ldos.active_learning.recipes import write_dft_recipe, write_training_recipe
-from ase_ldos.active_learning.setup import collect_pseudopotentials, setup_page
+from ase_ldos import load_model
+from ase_ldos.active_learning.recipes import (
+    measurement_remarks,
+    model_settings,
+    write_dft_recipe,
+    write_training_recipe,
+)
+from ase_ldos.active_learning.setup import collect_pseudopotentials, set_up_like, setup_page
 from ase_ldos.formats.gth import find_potential, write_upf
 from ase_ldos.labelling.convergence import NOT_TAKEN, Series, SetupMeasurement
 from ase_ldos.labelling.dft_settings import DOSRecipe, LDOSRecipe, Recipe, load_recipe
@@ -44,7 +50,7 @@ def measured(tmp_path: Path) -> SetupMeasurement:
 
 
 def test_the_dft_recipe_is_read_back_as_it_was(tmp_path: Path, measured: SetupMeasurement) -> None:
-    write_dft_recipe(tmp_path / "dft.toml", measured)
+    write_dft_recipe(tmp_path / "dft.toml", measured.recipe, measurement_remarks(measured))
     found = load_recipe(tmp_path / "dft.toml")
     assert recipe_table(found) == recipe_table(measured.recipe)
     assert found.pseudopotential_path("Si").is_file()
@@ -61,14 +67,16 @@ def test_what_an_insulator_needs_is_written_too(tmp_path: Path, measured: SetupM
         ldos=None,
         dos=DOSRecipe(0.2, -8.0, 0.1),
     )
-    write_dft_recipe(tmp_path / "dft.toml", replace(measured, recipe=recipe))
+    write_dft_recipe(tmp_path / "dft.toml", recipe, ["An insulator."])
     assert recipe_table(load_recipe(tmp_path / "dft.toml")) == recipe_table(recipe)
 
 
 def test_the_training_recipe_fits_the_set_up(tmp_path: Path, measured: SetupMeasurement) -> None:
     recipe = replace(measured.recipe, pseudo_dir=tmp_path / "pseudo")
-    write_training_recipe(tmp_path / "training.toml", 'my "Si"', recipe, [bulk("Si", "diamond", a=5.47)])
+    model = model_settings(recipe, [bulk("Si", "diamond", a=5.47)])
+    write_training_recipe(tmp_path / "training.toml", 'my "Si"', model)
     found = load_settings(tmp_path / "training.toml")
+    assert found.model == model
     assert found.name == 'my "Si"'
     assert found.model.valence == {"Si": 4.0}
     assert found.model.functional == "pbe"
@@ -78,7 +86,37 @@ def test_the_training_recipe_fits_the_set_up(tmp_path: Path, measured: SetupMeas
     assert found.model.descriptor["cutoff"] == pytest.approx(2.3 * 5.47 * 3**0.5 / 4, abs=0.01)
     assert found.model.minimum_distance == pytest.approx(0.65 * 5.47 * 3**0.5 / 4, abs=0.001)
     with pytest.raises(ValueError, match=r"has no \[ldos\]"):
-        write_training_recipe(tmp_path / "x.toml", "x", replace(recipe, ldos=None), [bulk("Si")])
+        model_settings(replace(recipe, ldos=None), [bulk("Si")])
+
+
+def test_a_model_tells_the_recipes_of_its_labels(tmp_path: Path) -> None:
+    model = load_model("be")
+    set_up_like(model, [bulk("Be")], tmp_path, name="hot")
+    recipe, training = load_recipe(tmp_path / "dft.toml"), load_settings(tmp_path / "training.toml")
+    theirs = model.metadata.provenance
+    assert recipe_table(recipe) == theirs["data"][0]["labels"]["recipes"][0] | {"pulay": {"Be": 0.0195}}
+    assert recipe.pseudopotential_path("Be").is_file()
+    assert training.name == "hot"
+    assert training.model.energy_window == (-5.0, 17.0)
+    # a training from the model's weights accepts them
+    assert training.model.descriptor == theirs["settings"]["model"]["descriptor"]
+    assert len(training.model.energies) == len(model.energies)
+    assert list(training.model.hidden) == list(model.network.hidden)
+
+
+def test_recipes_of_a_model_that_does_not_fit_are_refused(tmp_path: Path) -> None:
+    model = load_model("be")
+    with pytest.raises(ValueError, match=r"'be' knows Be, not Al; begin from scratch, or put dft\.toml"):
+        set_up_like(model, [bulk("Be"), bulk("Al")], tmp_path)
+    with pytest.raises(ValueError, match=r"'al' does not tell the recipes for Al"):
+        set_up_like(load_model("al"), [bulk("Al")], tmp_path)
+    text = write_upf(find_potential("Be"), tmp_path / "own").read_text()
+    other = tmp_path / "Be.other.UPF"
+    first = text.index("<PP_LOCAL")
+    number = next(word for word in text[first:].split() if word.startswith("-"))
+    other.write_text(text[:first] + text[first:].replace(number, "-1.0", 1))
+    with pytest.raises(ValueError, match=r"Be\.other\.UPF is not the pseudopotential Be\.gth-pbe-uzh-q2\.UPF of Be"):
+        set_up_like(model, [bulk("Be")], tmp_path / "x", pseudopotentials=[other])
 
 
 def test_the_page_shows_tables_pictures_and_what_was_taken(measured: SetupMeasurement) -> None:

@@ -12,6 +12,8 @@ from ase.io import write
 from ase_ldos.active_learning import learn as learning
 from ase_ldos.active_learning.learn import Round, State
 from ase_ldos.cli.main import main
+from ase_ldos.labelling.dft_settings import load_recipe
+from ase_ldos.training.settings import load_settings
 
 GOOD, BAD = ({"energy": 1.0, "forces": value, "density": 0.5} for value in (40.0, 90.0))
 
@@ -43,3 +45,23 @@ def test_a_model_that_fails_its_dynamics_has_not_met_its_goals(
     monkeypatch.setattr(learning, "learn", lambda *_, **__: state)
     assert main(["learn", str(tmp_path / "Si.cif"), "--out", str(out)]) == code
     assert f"{text}; look at {out / 'report.html'}" in capsys.readouterr().out
+
+
+def test_from_a_model_the_set_up_of_its_labels_is_taken_and_nothing_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "hot"
+    write(tmp_path / "Be.cif", bulk("Be"))
+    seen = {}
+
+    def remember(_crystals: object, folder: Path, _settings: object, **options: object) -> State:
+        seen.update(options, recipe=load_recipe(folder / "dft.toml"), name=load_settings(folder / "training.toml").name)
+        return State({})
+
+    monkeypatch.setattr(learning, "learn", remember)
+    # no pw.x is on this path
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main(["learn", str(tmp_path / "Be.cif"), "--out", str(out), "--init-from", "be", "--name", "hot"]) == 1
+    assert (seen["init_from"], seen["setup_cpu_seconds"], seen["name"]) == ("be", 0.0, "hot")
+    assert seen["recipe"].kspacing == 0.165
+    assert not (out / "setup.html").exists()
