@@ -12,7 +12,7 @@ import numpy as np
 from scipy import fft
 
 from ase_ldos.geometry.fourier_resampling import resample, resize_waves
-from ase_ldos.labelling.symmetry import Operation, symmetrise
+from ase_ldos.labelling.symmetry import Operation, symmetric_grid, symmetrise
 from ase_ldos.units import BOHR, HARTREE
 
 #: Memory for the wavefunctions on the grid, bytes.
@@ -250,6 +250,9 @@ def sample_ldos(
     results = read_xml(save)
     fft_grid = (int(results["fft_grid"][0]), int(results["fft_grid"][1]), int(results["fft_grid"][2]))
     reduced = len(operations) > 1
+    if reduced:
+        # densities hold no more waves than pw.x's own grid does, so that a finer one has the same
+        fft_grid = symmetric_grid(operations, fft_grid)
     first = fft_grid if reduced else shape
     total = np.zeros((math.prod(first), len(energies)))
     densities, weights = list[np.ndarray](), list[np.ndarray]()

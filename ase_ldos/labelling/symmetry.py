@@ -5,12 +5,15 @@ members, which are images of these: the whole field is the mean over the crystal
 
     f_sym(x) = 1/N Σ_g f(P x + t),    x: fractional,
 
-exact on pw.x's own grid, onto which every operation that it keeps maps grid points to grid points.
+exact on a grid that resolves the densities and onto which every operation maps grid points to grid points. pw.x's own
+may not be one: it has 32 x 32 x 30 points for beta-tin germanium, whose axes are equivalent.
 """
 
 from __future__ import annotations
 
+import math
 import xml.etree.ElementTree as ET
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -18,9 +21,12 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 from ase.geometry import minkowski_reduce
+from scipy.fft import next_fast_len
 
 #: Lattices are the same within this part of the largest squared length.
 _SAME = 1e-5
+#: Part of a grid's spacing by which images of its points may miss others.
+_WHOLE = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +114,32 @@ def has_symmetry(atoms: Atoms) -> bool:
     return False
 
 
+def symmetric_grid(operations: Sequence[Operation], shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    """The smallest grid, of not fewer points along any axis, that all operations map onto itself.
+
+    Grid point k lies at x_i = k_i/n_i, its image at Σ_j P_ij k_j/n_j + t_i: P_ij n_i/n_j and n_i t_i have to be whole.
+
+    Args:
+        operations: of a crystal.
+        shape: the least numbers of points.
+
+    Raises:
+        ValueError: there is none of up to twice as many points along each axis.
+    """
+    axes = [[n for n in range(least, 2 * least + 1) if next_fast_len(n, real=True) == n] for least in shape]
+    rotations = np.array([operation.rotation for operation in operations])
+    translations = np.array([operation.translation for operation in operations])
+    for candidate in sorted(product(*axes), key=math.prod):
+        sizes = np.array(candidate)
+        steps, offsets = rotations * (sizes[:, None] / sizes), translations * sizes
+        if np.abs(steps - steps.round()).max() < _WHOLE and np.abs(offsets - offsets.round()).max() < _WHOLE:
+            return candidate
+    raise ValueError(
+        f"no grid up to twice as fine as {list(shape)} has the crystal's symmetry; set nosym = true in the recipe's "
+        "options"
+    )
+
+
 def symmetrise(field: np.ndarray, operations: list[Operation]) -> np.ndarray:
     """Mean of a periodic field over operations.
 
@@ -127,11 +159,8 @@ def symmetrise(field: np.ndarray, operations: list[Operation]) -> np.ndarray:
     for operation in operations:
         images = (operation.rotation @ points + operation.translation[:, None]) * shape[:, None]
         indices = images.round()
-        if np.abs(images - indices).max() > 1e-3:
-            raise ValueError(
-                f"the grid {shape.tolist()} does not have the crystal's symmetry; set nosym = true in the recipe's "
-                "options"
-            )
+        if np.abs(images - indices).max() > _WHOLE:
+            raise ValueError(f"the grid {shape.tolist()} does not have the crystal's symmetry; see symmetric_grid")
         total += flat[np.ravel_multi_index(tuple(indices.astype(int) % shape[:, None]), tuple(shape))]
     return (total / len(operations)).reshape(field.shape)
 
