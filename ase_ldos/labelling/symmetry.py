@@ -133,7 +133,7 @@ def symmetric_grid(operations: Sequence[Operation], shape: tuple[int, int, int])
         sizes = np.array(candidate)
         steps, offsets = rotations * (sizes[:, None] / sizes), translations * sizes
         if np.abs(steps - steps.round()).max() < _WHOLE and np.abs(offsets - offsets.round()).max() < _WHOLE:
-            return candidate
+            return (candidate[0], candidate[1], candidate[2])
     raise ValueError(
         f"no grid up to twice as fine as {list(shape)} has the crystal's symmetry; set nosym = true in the recipe's "
         "options"
