@@ -19,6 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--epochs", type=int, help="of every stage on whole snapshots, instead of the settings'")
     parser.add_argument("--checkpoint", help="file from which an interrupted training resumes (default: none is kept)")
+    parser.add_argument(
+        "--inputs",
+        metavar="FOLDER",
+        help="keep inputs and derivatives in files here, where trainings on the same cells share them and memory has "
+        "no room for all",
+    )
     add_device(parser)
     parser.add_argument("--time-limit", type=float, metavar="S", help="seconds after which no epoch starts")
 
@@ -43,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
         time_limit=args.time_limit,
         communicator=communicator,
         device=args.device,
+        inputs_folder=args.inputs,
     )
     communicator.close()
     if not communicator.is_root:

@@ -522,7 +522,8 @@ def test_command_writes_a_model_that_tells_its_data(
     sources = [str(data), str(toy.folder / "single.npz"), str(toy.folder / "set")]
     out = toy.folder / "toy.safetensors"
     arguments = ["train", str(toy.folder / "toy.toml"), "--epochs", "1", "--out", str(out), "--data", *sources]
-    assert main(arguments) == 0
+    assert main([*arguments, "--inputs", str(toy.folder / "inputs")]) == 0
+    assert list((toy.folder / "inputs").glob("*.safetensors"))
     capsys.readouterr()
     provenance = load_model(out).metadata.provenance
     assert provenance["data"] == [{"name": Path(source).name, "sha256": content_hash(source)} for source in sources]
