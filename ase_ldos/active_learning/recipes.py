@@ -30,16 +30,18 @@ _MODEL_UNITS = {
 }
 
 
-def measurement_remarks(measured: SetupMeasurement) -> list[str]:
-    """What a measured recipe tells of its measurement, in lines."""
-    outcomes = [series.headline + ("" if series.met else "; the target is not met") for series in measured.series]
-    return ["Measured by `ase-ldos setup`; the tables are in setup.html.", *outcomes]
+def write_dft_recipe(path: Path, measured: SetupMeasurement, origin: str = "Measured by `ase-ldos setup`") -> None:
+    """Write a set-up as a file that ``load_recipe`` reads; the potentials lie where ``pseudo_dir`` tells.
 
-
-def write_dft_recipe(path: Path, recipe: Recipe, remarks: Sequence[str]) -> None:
-    """Write a set-up as a file that ``load_recipe`` reads, with remarks on its origin."""
+    Args:
+        path: the file.
+        measured: the set-up, and what was measured for it.
+        origin: where the rest of it comes from, for a remark.
+    """
+    recipe = measured.recipe
     lines = [
-        *(f"# {remark}" for remark in remarks),
+        f"# {origin}; the tables are in setup.html.",
+        *(f"# {item.headline}{'' if item.met else '; the target is not met'}" for item in measured.series),
         f"pseudopotentials = {_inline(recipe.pseudopotentials)}",
         f"pseudo_dir = {_text(recipe.pseudo_dir)}",
         f"cutoff = {recipe.cutoff:.9g}  # Ry",

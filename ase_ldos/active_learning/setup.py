@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING
 from ase import Atoms
 from matplotlib.figure import Figure
 
-from ase_ldos.active_learning.recipes import (
-    measurement_remarks,
-    model_settings,
-    write_dft_recipe,
-    write_training_recipe,
-)
+from ase_ldos.active_learning.recipes import model_settings, write_dft_recipe, write_training_recipe
 from ase_ldos.files import PathLike, write_json, write_text
 from ase_ldos.formats.gth import find_potential, write_upf
 from ase_ldos.formats.pseudopotential import read_pseudopotential
-from ase_ldos.labelling.convergence import ConvergenceTargets, Series, SetupMeasurement, measure_setup
-from ase_ldos.labelling.dft_settings import Recipe, build_recipe
+from ase_ldos.labelling.convergence import (
+    ConvergenceTargets,
+    Series,
+    SetupMeasurement,
+    measure_mesh,
+    measure_setup,
+)
+from ase_ldos.labelling.dft_settings import build_recipe
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.simulation.primitive_cell import primitive_cell
 from ase_ldos.toml_settings import build
@@ -87,12 +88,17 @@ def set_up(
         launcher=launcher,
         progress=progress,
     )
-    relative = replace(measured.recipe, pseudo_dir=Path(PSEUDO_FOLDER))
-    write_dft_recipe(out / DFT_RECIPE, relative, measurement_remarks(measured))
     write_training_recipe(out / TRAINING_RECIPE, name, model_settings(measured.recipe, cells))
+    _write_measurement(out, name, measured)
+    return measured
+
+
+def _write_measurement(out: Path, name: str, measured: SetupMeasurement, **origin: str) -> None:
+    """DFT's recipe, which tells the folder of potentials relative to its own, record and page."""
+    relative = replace(measured.recipe, pseudo_dir=Path(PSEUDO_FOLDER))
+    write_dft_recipe(out / DFT_RECIPE, replace(measured, recipe=relative), **origin)
     write_json(out / RECORD, measured.as_record())
     write_text(out / PAGE, setup_page(name, measured))
-    return measured
 
 
 def set_up_like(
@@ -102,21 +108,31 @@ def set_up_like(
     *,
     name: str = "model",
     pseudopotentials: Sequence[PathLike] = (),
-) -> Recipe:
-    """Write ``dft.toml`` and ``training.toml`` as they were for a model that knows the elements; nothing is measured.
+    targets: ConvergenceTargets | None = None,
+    workers: int = 1,
+    launcher: str = "",
+    progress: Callable[[str], None] = logger.info,
+) -> SetupMeasurement:
+    """Write ``dft.toml`` and ``training.toml`` as they were for a model that knows the elements.
 
-    Labels of the same set-up are what the model already reproduces, so that few more are needed. Its file tells the
-    recipes: of the label sets with LDOS, that of the fewest elements which has all of the structures'.
+    Labels of the same cutoff and potentials are what the model already reproduces, so that few more are needed. Only
+    the k-mesh is measured: that of a model of many materials has to serve the most demanding of them. The model's file
+    tells the rest: of the label sets with LDOS, that of the fewest elements which has all of the structures'.
 
     Args:
         model: to train on from.
-        structures: what shall be learned.
+        structures: one or two crystals of what shall be learned.
         out: folder; made if need be. Potentials go to ``OUT/pseudo``.
         name: of the new model.
         pseudopotentials: UPF files, those of the model's labels; elements without one get a GTH potential.
+        targets: how well the mesh shall be converged.
+        workers: calculations side by side.
+        launcher: put before pw.x.
+        progress: told of every step in a line.
 
     Raises:
         ValueError: the model does not know an element, does not tell its recipes, or had another pseudopotential.
+        CalculationError: a calculation failed.
     """
     out, title = Path(out), model.metadata.name
     symbols = sorted({symbol for atoms in structures for symbol in atoms.symbols})
@@ -151,18 +167,26 @@ def set_up_like(
                 f"{title!r} have; give that one, or begin from scratch"
             )
     of_ours = {"pseudopotentials": files, "pulay": {s: c for s, c in table.get("pulay", {}).items() if s in symbols}}
-    recipe = build_recipe(table | of_ours | {"pseudo_dir": Path(PSEUDO_FOLDER)}, f"the recipe of the model {title!r}")
+    folder = (out / PSEUDO_FOLDER).resolve()
+    recipe = build_recipe(table | of_ours | {"pseudo_dir": folder}, f"the recipe of the model {title!r}")
     chosen = build(ModelSettings, provenance["settings"]["model"], f"the settings of the model {title!r}")
     descriptor = dict(chosen.descriptor)
     if "channels" in descriptor:
         descriptor["channels"] = {symbol: descriptor["channels"][symbol] for symbol in symbols}
-    write_dft_recipe(out / DFT_RECIPE, recipe, [f"The set-up of labels of the model {title!r}."])
-    write_training_recipe(
-        out / TRAINING_RECIPE,
-        name,
-        replace(chosen, valence={symbol: known[symbol] for symbol in symbols}, descriptor=descriptor),
+    progress(f"cutoff {recipe.cutoff:g} Ry and all else but the k-mesh as in labels of the model {title!r}")
+    measured = measure_mesh(
+        [primitive_cell(atoms) for atoms in structures],
+        recipe,
+        out / "setup",
+        targets=targets,
+        workers=workers,
+        launcher=launcher,
+        progress=progress,
     )
-    return recipe
+    ours = replace(chosen, valence={symbol: known[symbol] for symbol in symbols}, descriptor=descriptor)
+    write_training_recipe(out / TRAINING_RECIPE, name, ours)
+    _write_measurement(out, name, measured, origin=f"As labels of the model {title!r}, with a k-mesh measured anew")
+    return measured
 
 
 def collect_pseudopotentials(
@@ -222,18 +246,19 @@ def setup_page(name: str, measured: SetupMeasurement) -> str:
             parts.append(paragraph(series.note + ".", kind="note"))
         if len(series.rows) > 1:
             parts.append(pictures([(convergence_figure(series), f"Convergence in {series.name}")]))
-    parts.append(heading("Stress and forces beside derivatives of energies"))
-    parts.append(
-        table(
-            ("quantity", "stress or force minus energies"),
-            [
-                ("pressure (GPa)", check.pressure),
-                ("deviatoric stress (GPa)", check.deviatoric),
-                ("force (eV/Å)", check.force),
-                ("Pulay constant that the recipe takes off (eV per atom)", max(recipe.pulay.values(), default=0.0)),
-            ],
+    if check is not None:
+        parts.append(heading("Stress and forces beside derivatives of energies"))
+        parts.append(
+            table(
+                ("quantity", "stress or force minus energies"),
+                [
+                    ("pressure (GPa)", check.pressure),
+                    ("deviatoric stress (GPa)", check.deviatoric),
+                    ("force (eV/Å)", check.force),
+                    ("Pulay constant that the recipe takes off (eV per atom)", max(recipe.pulay.values(), default=0.0)),
+                ],
+            )
         )
-    )
     return page(f"{name}: DFT set-up", parts)
 
 

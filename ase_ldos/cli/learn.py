@@ -64,10 +64,9 @@ def run(args: argparse.Namespace) -> int:
     """Set up, learn, report; 1 if the goals were not reached, or the dynamics of the finished model was stopped."""
     from ase_ldos.active_learning.learn import REPORT, learn
     from ase_ldos.active_learning.settings import LearnSettings
-    from ase_ldos.active_learning.setup import DFT_RECIPE, RECORD, TRAINING_RECIPE, set_up_like
+    from ase_ldos.active_learning.setup import DFT_RECIPE, RECORD, TRAINING_RECIPE
     from ase_ldos.cli.structure_files import read_structures
     from ase_ldos.files import read_json
-    from ase_ldos.model.model_file import load_model
     from ase_ldos.simulation.primitive_cell import primitive_cell
 
     settings = LearnSettings(
@@ -83,11 +82,7 @@ def run(args: argparse.Namespace) -> int:
     )
     crystals = [primitive_cell(atoms) for path in args.structures for atoms in read_structures(path)]
     if not all((args.out / name).exists() for name in (DFT_RECIPE, TRAINING_RECIPE)):
-        if args.init_from is None:
-            measure(args)
-        else:
-            model, name = load_model(args.init_from), args.name or crystals[0].get_chemical_formula(empirical=True)
-            set_up_like(model, crystals, args.out, name=name, pseudopotentials=args.pseudo)
+        measure(args, args.init_from)
     cost = float(read_json(args.out / RECORD)["cpu_seconds"]) if (args.out / RECORD).exists() else 0.0
     state = learn(
         crystals,

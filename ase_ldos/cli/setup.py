@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ase_ldos.labelling.convergence import SetupMeasurement
@@ -65,28 +65,29 @@ def run(args: argparse.Namespace) -> int:
     return 0 if all(series.met for series in measured.series) else 1
 
 
-def measure(args: argparse.Namespace) -> SetupMeasurement:
-    """Measure the set-up that the arguments ask for."""
-    from ase_ldos.active_learning.setup import set_up
+def measure(args: argparse.Namespace, init_from: str | None = None) -> SetupMeasurement:
+    """Measure the set-up that the arguments ask for; of that of a model's labels the k-mesh alone."""
+    from ase_ldos.active_learning.setup import set_up, set_up_like
     from ase_ldos.cli.structure_files import read_structures
     from ase_ldos.labelling.convergence import ConvergenceTargets
     from ase_ldos.labelling.subprocesses import CalculationError
+    from ase_ldos.model.model_file import load_model
 
     structures = [atoms for path in args.structures for atoms in read_structures(path)]
     targets = ConvergenceTargets(
         energy=args.energy, force=args.force, pulay=args.pulay, grid_energy=args.grid, dos=args.dos, above=args.above
     )
+    common: dict[str, Any] = {
+        "name": args.name or structures[0].get_chemical_formula(empirical=True),
+        "pseudopotentials": args.pseudo,
+        "targets": targets,
+        "workers": args.workers,
+        "launcher": args.launcher,
+        "progress": lambda line: print(line, flush=True),
+    }
     try:
-        return set_up(
-            structures,
-            args.out,
-            name=args.name or structures[0].get_chemical_formula(empirical=True),
-            pseudopotentials=args.pseudo,
-            electronic_temperature=args.temperature,
-            targets=targets,
-            workers=args.workers,
-            launcher=args.launcher,
-            progress=lambda line: print(line, flush=True),
-        )
+        if init_from is not None:
+            return set_up_like(load_model(init_from), structures, args.out, **common)
+        return set_up(structures, args.out, electronic_temperature=args.temperature, **common)
     except CalculationError as error:
         raise ValueError(str(error)) from error

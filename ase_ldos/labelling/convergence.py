@@ -159,14 +159,14 @@ class SetupMeasurement:
     Attributes:
         recipe: with LDOS and Pulay constant.
         series: what was measured, in order.
-        check: stress and forces against derivatives of energies.
+        check: stress and forces against derivatives of energies; ``None`` where only a mesh was measured.
         electrons: by chemical symbol.
         cpu_seconds: of the calculations that were made for it, earlier runs included.
     """
 
     recipe: Recipe
     series: tuple[Series, ...]
-    check: DerivativeCheck
+    check: DerivativeCheck | None
     electrons: dict[str, float] = field(default_factory=dict)
     cpu_seconds: float = 0.0
 
@@ -175,7 +175,7 @@ class SetupMeasurement:
         return {
             "recipe": recipe_table(self.recipe),
             "series": [asdict(series) for series in self.series],
-            "check": self.check.as_record(),
+            "check": None if self.check is None else self.check.as_record(),
             "electrons": self.electrons,
             "cpu_seconds": self.cpu_seconds,
         }
@@ -261,9 +261,7 @@ def measure_setup(
     )
     check_setup(symbols, recipe, launcher=launcher)
     pseudos = {symbol: read_pseudopotential(recipe.pseudopotential_path(symbol)) for symbol in symbols}
-    electrons = {symbol: float(pseudo.valence) for symbol, pseudo in pseudos.items()}
-    most = max(sum(electrons[s] for s in atoms.symbols) / len(atoms) for atoms in structures)
-    recipe = replace(recipe, bands_per_atom=max(0.75 * most, 0.5 * most + 1.5))
+    recipe = replace(recipe, bands_per_atom=_few_bands(pseudos, structures))
     folder = Path(folder)
     clock = _Clock(folder / "cpu_seconds.json")
     runs = _Calculations(folder, workers, launcher)
@@ -271,18 +269,13 @@ def measure_setup(
 
     measure = _Measure(runs, cells, targets, progress, clock)
     cutoff = measure.cutoff(recipe)
-    recipe = replace(recipe, cutoff=cutoff.chosen)
-    mesh_cells = dict(cells)
-    for place in range(len(structures)):
-        mesh_cells[f"{place}-doubled"] = compact_supercell(cells[f"{place}-rest"], 2)
-    spacings = _distinct_meshes(KSPACINGS, mesh_cells)
-    with_cutoff = recipe
+    with_cutoff = replace(recipe, cutoff=cutoff.chosen)
+    centred, shifted = measure.meshes(with_cutoff)
+    taken, shift = (centred, (0, 0, 0)) if centred.taken else (shifted, SHIFT)
 
     def of_mesh(value: float, shift: Sequence[int]) -> Recipe:
         return replace(with_cutoff, kspacing=value, kpoint_shift=shift)
 
-    centred, shifted = replace(measure, cells=mesh_cells).meshes(spacings, of_mesh)
-    taken, shift = (centred, (0, 0, 0)) if centred.taken else (shifted, SHIFT)
     recipe = of_mesh(taken.chosen, shift)
     bands, window, recipe = _bands(recipe, runs, cells, targets, progress)
     clock.note()
@@ -319,7 +312,62 @@ def measure_setup(
         recipe = replace(recipe, pulay={symbol: round(checked.pulay, 4) for symbol in symbols})
         progress(f"  Pulay stress {checked.pressure:+.2f} GPa at {recipe.cutoff:g} Ry: {checked.pulay:.4f} eV per atom")
     series = (cutoff, centred, shifted, gap, bands, width, grid)
-    return SetupMeasurement(recipe, series, checked, electrons, clock.total)
+    return SetupMeasurement(recipe, series, checked, _electrons(pseudos), clock.total)
+
+
+def measure_mesh(
+    structures: Sequence[Atoms],
+    recipe: Recipe,
+    folder: PathLike,
+    *,
+    targets: ConvergenceTargets | None = None,
+    workers: int = 1,
+    launcher: str = "",
+    progress: Callable[[str], None] = logger.info,
+) -> SetupMeasurement:
+    """Find the k-mesh with which all structures meet the targets in a set-up that is given but for it.
+
+    Args:
+        structures: small cells of what shall be learned; one or two are enough.
+        recipe: the set-up, with LDOS; its own spacing of k-points is not looked at.
+        folder: for the calculations; a measurement that was interrupted resumes from it.
+        targets: how well; only energies, forces, stress and DOS of meshes are.
+        workers: calculations side by side.
+        launcher: put before pw.x.
+        progress: told of every value that was tried, in a line.
+
+    Returns:
+        The set-up with this mesh, for the LDOS too, and both series.
+
+    Raises:
+        ValueError: no structures, a set-up without LDOS, or programs or pseudopotentials that are missing.
+        CalculationError: a calculation failed.
+    """
+    if not structures or recipe.ldos is None:
+        raise ValueError("a mesh is measured on one structure or more, for a set-up with [ldos]")
+    targets = ConvergenceTargets() if targets is None else targets
+    symbols = sorted({symbol for atoms in structures for symbol in atoms.symbols})
+    check_setup(symbols, recipe, launcher=launcher)
+    pseudos = {symbol: read_pseudopotential(recipe.pseudopotential_path(symbol)) for symbol in symbols}
+    folder = Path(folder)
+    clock = _Clock(folder / "cpu_seconds.json")
+    cells = {f"{place}-{kind}": cell for place, atoms in enumerate(structures) for kind, cell in _cells(atoms).items()}
+    measure = _Measure(_Calculations(folder, workers, launcher), cells, targets, progress, clock)
+    centred, shifted = measure.meshes(replace(recipe, ldos=None, bands_per_atom=_few_bands(pseudos, structures)))
+    spacing, shift = (centred.chosen, (0, 0, 0)) if centred.taken else (shifted.chosen, SHIFT)
+    found = replace(recipe, kspacing=spacing, kpoint_shift=shift, ldos=replace(recipe.ldos, kspacing=spacing))
+    return SetupMeasurement(found, (centred, shifted), None, _electrons(pseudos), clock.total)
+
+
+def _electrons(pseudos: Mapping[str, Pseudopotential]) -> dict[str, float]:
+    return {symbol: float(pseudo.valence) for symbol, pseudo in pseudos.items()}
+
+
+def _few_bands(pseudos: Mapping[str, Pseudopotential], structures: Sequence[Atoms]) -> float:
+    """Bands per atom that are enough for energies: those of the electrons, and some that are empty."""
+    electrons = _electrons(pseudos)
+    most = max(sum(electrons[s] for s in atoms.symbols) / len(atoms) for atoms in structures)
+    return max(0.75 * most, 0.5 * most + 1.5)
 
 
 class _Clock:
@@ -405,22 +453,28 @@ class _Measure:
         self.progress(f"  cutoff: {chosen:g} Ry{told}")
         return self.series("cutoff", "Ry", known, chosen, met)
 
-    def meshes(self, values: Sequence[float], recipe_of: Callable[[float, Sequence[int]], Recipe]) -> list[Series]:
+    def meshes(self, recipe: Recipe) -> list[Series]:
         """Try centred and shifted meshes side by side until two in a row of one kind agree; the first is taken.
 
+        Two primitive cells side by side are among the cells.
+
         Args:
-            values: spacings to try, each finer than the last.
-            recipe_of: the set-up of a spacing and a shift.
+            recipe: the set-up but for its mesh.
 
         Returns:
             The series of centred and of shifted meshes; ``outcome`` is empty in that which is taken.
         """
+        at_rest = {name: cell for name, cell in self.cells.items() if name.endswith("-rest")}
+        doubled = {name.replace("rest", "doubled"): compact_supercell(cell, 2) for name, cell in at_rest.items()}
+        measure = replace(self, cells={**self.cells, **doubled})
+        values = _distinct_meshes(KSPACINGS, measure.cells)
         names = {(0, 0, 0): "k-spacing", SHIFT: "k-spacing, mesh shifted by half a step"}
         known: dict[tuple[int, int, int], list[_Observed]] = {shift: [] for shift in names}
         taken, chosen, met = (0, 0, 0), values[-1], False
         for value, (shift, items) in product(values, known.items()):
             what = f"{names[shift]} {value:g} 1/Å"
-            if self.agrees(items, value, recipe_of(value, shift), what, with_dos=True):
+            of_mesh = replace(recipe, kspacing=value, kpoint_shift=shift)
+            if measure.agrees(items, value, of_mesh, what, with_dos=True):
                 taken, chosen, met = shift, items[-2].value, True
                 break
         told = "" if met else ", the last that was tried; the targets are not met"
@@ -429,7 +483,7 @@ class _Measure:
         for shift, items in known.items():
             outcome = "" if shift == taken else NOT_TAKEN
             own = chosen if shift == taken else items[-1].value
-            found.append(self.series(names[shift], "1/Å", items, own, met or shift != taken, outcome, with_dos=True))
+            found.append(measure.series(names[shift], "1/Å", items, own, met or shift != taken, outcome, with_dos=True))
         return found
 
     def agrees(self, known: list[_Observed], value: float, recipe: Recipe, what: str, *, with_dos: bool) -> bool:

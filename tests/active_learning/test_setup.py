@@ -8,13 +8,9 @@ from pathlib import Path
 import pytest
 from ase.build import bulk
 
+import ase_ldos.active_learning.setup as setting_up
 from ase_ldos import load_model
-from ase_ldos.active_learning.recipes import (
-    measurement_remarks,
-    model_settings,
-    write_dft_recipe,
-    write_training_recipe,
-)
+from ase_ldos.active_learning.recipes import model_settings, write_dft_recipe, write_training_recipe
 from ase_ldos.active_learning.setup import collect_pseudopotentials, set_up_like, setup_page
 from ase_ldos.formats.gth import find_potential, write_upf
 from ase_ldos.labelling.convergence import NOT_TAKEN, Series, SetupMeasurement
@@ -50,7 +46,7 @@ def measured(tmp_path: Path) -> SetupMeasurement:
 
 
 def test_the_dft_recipe_is_read_back_as_it_was(tmp_path: Path, measured: SetupMeasurement) -> None:
-    write_dft_recipe(tmp_path / "dft.toml", measured.recipe, measurement_remarks(measured))
+    write_dft_recipe(tmp_path / "dft.toml", measured)
     found = load_recipe(tmp_path / "dft.toml")
     assert recipe_table(found) == recipe_table(measured.recipe)
     assert found.pseudopotential_path("Si").is_file()
@@ -67,7 +63,7 @@ def test_what_an_insulator_needs_is_written_too(tmp_path: Path, measured: SetupM
         ldos=None,
         dos=DOSRecipe(0.2, -8.0, 0.1),
     )
-    write_dft_recipe(tmp_path / "dft.toml", recipe, ["An insulator."])
+    write_dft_recipe(tmp_path / "dft.toml", replace(measured, recipe=recipe))
     assert recipe_table(load_recipe(tmp_path / "dft.toml")) == recipe_table(recipe)
 
 
@@ -89,12 +85,23 @@ def test_the_training_recipe_fits_the_set_up(tmp_path: Path, measured: SetupMeas
         model_settings(replace(recipe, ldos=None), [bulk("Si")])
 
 
-def test_a_model_tells_the_recipes_of_its_labels(tmp_path: Path) -> None:
+def test_a_model_tells_the_recipes_of_its_labels(
+    tmp_path: Path, measured: SetupMeasurement, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def coarser(_structures: object, recipe: Recipe, _folder: object, **_: object) -> SetupMeasurement:
+        return replace(measured, recipe=replace(recipe, kspacing=0.25), check=None)
+
+    monkeypatch.setattr(setting_up, "measure_mesh", coarser)
     model = load_model("be")
     set_up_like(model, [bulk("Be")], tmp_path, name="hot")
     recipe, training = load_recipe(tmp_path / "dft.toml"), load_settings(tmp_path / "training.toml")
     theirs = model.metadata.provenance
-    assert recipe_table(recipe) == theirs["data"][0]["labels"]["recipes"][0] | {"pulay": {"Be": 0.0195}}
+    assert recipe_table(recipe) == theirs["data"][0]["labels"]["recipes"][0] | {"kspacing": 0.25}
+    text = (tmp_path / "dft.toml").read_text()
+    assert text.startswith(
+        "# As labels of the model 'be', with a k-mesh measured anew; the tables are in setup.html.\n"
+    )
+    assert "Stress and forces beside" not in (tmp_path / "setup.html").read_text()
     assert recipe.pseudopotential_path("Be").is_file()
     assert training.name == "hot"
     assert training.model.energy_window == (-5.0, 17.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import ase_ldos.labelling.convergence as convergence
 from ase_ldos.dataset.snapshot import Snapshot, band_gap
 from ase_ldos.formats.gth import find_potential, write_upf
 from ase_ldos.geometry.grid import grid_shape
-from ase_ldos.labelling.convergence import CUTOFFS, ConvergenceTargets, SetupMeasurement, measure_setup
+from ase_ldos.labelling.convergence import CUTOFFS, ConvergenceTargets, SetupMeasurement, measure_mesh, measure_setup
 from ase_ldos.labelling.dft_settings import Recipe
 from ase_ldos.labelling.pw import mesh_of
 from ase_ldos.labelling.selfcheck import DerivativeCheck
@@ -187,6 +188,24 @@ def test_occupations_are_fixed_where_every_gap_is_wide(
     assert series.rows[-1][1:] == pytest.approx((gap, gap, 20 * 3000 * 8.617333e-5))
     assert any(name.endswith("rattled") for name, _ in program.calls) == (gap > 5.17)
     assert program.calls[-1][1].occupations == kind
+
+
+def test_a_mesh_is_found_for_a_set_up_that_is_given(tmp_path: Path, program: Program) -> None:
+    whole = measure(tmp_path / "whole")
+    program.calls.clear()
+    given = replace(whole.recipe, cutoff=90.0, kspacing=0.01)
+    targets = ConvergenceTargets(dos=60.0, energy=20.0)
+    found = measure_mesh([CRYSTAL], given, tmp_path / "mesh", targets=targets, progress=lambda _: None)
+    assert [series.chosen for series in found.series] == [series.chosen for series in whole.series[1:3]]
+    assert found.check is None
+    assert found.as_record()["check"] is None
+    assert found.recipe.ldos is not None
+    assert found.recipe.one_mesh
+    assert replace(found.recipe, kspacing=0.01, ldos=None) == replace(given, ldos=None)
+    assert {recipe.cutoff for _, recipe in program.calls} == {90.0}
+    assert not any(recipe.ldos for _, recipe in program.calls)
+    with pytest.raises(ValueError, match=r"for a set-up with \[ldos\]"):
+        measure_mesh([CRYSTAL], replace(given, ldos=None), tmp_path)
 
 
 def test_an_interrupted_measurement_repeats_nothing(tmp_path: Path, program: Program) -> None:
