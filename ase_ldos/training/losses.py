@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.physics.density_functionals import density_energies
 from ase_ldos.physics.free_energy import Energies
 from ase_ldos.physics.occupation import fermi_level, occupation_weights
-from ase_ldos.toml_settings import NonNegativeFloat, PositiveInt
+from ase_ldos.toml_settings import Limit, NonNegativeFloat, PositiveInt
 from ase_ldos.training.learned_features import complete_inputs, complete_inputs_at
 from ase_ldos.training.precompute import JacobianProduct, TrainingSnapshot, voigt
 from ase_ldos.units import BOLTZMANN
@@ -40,6 +41,8 @@ class LossWeights:
         electrons: of the number of electrons below DFT's Fermi level, or below the middle of its gap, relative to all:
             what holds them where the density of states leaves the Fermi level free. Needs labels of the DOS.
         ldos_points: number of points drawn in each step.
+        force_share: part of the snapshots, drawn anew for each step, whose forces and stress count, their weights
+            divided by it: a step without them costs a third. Validation looks at all.
     """
 
     ldos: NonNegativeFloat = 1.0
@@ -50,6 +53,7 @@ class LossWeights:
     stress: NonNegativeFloat = 100.0
     electrons: NonNegativeFloat = 0.0
     ldos_points: PositiveInt = 2000
+    force_share: Annotated[float, Limit(lambda x: 0 < x <= 1, "above 0, at most 1")] = 1.0
 
 
 @dataclass(frozen=True)
@@ -261,6 +265,7 @@ class LDOSLoss:
         snapshot = snapshot.to(trained.model.device)
         w, labels, model = self.weights, snapshot.labels, trained.model
         wants_slopes = (w.forces > 0 and labels.forces is not None) or (w.stress > 0 and labels.stress is not None)
+        wants_slopes &= self._draws_forces()
         found = evaluate_snapshot(model, snapshot, forces=wants_slopes, create_graph=True)
         squares = _squared_errors(trained, snapshot, found)
         error = None
@@ -268,13 +273,19 @@ class LDOSLoss:
             error = float((found.free_energy - labels.free_energy).detach()) / len(snapshot.structure)
         if self.points is not None and w.ldos > 0:
             squares["ldos"] = self._ldos(model, self.points)
-        loss = torch.stack([getattr(w, name) * value for name, value in squares.items()]).sum()
+        shares = {"forces": w.force_share, "stress": w.force_share}
+        loss = torch.stack([getattr(w, name) / shares.get(name, 1.0) * value for name, value in squares.items()]).sum()
         return loss, {name: float(value.detach().sqrt()) for name, value in squares.items()}, error
 
     def skip(self, trained: ModelWithOffsets) -> None:
         """Draw what ``evaluate`` would: another rank has this snapshot, and the generators must stay together."""
+        self._draws_forces()
         if self.points is not None and self.weights.ldos > 0:
             self.points.choose(trained.model, self.weights.ldos_points, self.generator)
+
+    def _draws_forces(self) -> bool:
+        share = self.weights.force_share
+        return share == 1 or bool(torch.rand((), generator=self.generator) < share)
 
     def _ldos(self, model: LDOSModel, points: LDOSPoints) -> Tensor:
         inputs, ldos = points.draw(model, self.weights.ldos_points, self.generator)

@@ -31,6 +31,7 @@ from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.model.model_file import load_model, save_model
 from ase_ldos.networks.mlp import MLP
 from ase_ldos.physics.core_charge import CoreCharge
+from ase_ldos.toml_settings import build
 from ase_ldos.training.losses import (
     LDOSLoss,
     LDOSPoints,
@@ -190,6 +191,30 @@ def test_gradient_of_the_loss_is_its_finite_difference(be_model: LDOSModel) -> N
                 parameter.sub_(step * direction)
             trained.errors.zero_()
         assert (values[0] - values[1]) / 2e-5 == pytest.approx(float(gradient.norm()), rel=1e-4)
+
+
+def test_forces_of_a_share_of_the_snapshots_are_those_of_all_on_average(be_model: LDOSModel) -> None:
+    ready = prepared(be_model, labelled(be_model, 3))
+    assert ready.labels.forces is not None
+    ready = replace(
+        ready, labels=replace(ready.labels, forces=ready.labels.forces + 0.1, density=None, dos=None, ldos=None)
+    )
+    trained = ModelWithOffsets(be_model, [ready.group])
+
+    def losses(share: float, number: int) -> torch.Tensor:
+        loss = LDOSLoss(LossWeights(stress=3.0, force_share=share), torch.Generator().manual_seed(0))
+        return torch.stack([loss(trained, ready)[0].detach() for _ in range(number)])
+
+    (whole,) = losses(1.0, 1)
+    some = losses(0.25, 200)
+    with_forces = some > 0.5 * some.max()
+    assert 30 < int(with_forces.sum()) < 70
+    # what a snapshot without forces has is its energy; with them it has those four times
+    torch.testing.assert_close(
+        some[with_forces], (some.min() + 4 * (whole - some.min())).expand(int(with_forces.sum()))
+    )
+    with pytest.raises(ValueError, match="force_share"):
+        build(LossWeights, {"force_share": 0.0}, "weights")
 
 
 def test_offsets_follow_a_family_within_the_noise_of_k_meshes(be_model: LDOSModel) -> None:
@@ -586,8 +611,9 @@ ready = prepare_snapshots(
     energies=double.energies.numpy(), broadening=0.3, spacing=0.45, progress=False,
 )
 trained = ModelWithOffsets(double, [snapshot.group for snapshot in ready])
-loss = LDOSLoss(LossWeights(ldos_points=50), torch.Generator().manual_seed(1), LDOSPoints.gather(ready))
-optimizer = torch.optim.SGD(trained.parameters(), lr=1e-5)
+weights = LossWeights(ldos_points=50, force_share=0.7)
+loss = LDOSLoss(weights, torch.Generator().manual_seed(1), LDOSPoints.gather(ready))
+optimizer = torch.optim.SGD(trained.parameters(), lr=3e-6)
 history = fit(
     trained, [ready[:3], ready[3:4], ready[4:]], SharedLoss(loss, communicator), optimizer, epochs=2, progress=False,
     communicator=communicator,
