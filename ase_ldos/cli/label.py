@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compact",
         action="store_true",
-        help="write files several times smaller: LDOS within 0.1 %%, density within 0.005 %%, no eigenvalues",
+        help="write files several times smaller: LDOS within 0.1 %%, density within 0.002 %%, no eigenvalues",
     )
     parser.add_argument(
         "--check",
