@@ -1,4 +1,4 @@
-"""A new material from few labels, on from a model or from scratch: ``python tests/benchmarks/fine_tuning.py``.
+"""A new material from few labels, on from a model or from scratch: ``tests/benchmarks/fine_tuning.py --model MODEL``.
 
 Both learn from the same labels, beryllium's small cells unless told otherwise, and take the same number of steps: the
 one on from the weights of a model of many elements with that model's settings, the other from nothing with those that
@@ -72,7 +72,7 @@ def run(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="sp", help="to begin from (default sp)")
+    parser.add_argument("--model", required=True, help="to begin from: a file or the name of a bundled one")
     parser.add_argument("--labels", type=Path, default=MODELS / "be" / "labels" / "small", help="folder of labels")
     parser.add_argument("--sizes", type=int, nargs="+", default=(5, 10, 20, 50), help="numbers of labels (5 10 20 50)")
     parser.add_argument("--steps", type=int, default=1500, help="of every training (default 1500)")
