@@ -396,7 +396,8 @@ class _Learning:
         if number == 0:
             return self.init_from
         before = self.out / f"round-{number - 1}" / f"model-{member}.safetensors"
-        same = load_model(before).network.n_inputs == n_inputs
+        # a graph network, which can only be begun from, has inputs beside those that the recipe counts
+        same = self.init_from is not None or load_model(before).network.n_inputs == n_inputs
         return before if same else None
 
     def _training_settings(
