@@ -23,7 +23,7 @@ from ase_ldos.labelling.convergence import (
     measure_mesh,
     measure_setup,
 )
-from ase_ldos.labelling.dft_settings import build_recipe
+from ase_ldos.labelling.dft_settings import Recipe, build_recipe
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.simulation.primitive_cell import primitive_cell
 from ase_ldos.toml_settings import build
@@ -135,6 +135,34 @@ def set_up_like(
         CalculationError: a calculation failed.
     """
     out, title = Path(out), model.metadata.name
+    recipe, settings = recipes_of(model, structures, out, pseudopotentials)
+    progress(f"cutoff {recipe.cutoff:g} Ry and all else but the k-mesh as in labels of the model {title!r}")
+    measured = measure_mesh(
+        [primitive_cell(atoms) for atoms in structures],
+        recipe,
+        out / "setup",
+        targets=targets,
+        workers=workers,
+        launcher=launcher,
+        progress=progress,
+    )
+    write_training_recipe(out / TRAINING_RECIPE, name, settings)
+    _write_measurement(out, name, measured, origin=f"As labels of the model {title!r}, with a k-mesh measured anew")
+    return measured
+
+
+def recipes_of(
+    model: LDOSModel, structures: Sequence[Atoms], out: Path, pseudopotentials: Sequence[PathLike] = ()
+) -> tuple[Recipe, ModelSettings]:
+    """DFT's recipe and the settings with which a model was made, for elements of some structures; nothing is measured.
+
+    Args:
+        model: whose file tells them.
+        structures: whose elements are wanted.
+        out: potentials go to ``OUT/pseudo``.
+        pseudopotentials: see ``set_up_like``, as for the errors.
+    """
+    title = model.metadata.name
     symbols = sorted({symbol for atoms in structures for symbol in atoms.symbols})
     known = model.metadata.valence
     unknown = [symbol for symbol in symbols if symbol not in known]
@@ -173,20 +201,7 @@ def set_up_like(
     descriptor = dict(chosen.descriptor)
     if "channels" in descriptor:
         descriptor["channels"] = {symbol: descriptor["channels"][symbol] for symbol in symbols}
-    progress(f"cutoff {recipe.cutoff:g} Ry and all else but the k-mesh as in labels of the model {title!r}")
-    measured = measure_mesh(
-        [primitive_cell(atoms) for atoms in structures],
-        recipe,
-        out / "setup",
-        targets=targets,
-        workers=workers,
-        launcher=launcher,
-        progress=progress,
-    )
-    ours = replace(chosen, valence={symbol: known[symbol] for symbol in symbols}, descriptor=descriptor)
-    write_training_recipe(out / TRAINING_RECIPE, name, ours)
-    _write_measurement(out, name, measured, origin=f"As labels of the model {title!r}, with a k-mesh measured anew")
-    return measured
+    return recipe, replace(chosen, valence={symbol: known[symbol] for symbol in symbols}, descriptor=descriptor)
 
 
 def collect_pseudopotentials(

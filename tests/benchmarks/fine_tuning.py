@@ -17,9 +17,8 @@ from tempfile import TemporaryDirectory
 import torch
 
 from ase_ldos.active_learning.recipes import model_settings, write_training_recipe
-from ase_ldos.active_learning.setup import set_up_like
+from ase_ldos.active_learning.setup import recipes_of
 from ase_ldos.dataset.npz import Snapshot, load_snapshots
-from ase_ldos.labelling.dft_settings import load_recipe
 from ase_ldos.model.ldos_model import LDOSModel
 from ase_ldos.model.model_file import load_model
 from ase_ldos.training.evaluate import evaluate_model, summarise
@@ -39,10 +38,10 @@ def settings_of(start: LDOSModel, cells: list[Snapshot], steps: int, size: int, 
     """The settings of a training: the model's own, or those of ``ase-ldos setup`` for the same DFT set-up."""
     with TemporaryDirectory() as folder:
         structures = [cell.to_atoms() for cell in cells]
-        set_up_like(start, structures, folder)
-        if not tuned:
-            recipe = load_recipe(Path(folder) / "dft.toml")
-            write_training_recipe(Path(folder) / "training.toml", "scratch", model_settings(recipe, structures))
+        recipe, theirs = recipes_of(start, structures, Path(folder))
+        write_training_recipe(
+            Path(folder) / "training.toml", "tried", theirs if tuned else model_settings(recipe, structures)
+        )
         settings = load_settings(Path(folder) / "training.toml")
     long = [stage for stage in settings.stages if isinstance(stage, SnapshotStage)]
     given = sum(stage.epochs for stage in long)
@@ -66,8 +65,13 @@ def run(
     model = train_stages(settings, data, start=start if tuned else None, progress=options.progress).model
     spent = time.process_time() - began
     errors = summarise(evaluate_model(model.requires_grad_(False), held_back, progress=options.progress))
+    return f"{row(len(cells), 'from ' + (options.model if tuned else 'scratch'), errors)} {spent:9.0f}"
+
+
+def row(labels: int, name: str, errors: dict[str, float]) -> str:
+    """The part of a line that tells errors."""
     numbers = " ".join(f"{errors[name]:{width}.{digits}f}" for name, (width, digits) in WIDTHS.items())
-    return f"{len(cells):7d}  {'from ' + (options.model if tuned else 'scratch'):12s} {numbers} {spent:9.0f}"
+    return f"{labels:7d}  {name:12s} {numbers}"
 
 
 def main() -> None:
@@ -88,8 +92,7 @@ def main() -> None:
     print(f"{len(held_back)} of {len(known)} labels held back; {options.steps} steps\n{HEADER}")
     before = load_model(options.model)
     errors = summarise(evaluate_model(before, held_back, progress=options.progress))
-    numbers = " ".join(f"{errors[name]:{width}.{digits}f}" for name, (width, digits) in WIDTHS.items())
-    print(f"{0:7d}  {options.model:12s} {numbers}", flush=True)
+    print(row(0, options.model, errors), flush=True)
     for size in (size for size in options.sizes if size <= len(training)):
         chosen = [training[place] for place in order[:size]]
         for tuned in (True, False):
