@@ -259,15 +259,10 @@ def measure_setup(
         grid_spacing=_FINE_SPACING,
         options=chosen_options,
     )
-    check_setup(symbols, recipe, launcher=launcher)
-    pseudos = {symbol: read_pseudopotential(recipe.pseudopotential_path(symbol)) for symbol in symbols}
-    recipe = replace(recipe, bands_per_atom=_few_bands(pseudos, structures))
     folder = Path(folder)
-    clock = _Clock(folder / "cpu_seconds.json")
-    runs = _Calculations(folder, workers, launcher)
-    cells = {f"{place}-{kind}": cell for place, atoms in enumerate(structures) for kind, cell in _cells(atoms).items()}
-
-    measure = _Measure(runs, cells, targets, progress, clock)
+    measure, pseudos = _begin(structures, recipe, folder, targets, workers, launcher, progress)
+    runs, cells, clock = measure.runs, measure.cells, measure.clock
+    recipe = replace(recipe, bands_per_atom=_few_bands(pseudos, structures))
     cutoff = measure.cutoff(recipe)
     with_cutoff = replace(recipe, cutoff=cutoff.chosen)
     centred, shifted = measure.meshes(with_cutoff)
@@ -346,17 +341,29 @@ def measure_mesh(
     if not structures or recipe.ldos is None:
         raise ValueError("a mesh is measured on one structure or more, for a set-up with [ldos]")
     targets = ConvergenceTargets() if targets is None else targets
-    symbols = sorted({symbol for atoms in structures for symbol in atoms.symbols})
-    check_setup(symbols, recipe, launcher=launcher)
-    pseudos = {symbol: read_pseudopotential(recipe.pseudopotential_path(symbol)) for symbol in symbols}
-    folder = Path(folder)
-    clock = _Clock(folder / "cpu_seconds.json")
-    cells = {f"{place}-{kind}": cell for place, atoms in enumerate(structures) for kind, cell in _cells(atoms).items()}
-    measure = _Measure(_Calculations(folder, workers, launcher), cells, targets, progress, clock)
+    measure, pseudos = _begin(structures, recipe, Path(folder), targets, workers, launcher, progress)
     centred, shifted = measure.meshes(replace(recipe, ldos=None, bands_per_atom=_few_bands(pseudos, structures)))
     spacing, shift = (centred.chosen, (0, 0, 0)) if centred.taken else (shifted.chosen, SHIFT)
     found = replace(recipe, kspacing=spacing, kpoint_shift=shift, ldos=replace(recipe.ldos, kspacing=spacing))
-    return SetupMeasurement(found, (centred, shifted), None, _electrons(pseudos), clock.total)
+    return SetupMeasurement(found, (centred, shifted), None, _electrons(pseudos), measure.clock.total)
+
+
+def _begin(
+    structures: Sequence[Atoms],
+    recipe: Recipe,
+    folder: Path,
+    targets: ConvergenceTargets,
+    workers: int,
+    launcher: str,
+    progress: Callable[[str], None],
+) -> tuple[_Measure, dict[str, Pseudopotential]]:
+    """What the series of a measurement share, and the pseudopotentials, after a look at what can be wrong."""
+    symbols = sorted({symbol for atoms in structures for symbol in atoms.symbols})
+    check_setup(symbols, recipe, launcher=launcher)
+    pseudos = {symbol: read_pseudopotential(recipe.pseudopotential_path(symbol)) for symbol in symbols}
+    cells = {f"{place}-{kind}": cell for place, atoms in enumerate(structures) for kind, cell in _cells(atoms).items()}
+    clock, runs = _Clock(folder / "cpu_seconds.json"), _Calculations(folder, workers, launcher)
+    return _Measure(runs, cells, targets, progress, clock), pseudos
 
 
 def _electrons(pseudos: Mapping[str, Pseudopotential]) -> dict[str, float]:
